@@ -1,0 +1,48 @@
+# Every target sets up what it needs; `make help` lists them.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+LOCK   := requirements.txt requirements-dev.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench lock crds clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.ready ## Make .venv with the locked dependencies and the command modelcache
+
+$(VENV)/.ready: $(LOCK) pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed (PYTHON=...)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11: set PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "Python's venv module is missing: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup ## Fill a cache from a catalog and show what the node holds (two minutes)
+	$(BIN)/python -m tests.demo
+
+check: setup ## Lint, types, import layers, fast tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest tests/unit -q
+
+test: setup ## All tests; as root also the ones that mount file systems
+	$(BIN)/pytest tests
+
+bench: setup ## Benchmarks, side by side with what a user would pick instead
+	$(BIN)/python -m tests.bench
+
+lock: ## Lock the dependencies again (needs uv)
+	uv pip compile pyproject.toml --generate-hashes --no-emit-index-url --python-version 3.11 --universal --no-header -o requirements.txt
+	uv pip compile pyproject.toml --extra dev --generate-hashes --no-emit-index-url --python-version 3.11 --universal --no-header -c requirements.txt -o requirements-dev.txt
+
+crds: setup ## Write daemonset/crds from the classes in agent/modelcache/api
+	$(BIN)/python -m modelcache.api.crds daemonset/crds
+
+clean: ## Remove .venv and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""The command `modelcache`: one module for each group of commands."""

@@ -1,0 +1,97 @@
+"""Progress of fetches: bars on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from modelcache.cli.output import human_bytes
+from modelcache.planning.describing import Progress as FetchProgress
+from modelcache.service.progress import ProgressBook
+
+_BAR_SECONDS = 0.1
+_LINE_SECONDS = 5.0
+
+
+class Display:
+    """Shows a `ProgressBook` on stderr as long as the block lasts."""
+
+    def __init__(self, book: ProgressBook, console: Console | None = None) -> None:
+        self._book = book
+        self._console = console or Console(stderr=True)
+        self._end = threading.Event()
+        show = self._show_bars if self._console.is_terminal else self._show_lines
+        self._thread = threading.Thread(target=show, name="display", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._end.set()
+        self._thread.join(5.0)
+
+    def _show_bars(self) -> None:
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            DownloadColumn(binary_units=True),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(compact=True),
+            console=self._console,
+            expand=True,
+        ) as bars:
+            shown: dict[str, TaskID] = {}
+            while not self._end.wait(_BAR_SECONDS):
+                self._update(bars, shown)
+            self._update(bars, shown)
+
+    def _update(self, bars: Progress, shown: dict[str, TaskID]) -> None:
+        fetching = self._book.all()
+        for name in set(shown) - set(fetching):
+            # Over: the bar stays where the last fetch of that name left it.
+            task = shown.pop(name)
+            if self._book.succeeded(name):
+                bars.update(task, completed=bars.tasks[bars.task_ids.index(task)].total)
+            bars.stop_task(task)
+        for name, progress in fetching.items():
+            if name not in shown:
+                shown[name] = bars.add_task(name, total=progress.total)
+            bars.update(shown[name], completed=progress.done, total=progress.total)
+
+    def _show_lines(self) -> None:
+        before: dict[str, tuple[float, int]] = {}
+        while not self._end.wait(_LINE_SECONDS):
+            now = time.monotonic()
+            for name, progress in self._book.all().items():
+                then, done = before.get(name, (now - _LINE_SECONDS, 0))
+                rate = max(0.0, progress.done - done) / max(now - then, 1e-6)
+                before[name] = (now, progress.done)
+                print(_line(name, progress, rate), file=sys.stderr, flush=True)
+
+
+def _line(name: str, progress: FetchProgress, rate: float) -> str:
+    share = progress.done / progress.total if progress.total else 1.0
+    return (
+        f"{name}: {human_bytes(progress.done)} of {human_bytes(progress.total)}"
+        f" ({share:.0%}), {human_bytes(rate)}/s"
+    )

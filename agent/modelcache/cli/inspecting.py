@@ -1,0 +1,129 @@
+"""modelcache ls, show, labels: what the cache holds."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from modelcache.api import Manifest, ModelReport
+from modelcache.cli.options import Output, Root, open_store, settings
+from modelcache.cli.output import Format, age, human_bytes, one_line, print_json, print_table
+from modelcache.errors import NotFound
+from modelcache.planning.labelling import labels as node_labels
+from modelcache.service.looking import model_reports
+from modelcache.settings import AgentSettings
+from modelcache.store import Store
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
+
+
+def ls(root: Root = None, output: Output = Format.TABLE) -> None:
+    """List the models of the cache."""
+    reports = model_reports(open_store(root))
+    if output is Format.JSON:
+        print_json("ModelList", {"items": [report.to_document() for report in reports]})
+    elif not reports:
+        print("The cache is empty.")
+    else:
+        columns = ["NAME", "STATE", "REVISION", "SIZE", "FILES", "AGE", "SOURCE", "NOTE"]
+        print_table(columns, [_row(report) for report in reports])
+
+
+def _row(report: ModelReport) -> list[str]:
+    size = human_bytes(report.bytes_total)
+    if report.bytes_done < report.bytes_total:
+        size = f"{human_bytes(report.bytes_done)} of {size}"
+    note = f"{report.reason}: {one_line(report.message or '')}" if report.reason else ""
+    return [
+        report.name,
+        report.state.value,
+        (report.revision or "")[:12],
+        size if report.bytes_total else "",
+        str(report.files or ""),
+        age(report.finished_at),
+        report.source or "",
+        note or ("" if report.wanted else "not in the catalog"),
+    ]
+
+
+def show(name: Name, root: Root = None, output: Output = Format.TABLE) -> None:
+    """Show one model: its state, its files, and where they are."""
+    store = open_store(root)
+    report = find_report(store, name)
+    snapshots = store.snapshots(name)
+    if output is Format.JSON:
+        print_json(
+            "Model",
+            {
+                "status": report.to_document(),
+                "snapshots": [manifest.to_document() for manifest in snapshots],
+            },
+        )
+        return
+    for label, value in _facts(report):
+        if value:
+            print(f"{label + ':':<12}{value}")
+    for manifest in snapshots:
+        print(f"\nSnapshot {manifest.snapshot}, {human_bytes(manifest.size)}:")
+        rows = [
+            [file.path, human_bytes(file.size), f"sha256:{file.sha256}"] for file in manifest.files
+        ]
+        print_table(["PATH", "SIZE", "DIGEST"], rows)
+
+
+def _facts(report: ModelReport) -> list[tuple[str, str]]:
+    return [
+        ("Name", report.name),
+        ("State", report.state.value),
+        ("Source", report.source or ""),
+        ("Revision", report.revision or ""),
+        ("Size", human_bytes(report.bytes_total) if report.bytes_total else ""),
+        ("Priority", str(report.priority) if report.priority else ""),
+        ("Pinned", "yes" if report.pinned else ""),
+        ("Ready since", report.finished_at.isoformat() if report.finished_at else ""),
+        ("Files at", report.path or ""),
+        ("Hub cache", report.hub_path or ""),
+        ("Reason", report.reason.value if report.reason else ""),
+        ("Message", one_line(report.message or "")),
+        ("Attempts", str(report.attempts) if report.attempts else ""),
+        ("Next try", report.retry_at.isoformat() if report.retry_at else ""),
+    ]
+
+
+def labels(root: Root = None, output: Output = Format.TABLE) -> None:
+    """Print the labels that the node carries on account of what the cache holds."""
+    most = settings(AgentSettings).max_labels
+    found = node_labels(model_reports(open_store(root)), most)
+    if output is Format.JSON:
+        print_json("NodeLabels", {"labels": found})
+    for key, value in sorted(found.items()) if output is Format.TABLE else ():
+        print(f"{key}={value}")
+
+
+def find_report(store: Store, name: str) -> ModelReport:
+    """One model's report.
+
+    Raises:
+        NotFound: naming what there is.
+    """
+    reports = {report.name: report for report in model_reports(store)}
+    if name not in reports:
+        there = ", ".join(list(reports)[:10]) or "nothing"
+        raise NotFound(f"no model {name!r} in {store.layout.root}; there is {there}")
+    return reports[name]
+
+
+def find_snapshots(store: Store, name: str | None) -> list[Manifest]:
+    """The snapshots of one model, or of all.
+
+    Raises:
+        NotFound
+    """
+    if name is None:
+        return store.manifests()
+    found = store.snapshots(name)
+    if not found:
+        find_report(store, name)
+        raise NotFound(f"model {name!r} has no content in {store.layout.root}")
+    return found

@@ -1,0 +1,128 @@
+"""modelcache verify, evict: checking and removing what the cache holds."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from modelcache.api import Manifest
+from modelcache.cli.inspecting import Name, find_report, find_snapshots
+from modelcache.cli.options import Output, Root, open_store
+from modelcache.cli.output import Format, human_bytes, print_json, print_table
+from modelcache.errors import ChecksumMismatch
+from modelcache.store import Damage, Store
+
+
+def verify(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="The model's name; all without it.")
+    ] = None,
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="Only tell; don't withdraw what is damaged.")
+    ] = False,
+    root: Root = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Read models back and compare every byte with its digest.
+
+    A damaged snapshot is withdrawn, so that nothing shows it any more; an agent then fetches the
+    damaged files again, and only those.
+    """
+    store = open_store(root)
+    snapshots = find_snapshots(store, name)
+    damages = _verify(store, snapshots, bars=output is Format.TABLE)
+    if not report_only:
+        for manifest, found in damages:
+            store.withdraw(manifest, found)
+    checked = [(manifest, _of(damages, manifest)) for manifest in snapshots]
+    if damages and output is Format.TABLE:
+        _tell(checked)
+    if damages:
+        names = ", ".join(sorted({manifest.model for manifest, _ in damages}))
+        count = sum(len(found) for _, found in damages)
+        what = "left as they are" if report_only else "withdrawn, to be fetched again"
+        raise ChecksumMismatch(f"{count} damaged files in {names}: {what}")
+    if output is Format.JSON:
+        print_json(
+            "VerifyResult",
+            {
+                "snapshots": [
+                    {"model": m.model, "snapshot": m.snapshot, "bytes": m.size, "damaged": []}
+                    for m in snapshots
+                ]
+            },
+        )
+    else:
+        _tell(checked)
+
+
+def _verify(
+    store: Store, snapshots: list[Manifest], *, bars: bool
+) -> list[tuple[Manifest, list[Damage]]]:
+    damages = []
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        console=console,
+        disable=not (bars and console.is_terminal),
+    ) as progress:
+        for manifest in snapshots:
+            task = progress.add_task(manifest.model, total=manifest.size)
+            found = store.verify(
+                manifest,
+                lambda size, task=task: progress.advance(task, size),  # type: ignore[misc]
+            )
+            if found:
+                damages.append((manifest, found))
+    return damages
+
+
+def _of(damages: list[tuple[Manifest, list[Damage]]], manifest: Manifest) -> list[Damage]:
+    return next((found for damaged, found in damages if damaged is manifest), [])
+
+
+def _tell(checked: list[tuple[Manifest, list[Damage]]]) -> None:
+    rows = []
+    for manifest, damages in checked:
+        state = f"{len(damages)} damaged" if damages else "whole"
+        first = f"{damages[0].path}: {damages[0].what}" if damages else ""
+        if damages and damages[0].ranges:
+            first += " in bytes " + ", ".join(f"{a}-{b - 1}" for a, b in damages[0].ranges[:4])
+        rows.append(
+            [manifest.model, manifest.snapshot[:12], human_bytes(manifest.size), state, first]
+        )
+    if rows:
+        print_table(["NAME", "REVISION", "SIZE", "STATE", "NOTE"], rows)
+    else:
+        print("The cache is empty.")
+
+
+def evict(name: Name, root: Root = None, output: Output = Format.TABLE) -> None:
+    """Remove a model from the cache, whether or not a pod is reading it.
+
+    An agent whose catalog has the model fetches it again: take it out of the catalog first.
+    """
+    store = open_store(root)
+    report = find_report(store, name)
+    find_snapshots(store, name)
+    freed = store.evict(name)
+    if output is Format.JSON:
+        print_json("EvictResult", {"name": name, "freedBytes": freed})
+        return
+    print(f"{name}: removed, {human_bytes(freed)} freed")
+    if report.wanted and report.priority is not None and _has_agent(store, name):
+        print("The agent's catalog has it, so it will be fetched again.")
+
+
+def _has_agent(store: Store, name: str) -> bool:
+    from modelcache.service.reporting import read_node_report
+
+    report = read_node_report(store.layout)
+    models = report.status.models if report and report.status else ()
+    return any(model.name == name and model.wanted for model in models)

@@ -1,0 +1,70 @@
+"""Options that several commands have. Their help is the settings' own description."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings
+
+from modelcache.cli.output import Format
+from modelcache.errors import UsageError
+from modelcache.settings import AgentSettings, StoreSettings
+from modelcache.store import KeepFree, Store
+
+Settings = TypeVar("Settings", bound=BaseSettings)
+
+
+def flag(field: str, *names: str) -> Any:
+    """A typer option for a field of the settings. None, its default, leaves the setting alone."""
+    description = AgentSettings.model_fields[field].description or ""
+    variable = f"MODELCACHE_{field.upper()}"
+    default = AgentSettings.model_fields[field].default
+    shown = f" [default: {default}]" if isinstance(default, str | int | Path) and default else ""
+    return typer.Option(
+        *(names or (f"--{field.replace('_', '-')}",)),
+        help=f"{description}{shown} [{variable}]",
+        show_default=False,
+    )
+
+
+Root = Annotated[Path | None, flag("root")]
+KeepFreeOption = Annotated[str | None, flag("keep_free")]
+SecretsDir = Annotated[Path | None, flag("secrets_dir")]
+Connections = Annotated[int | None, flag("connections")]
+BandwidthOption = Annotated[str | None, flag("bandwidth")]
+Output = Annotated[Format, typer.Option("--output", "-o", help="How to print.")]
+
+
+def settings(kind: type[Settings], **given: Any) -> Settings:
+    """Settings from the environment, with the flags that were given.
+
+    Raises:
+        UsageError: naming the setting that is wrong.
+    """
+    try:
+        return kind(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else ""
+        message = first["msg"].removeprefix("Value error, ")
+        where = f"--{name.replace('_', '-')} (or MODELCACHE_{name.upper()}): " if name else ""
+        raise UsageError(f"{where}{message}") from error
+
+
+def open_store(root: Path | None, keep_free: str | None = None, *, create: bool = False) -> Store:
+    """The store at the root that is asked for.
+
+    Raises:
+        UsageError: nothing is there, and `create` is false: a mistyped root is told, not made.
+        StoreDamaged
+    """
+    found = settings(StoreSettings, root=root, keep_free=keep_free)
+    if not create and not (found.root / "layout.json").exists():
+        raise UsageError(
+            f"{found.root} is not a model cache: give --root, or fill it with modelcache prefetch"
+        )
+    keep_bytes, keep_ratio = found.keep_free_parts
+    return Store(found.root, keep_free=KeepFree(keep_bytes, keep_ratio))

@@ -1,0 +1,88 @@
+"""What commands print: tables for people, one JSON document for programs, errors in one line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from modelcache.api import API_VERSION
+from modelcache.errors import ModelCacheError, Reason
+
+
+class Format(StrEnum):
+    """How a command prints."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+def print_json(kind: str, content: dict[str, Any]) -> None:
+    """Print the one document of a command."""
+    print(json.dumps({"apiVersion": API_VERSION, "kind": kind, **content}, indent=2))
+
+
+def print_error(error: ModelCacheError, output: Format) -> None:
+    """Tell a person in one line on stderr, or a program in a document on stdout."""
+    if output is Format.JSON:
+        print_json("Error", {"reason": _reason(error), "message": str(error)})
+    else:
+        print(f"modelcache: {one_line(str(error))}", file=sys.stderr)
+
+
+def _reason(error: ModelCacheError) -> str:
+    usage = error.exit_code == 2 and error.reason is Reason.INTERNAL
+    return "Usage" if usage else error.reason.value
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table in plain columns. On a terminal it keeps to the width; in a pipe it doesn't."""
+    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    if not sys.stdout.isatty():
+        widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
+        for row in [columns, *rows]:
+            print(
+                "  ".join(
+                    cell.ljust(width) for cell, width in zip(row, widths, strict=True)
+                ).rstrip()
+            )
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        right = column in ("SIZE", "FILES", "PRIORITY")
+        table.add_column(column, justify="right" if right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
+
+
+def human_bytes(size: float) -> str:
+    """`1.5 GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def age(moment: datetime | None) -> str:
+    """`5m`, `3h`, `2d`: how long ago."""
+    if moment is None:
+        return ""
+    seconds = max(0, int((datetime.now(UTC) - moment).total_seconds()))
+    for limit, unit, name in ((120, 1, "s"), (7200, 60, "m"), (172_800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds // unit}{name}"
+    return f"{seconds // 86_400}d"
+
+
+def one_line(message: str) -> str:
+    """A message without line breaks."""
+    return " ".join(message.split())

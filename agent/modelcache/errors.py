@@ -1,0 +1,150 @@
+"""The errors of the domain, and the closed set of reasons that users meet.
+
+Every failure that reaches a status, a metric, an exit code or a log line is a `ModelCacheError`.
+Each carries a `Reason` (a closed set, so that it can be a metric label and a condition reason) and
+`retryable`: whether trying again without anybody's help can succeed. A library's own exception is
+chained as the cause.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why a model is not there. Closed: dashboards, alerts and conditions rely on it."""
+
+    AUTH_FAILED = "AuthFailed"
+    NOT_FOUND = "NotFound"
+    RATE_LIMITED = "RateLimited"
+    ORIGIN_UNAVAILABLE = "OriginUnavailable"
+    CHECKSUM_MISMATCH = "ChecksumMismatch"
+    INSUFFICIENT_DISK = "InsufficientDisk"
+    UNSAFE_PATH = "UnsafePath"
+    UNSAFE_FORMAT = "UnsafeFormat"
+    CANCELLED = "Cancelled"
+    INTERNAL = "Internal"
+
+
+class ModelCacheError(Exception):
+    """Base of all errors of this package.
+
+    The message is one sentence for a person: what is wrong and, where it is known, what to do.
+    """
+
+    reason: Reason = Reason.INTERNAL
+    retryable: bool = False
+    exit_code: int = 1
+
+
+class UsageError(ModelCacheError):
+    """A command line, a setting or a catalog that can't be right."""
+
+    exit_code = 2
+
+
+class AuthFailed(ModelCacheError):
+    """The origin refuses the credentials, or there are none and it wants some.
+
+    Retried by the agent (a token may be granted, a licence accepted), but slowly.
+    """
+
+    reason = Reason.AUTH_FAILED
+    exit_code = 3
+
+
+class NotFound(ModelCacheError):
+    """The origin has no such repository, revision, bucket, key or path."""
+
+    reason = Reason.NOT_FOUND
+    exit_code = 4
+
+
+class ChecksumMismatch(ModelCacheError):
+    """The bytes that came are not the bytes that the origin promised.
+
+    Retryable: the partial file is thrown away and fetched again.
+    """
+
+    reason = Reason.CHECKSUM_MISMATCH
+    retryable = True
+    exit_code = 5
+
+
+class InsufficientDisk(ModelCacheError):
+    """What is to be stored does not fit. Trying again at once won't help; the agent tries later.
+
+    `needed` and `available` are bytes.
+    """
+
+    reason = Reason.INSUFFICIENT_DISK
+    exit_code = 6
+
+    def __init__(self, message: str, *, needed: int = 0, available: int = 0) -> None:
+        super().__init__(message)
+        self.needed = needed
+        self.available = available
+
+
+class OriginUnavailable(ModelCacheError):
+    """No answer, a broken answer, or a server error from the origin.
+
+    `retry_after` is the origin's own wish in seconds, where it gave one (RFC 9110, 10.2.3).
+    """
+
+    reason = Reason.ORIGIN_UNAVAILABLE
+    retryable = True
+    exit_code = 7
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class RateLimited(OriginUnavailable):
+    """The origin asks for fewer requests (HTTP 429, or S3's 503 SlowDown)."""
+
+    reason = Reason.RATE_LIMITED
+
+
+class OriginChanged(OriginUnavailable):
+    """The object was replaced after it had been resolved: resolve again, then fetch."""
+
+
+class UnsafePath(ModelCacheError):
+    """A name or a place that could lead outside of where it belongs."""
+
+    reason = Reason.UNSAFE_PATH
+    exit_code = 2
+
+
+class UnsafeFormat(ModelCacheError):
+    """Only files that can run code when loaded, and the object does not allow them."""
+
+    reason = Reason.UNSAFE_FORMAT
+    exit_code = 2
+
+
+class Cancelled(ModelCacheError):
+    """Stopped on request. What was fetched so far is kept and resumed."""
+
+    reason = Reason.CANCELLED
+
+
+class StoreDamaged(ModelCacheError):
+    """The root is not a cache of ours, or was written by a newer version."""
+
+
+EXIT_CODES = {
+    Reason.AUTH_FAILED: AuthFailed.exit_code,
+    Reason.NOT_FOUND: NotFound.exit_code,
+    Reason.RATE_LIMITED: RateLimited.exit_code,
+    Reason.ORIGIN_UNAVAILABLE: OriginUnavailable.exit_code,
+    Reason.CHECKSUM_MISMATCH: ChecksumMismatch.exit_code,
+    Reason.INSUFFICIENT_DISK: InsufficientDisk.exit_code,
+    Reason.UNSAFE_PATH: UnsafePath.exit_code,
+    Reason.UNSAFE_FORMAT: UnsafeFormat.exit_code,
+    Reason.CANCELLED: Cancelled.exit_code,
+    Reason.INTERNAL: ModelCacheError.exit_code,
+}
+"""The command's exit code for each reason."""

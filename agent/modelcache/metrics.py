@@ -1,0 +1,161 @@
+"""Every metric, in one place.
+
+Facts of the node (states, bytes, disk) are collected when they are scraped, from what the agent has
+in memory; what happens is counted as it happens. Labels are bounded: `model` has the names of the
+catalog and of the store, `origin` and `reason` are closed sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
+
+from modelcache import __version__
+from modelcache.api import ModelState, NodeCache
+from modelcache.errors import Reason
+from modelcache.transfer.events import (
+    BytesDropped,
+    BytesReceived,
+    Event,
+    FetchEnded,
+    Retried,
+)
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+# From a small file on a fast network to hundreds of gigabytes on a slow one.
+_FETCH_BUCKETS = (1, 5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 28800)
+
+
+class Metrics:
+    """The registry, and a listener that counts events. Safe for threads."""
+
+    def __init__(self, node: Callable[[], NodeCache | None]) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(_NodeCollector(node))
+        self._received = Counter(
+            "modelcache_received_bytes",
+            "Bytes that came from origins.",
+            ["origin"],
+            registry=self.registry,
+        )
+        self._dropped = Counter(
+            "modelcache_dropped_bytes",
+            "Bytes that came and were thrown away, because their digest was wrong.",
+            registry=self.registry,
+        )
+        self._retries = Counter(
+            "modelcache_transfer_retries",
+            "Failures in a transfer that were tried again.",
+            ["origin", "reason"],
+            registry=self.registry,
+        )
+        self._fetches = Counter(
+            "modelcache_fetches",
+            "Fetches of models that ended; reason is empty for those that succeeded.",
+            ["origin", "reason"],
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "modelcache_fetch_seconds",
+            "Time that a model's fetch took, from its start to its commit.",
+            ["origin"],
+            buckets=_FETCH_BUCKETS,
+            registry=self.registry,
+        )
+        self._dropped.inc(0)
+
+    def __call__(self, event: Event) -> None:
+        """Count an event."""
+        if isinstance(event, BytesReceived):
+            self._received.labels(event.origin).inc(event.size)
+        elif isinstance(event, BytesDropped):
+            self._dropped.inc(event.size)
+        elif isinstance(event, Retried):
+            self._retries.labels(event.origin, event.reason.value).inc()
+        elif isinstance(event, FetchEnded):
+            reason = event.reason.value if event.reason else ""
+            self._fetches.labels(event.origin, reason).inc()
+            if event.reason is None:
+                self._seconds.labels(event.origin).observe(event.seconds)
+
+    def exposition(self) -> bytes:
+        """All metrics in the text format."""
+        return generate_latest(self.registry)
+
+
+class _NodeCollector(Collector):
+    """Gauges that are derived from the node's report when they are scraped."""
+
+    def __init__(self, node: Callable[[], NodeCache | None]) -> None:
+        self._node = node
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        build = InfoMetricFamily("modelcache_build", "The agent's version.")
+        build.add_metric([], {"version": __version__})
+        yield build
+        node = self._node()
+        if node is None or node.status is None:
+            return
+        yield from _models(node)
+        yield from _disk(node)
+
+
+def _models(node: NodeCache) -> Iterable[Metric]:
+    assert node.status is not None
+    state = GaugeMetricFamily(
+        "modelcache_model_state", "1 for the state that a model is in.", labels=["model", "state"]
+    )
+    revision = InfoMetricFamily(
+        "modelcache_model", "A model's revision and origin.", labels=["model"]
+    )
+    done = GaugeMetricFamily(
+        "modelcache_model_done_bytes", "Bytes of a model on the disk.", labels=["model"]
+    )
+    total = GaugeMetricFamily(
+        "modelcache_model_size_bytes", "Bytes of a model in all.", labels=["model"]
+    )
+    failing = GaugeMetricFamily(
+        "modelcache_model_failing",
+        "1 for why a model's last try failed.",
+        labels=["model", "reason"],
+    )
+    ready = GaugeMetricFamily(
+        "modelcache_model_ready_timestamp_seconds",
+        "When a model's present revision became ready.",
+        labels=["model"],
+    )
+    for model in node.status.models:
+        for each in ModelState:
+            state.add_metric([model.name, each.value], float(model.state is each))
+        done.add_metric([model.name], model.bytes_done)
+        total.add_metric([model.name], model.bytes_total)
+        if model.revision:
+            scheme = (model.source or "").partition("://")[0]
+            revision.add_metric([model.name], {"revision": model.revision, "origin": scheme})
+        if model.reason:
+            failing.add_metric([model.name, Reason(model.reason).value], 1)
+        if model.finished_at:
+            ready.add_metric([model.name], model.finished_at.timestamp())
+    yield from (state, revision, done, total, failing, ready)
+
+
+def _disk(node: NodeCache) -> Iterable[Metric]:
+    assert node.status is not None
+    disk, catalog = node.status.disk, node.status.catalog
+    for name, what, value in (
+        ("disk_capacity_bytes", "Size of the cache's file system.", disk.capacity),
+        ("disk_available_bytes", "Free for fetches, before what is kept free.", disk.available),
+        ("disk_used_bytes", "Content of the models in the cache.", disk.used),
+        ("disk_reserved_bytes", "Promised to fetches under way.", disk.reserved),
+        ("catalog_objects", "Objects of the catalog in force.", catalog.objects),
+        ("catalog_problems", "Things wrong with the catalog's documents.", catalog.problem_count),
+    ):
+        yield GaugeMetricFamily(f"modelcache_{name}", what, value=value)

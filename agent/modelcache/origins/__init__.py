@@ -1,0 +1,32 @@
+"""Where bytes come from. An origin resolves a source and locates its files; it moves no bytes.
+
+The modules of the single origins are imported on first use (`open_origin`): their SDKs are large.
+"""
+
+from modelcache.origins.credentials import Secret, SecretStore
+from modelcache.origins.names import check_names
+from modelcache.origins.protocol import (
+    HttpLocation,
+    LocalLocation,
+    Location,
+    Origin,
+    RemoteFile,
+    Revision,
+)
+from modelcache.origins.registry import OriginSettings, open_origin
+from modelcache.origins.selection import select
+
+__all__ = [
+    "HttpLocation",
+    "LocalLocation",
+    "Location",
+    "Origin",
+    "OriginSettings",
+    "RemoteFile",
+    "Revision",
+    "Secret",
+    "SecretStore",
+    "check_names",
+    "open_origin",
+    "select",
+]

@@ -1,0 +1,90 @@
+"""The HTTP client under huggingface_hub, made fit for a daemon.
+
+What huggingface_hub 2.4 does by itself, and what is changed here for requests made `within` an
+endpoint (its other users in the process notice nothing):
+
+- the tree is listed without any timeout: here every request has one;
+- a page that is answered 429 or 5xx is asked for again after the server's Retry-After, however
+  long, in the calling thread, and a failed connection closes the client that other threads use:
+  here the first failure is raised, since the agent's planner is who waits;
+- the token is sent on to huggingface.co by a mirror's redirect, and to any host that a listing
+  names as its next page: here only to the endpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import httpx2
+from huggingface_hub import hf_raise_for_status, is_offline_mode, set_client_factory
+from huggingface_hub.errors import OfflineModeIsEnabled
+
+from modelcache.errors import OriginUnavailable
+
+TIMEOUT: Final = httpx2.Timeout(30, connect=10)
+"""Seconds: 10 for a connection, 30 for the next piece of an answer."""
+
+_endpoint: ContextVar[str | None] = ContextVar("endpoint", default=None)
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+@contextmanager
+def within(endpoint: str) -> Iterator[None]:
+    """Requests of huggingface_hub made in this context are meant for this endpoint.
+
+    Raises:
+        OriginUnavailable: no connection, or no answer in time.
+        OfflineModeIsEnabled: HF_HUB_OFFLINE is set.
+        HfHubHTTPError: 408, 429 or 5xx, without being asked for again.
+    """
+    _install()
+    token = _endpoint.set(endpoint)
+    try:
+        yield
+    finally:
+        _endpoint.reset(token)
+
+
+def same_origin(one: str, other: str) -> bool:
+    """Whether two URLs have scheme, host and port in common."""
+    return _origin(one) == _origin(other)
+
+
+class HubClient(httpx2.Client):
+    """The client that all threads share."""
+
+    def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        """Send one request, as the module's docstring says."""
+        if is_offline_mode():
+            raise OfflineModeIsEnabled(f"{request.url.host} is not asked in offline mode")
+        endpoint = _endpoint.get()
+        if endpoint is None:
+            return super().send(request, **options)
+        if not same_origin(str(request.url), endpoint):
+            request.headers.pop("Authorization", None)
+        request.extensions["timeout"] = TIMEOUT.as_dict()
+        try:
+            response = super().send(request, **options)
+        except httpx2.TransportError as error:
+            raise OriginUnavailable(
+                f"{request.url.host} can't be reached: {str(error) or type(error).__name__}"
+            ) from error
+        if response.status_code in (408, 429) or response.status_code >= 500:
+            hf_raise_for_status(response)
+        return response
+
+
+@cache
+def _install() -> None:
+    """Once per process: the factory is huggingface_hub's only, process-wide, hook for a client."""
+    set_client_factory(lambda: HubClient(follow_redirects=True, timeout=None))
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or _DEFAULT_PORTS.get(parts.scheme)

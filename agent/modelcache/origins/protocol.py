@@ -1,0 +1,182 @@
+"""What an origin is: it resolves a source to a revision, and locates each file's bytes.
+
+Origins don't move bytes. Credentials, listing and paging are the official SDKs' work; moving,
+resuming, verifying and limiting is `modelcache.transfer`'s, once for all origins.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Protocol
+
+from modelcache.api import HubIdentity
+from modelcache.errors import AuthFailed, NotFound, OriginChanged, OriginUnavailable, UnsafePath
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """One file as the origin describes it.
+
+    Attributes:
+        path: its place in the plain view, relative, with slashes.
+        origin_path: its name at the origin (repository path, object key, absolute path).
+        size: bytes.
+        identity: what tells its content from any other: the same identity, the same bytes. A file
+            with a known identity is never fetched again.
+        sha256: the content's digest in hex, where the origin knows it.
+        checksums: other checksums of the whole content, in hex, by algorithm: `git-sha1` (the git
+            blob id), `md5`, `sha1`, `sha256`, `crc32`, `crc32c`, `crc64nvme`. Each is verified.
+        etag: the origin's entity tag, without quotes. For a Hugging Face origin it names the file
+            in a hub view.
+    """
+
+    path: str
+    origin_path: str
+    size: int
+    identity: str
+    sha256: str | None = None
+    checksums: Mapping[str, str] = field(default_factory=dict)
+    etag: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """What an origin holds now.
+
+    Attributes:
+        id: 12 to 64 hex digits: an HF commit, or a digest over (path, size, identity).
+        files: all files, by path.
+        hub: what the hub view is built from; Hugging Face origins only.
+        partial: whether `files` is a selection of the revision's files.
+    """
+
+    id: str
+    files: tuple[RemoteFile, ...]
+    hub: HubIdentity | None = None
+    partial: bool = False
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def snapshot(self) -> str:
+        """The name on disk: the id, and for a selection a hyphen and eight digits of it.
+
+        So two selections of one revision lie side by side, and neither is taken for the other.
+        """
+        if not self.partial:
+            return self.id
+        listing = "\0".join(file.path for file in self.files)
+        return f"{self.id}-{sha256(listing.encode()).hexdigest()[:8]}"
+
+    def only(self, files: tuple[RemoteFile, ...]) -> Revision:
+        """This revision with some of its files."""
+        return replace(self, files=files, partial=len(files) != len(self.files))
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLocation:
+    """Bytes behind a URL.
+
+    Attributes:
+        url: absolute, http or https.
+        headers: sent to this URL's host and to no other, also not after a redirect.
+        if_match: an entity tag (with quotes) to send as If-Match, and to expect in the answer.
+        checksums: what locating taught of the content's checksums, as in `RemoteFile`.
+        renewable: whether a 401 or 403 may mean that the URL has expired: locate again.
+    """
+
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    if_match: str | None = None
+    checksums: Mapping[str, str] = field(default_factory=dict)
+    renewable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LocalLocation:
+    """Bytes in a file of a mounted file system.
+
+    Attributes:
+        path: absolute.
+        within: directories that the file must lie in after all links are followed; empty: any.
+        size, mtime_ns: what was resolved; anything else means that the file was replaced.
+    """
+
+    path: str
+    within: tuple[Path, ...]
+    size: int
+    mtime_ns: int
+    checksums: Mapping[str, str] = field(default_factory=dict)
+
+    def open(self) -> int:
+        """Open for reading and check that it is the file that was resolved.
+
+        The check is made on the open file, so that a link swapped in between changes nothing.
+
+        Returns:
+            A file descriptor that the caller closes.
+
+        Raises:
+            OriginChanged, NotFound, AuthFailed, UnsafePath, OriginUnavailable
+        """
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError as error:
+            raise NotFound(f"{self.path} is not there any more") from error
+        except PermissionError as error:
+            raise AuthFailed(
+                f"{self.path} can't be read: make it readable for the agent's user or group"
+            ) from error
+        except OSError as error:
+            raise OriginUnavailable(f"{self.path} can't be read: {error.strerror}") from error
+        try:
+            self.check(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def check(self, fd: int) -> None:
+        """Check that the open file is (still) the one that was resolved."""
+        real = Path(os.readlink(f"/proc/self/fd/{fd}"))
+        if self.within and not any(real.is_relative_to(root) for root in self.within):
+            raise UnsafePath(f"{self.path} leads to {real}, outside of the permitted directories")
+        now = os.fstat(fd)
+        if (now.st_size, now.st_mtime_ns) != (self.size, self.mtime_ns):
+            raise OriginChanged(f"{self.path} changed while it was being read")
+
+
+Location = HttpLocation | LocalLocation
+
+
+class Origin(Protocol):
+    """One source's origin, with its credentials.
+
+    Both methods block, may be called from several threads, and raise `ModelCacheError`s:
+    AuthFailed, NotFound, RateLimited, OriginUnavailable, UnsafePath.
+    """
+
+    def resolve(self) -> Revision:
+        """Ask what is there now: the revision, and all its files by path.
+
+        Where the source names a branch, a tag or a prefix, this pins it. `include` and `exclude`
+        are not the origin's business (`modelcache.origins.selection`).
+        """
+        ...
+
+    def locate(self, file: RemoteFile) -> Location:
+        """Say where the bytes of one file of the resolved revision are.
+
+        Called again when a location has expired.
+
+        Raises:
+            OriginChanged: the file is not the one that was resolved any more.
+        """
+        ...

@@ -1,0 +1,143 @@
+"""What is to be said of each model: a pure function of what is wanted, there, and under way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from modelcache.api import CachedModel, Manifest, ModelReport, ModelState
+from modelcache.planning.planner import Fetch, Held, Running
+from modelcache.planning.trials import Trial
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A fetch under way, in bytes. `started_at` is in seconds since the epoch."""
+
+    revision: str = ""
+    done: int = 0
+    total: int = 0
+    files: int = 0
+    committing: bool = False
+    started_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where a model's views are."""
+
+    plain: str
+    hub: str | None
+
+
+def describe(
+    name: str,
+    model: CachedModel | None,
+    held: Sequence[tuple[Held, Manifest]],
+    trial: Trial | None,
+    running: Running | None,
+    progress: Progress | None,
+    paths: Paths,
+) -> ModelReport:
+    """One model's report.
+
+    A model that is ready stays ready while a newer revision is fetched or its fetch fails.
+
+    Args:
+        name: the model's name.
+        model: the object, or None when nothing wants it.
+        held: its snapshots, oldest first.
+        trial, running, progress: what is remembered, under way, and how far it is.
+        paths: where its views are.
+    """
+    ready = _ready(model, held)
+    state = _state(model, ready, trial, running, progress)
+    # A fetch that runs but is not told of yet has the progress of the one before.
+    current = progress if running is not None and running.kind is Fetch else None
+    report: dict[str, object] = {}
+    if ready is not None:
+        report |= {
+            "revision": ready.revision,
+            "bytes_done": ready.size,
+            "bytes_total": ready.size,
+            "files": len(ready.files),
+            "finished_at": ready.created_at,
+            "path": paths.plain,
+            "hub_path": paths.hub if ready.hub else None,
+            "next_revision": current.revision if current else None,
+        }
+    elif current is not None:
+        report |= {
+            "revision": current.revision or None,
+            "bytes_done": min(current.done, current.total),
+            "bytes_total": current.total,
+            "files": current.files,
+        }
+    elif trial is not None and trial.resolved is not None:
+        report |= {"revision": trial.resolved.revision, "bytes_total": trial.resolved.size}
+    if current is not None and current.started_at is not None:
+        report["started_at"] = _moment(current.started_at)
+    if trial is not None and trial.failures:
+        report |= {"reason": trial.reason, "message": trial.message, "attempts": trial.failures}
+        if running is None and model is not None:
+            report["retry_at"] = _moment(trial.retry_at)
+    source = model.spec.source if model else (ready.source if ready else None)
+    return ModelReport(
+        name=name,
+        state=state,
+        wanted=model is not None,
+        source=source.uri if source else None,
+        priority=model.spec.priority if model else 0,
+        pinned=model.spec.pinned if model else False,
+        **report,  # type: ignore[arg-type]
+    )
+
+
+def with_progress(report: ModelReport, progress: Progress) -> ModelReport:
+    """A report with the progress of this moment, where a fetch is what it speaks of."""
+    if report.state not in (ModelState.DOWNLOADING, ModelState.VERIFYING):
+        return report
+    state = ModelState.VERIFYING if progress.committing else ModelState.DOWNLOADING
+    return report.model_copy(
+        update={
+            "bytes_done": min(progress.done, progress.total),
+            "bytes_total": progress.total,
+            "files": progress.files,
+            "revision": progress.revision or None,
+            "state": state,
+        }
+    )
+
+
+def _ready(model: CachedModel | None, held: Sequence[tuple[Held, Manifest]]) -> Manifest | None:
+    """The snapshot to speak of: whole, and shown if one is."""
+    whole = [(h, manifest) for h, manifest in held if h.whole]
+    shown = [manifest for h, manifest in whole if h.shown]
+    if model is not None and not shown:
+        return None
+    manifests = shown or [manifest for _, manifest in whole]
+    return manifests[-1] if manifests else None
+
+
+def _state(
+    model: CachedModel | None,
+    ready: Manifest | None,
+    trial: Trial | None,
+    running: Running | None,
+    progress: Progress | None,
+) -> ModelState:
+    if ready is not None:
+        return ModelState.READY
+    if model is None:
+        return ModelState.EVICTED
+    if running is not None and running.kind is Fetch:
+        committing = progress is not None and progress.committing
+        return ModelState.VERIFYING if committing else ModelState.DOWNLOADING
+    if trial is not None and trial.failures:
+        return ModelState.FAILED
+    return ModelState.RESOLVING if running is not None else ModelState.PENDING
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

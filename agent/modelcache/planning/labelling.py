@@ -1,0 +1,27 @@
+"""The labels that a node carries on account of what it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from modelcache.api import API_GROUP, ModelReport, ModelState
+
+MODEL_LABEL = f"{API_GROUP}/model."
+REVISION_LABEL = f"{API_GROUP}/revision."
+
+MOST_LABELLED = 32
+"""Models that are labelled on one node: every label is sent to every watcher of nodes."""
+
+
+def labels(reports: Iterable[ModelReport], most: int = MOST_LABELLED) -> dict[str, str]:
+    """Labels for what is ready and wanted, the highest priorities first.
+
+    `modelcache.dev/model.<name>=Ready` and `modelcache.dev/revision.<name>=<12 hex>`.
+    """
+    ready = [r for r in reports if r.state is ModelState.READY and r.wanted and r.revision]
+    ready.sort(key=lambda report: (-report.priority, report.name))
+    found: dict[str, str] = {}
+    for report in ready[:most]:
+        found[f"{MODEL_LABEL}{report.name}"] = ModelState.READY.value
+        found[f"{REVISION_LABEL}{report.name}"] = (report.revision or "")[:12]
+    return found

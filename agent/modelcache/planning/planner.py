@@ -1,0 +1,211 @@
+"""The plan: what is to be done now, as a pure function of what is wanted and what is there.
+
+Level-triggered: called again it gives what is still missing, however it came to be missing. It
+touches neither disk nor network nor clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from modelcache.api import CachedModel
+from modelcache.planning.trials import Trial
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A committed snapshot in the store.
+
+    Attributes:
+        snapshot: its name on the disk.
+        source: the digest of the source that it was fetched for.
+        created_at: seconds since the epoch.
+        whole: whether a look found every file with its size.
+        shown: whether `current` and the hub view lead to it.
+    """
+
+    snapshot: str
+    source: str
+    created_at: float
+    whole: bool = True
+    shown: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Resolve:
+    """Ask the origin what it holds."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Bring what was resolved."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Show:
+    """Let the views lead to a snapshot that is there."""
+
+    name: str
+    snapshot: str
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """Stop showing a snapshot that is not whole."""
+
+    name: str
+    snapshot: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Stop what runs for a model: nobody wants that any more."""
+
+    name: str
+
+
+Action = Resolve | Fetch | Show | Withdraw | Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """Something that runs for a model. `source` is the digest of the source that it is for."""
+
+    kind: type[Resolve] | type[Fetch]
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much may run at once."""
+
+    resolving: int = 4
+    fetching: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Actions in the order in which they are to begin.
+
+    `wake_at` is when there may be more to do without anything happening before, in seconds since
+    the epoch; None: never.
+    """
+
+    actions: tuple[Action, ...] = ()
+    wake_at: float | None = None
+
+
+@dataclass(slots=True)
+class _Need:
+    """What one model needs."""
+
+    actions: list[Action] = field(default_factory=list)
+    resolve: bool = False
+    fetch: bool = False
+    wake_at: float | None = None
+
+
+def plan(
+    wanted: Mapping[str, CachedModel],
+    held: Mapping[str, Sequence[Held]],
+    trials: Mapping[str, Trial],
+    running: Mapping[str, Running],
+    now: float,
+    limits: Limits | None = None,
+) -> Plan:
+    """Decide what to do now.
+
+    Args:
+        wanted: the models that this node is to hold, by name.
+        held: the snapshots that the store has, by model, oldest first.
+        trials: what is remembered of tries, by model.
+        running: what is under way, by model; at most one thing for each.
+        now: seconds since the epoch.
+        limits: how much may run at once.
+    """
+    limits = limits or Limits()
+    actions: list[Action] = []
+    wakes: list[float] = []
+    resolves: list[CachedModel] = []
+    fetches: list[tuple[CachedModel, int]] = []
+    for name in sorted({*held, *running} - set(wanted)):
+        actions += [Withdraw(name, h.snapshot) for h in held.get(name, ()) if not h.whole]
+        if name in running:
+            actions.append(Stop(name))
+    for name, model in sorted(wanted.items()):
+        need = _need(model, held.get(name, ()), trials.get(name), running.get(name), now)
+        actions += need.actions
+        if need.wake_at is not None:
+            wakes.append(need.wake_at)
+        if need.resolve:
+            resolves.append(model)
+        if need.fetch:
+            trial = trials[name]
+            assert trial.resolved is not None
+            fetches.append((model, trial.resolved.size))
+    resolves.sort(key=lambda model: (-model.spec.priority, model.name))
+    fetches.sort(key=lambda pair: (-pair[0].spec.priority, pair[1], pair[0].name))
+    busy = [what.kind for what in running.values()]
+    free_fetches = max(0, limits.fetching - busy.count(Fetch))
+    free_resolves = max(0, limits.resolving - busy.count(Resolve))
+    actions += [Fetch(model.name) for model, _ in fetches[:free_fetches]]
+    actions += [Resolve(model.name) for model in resolves[:free_resolves]]
+    return Plan(tuple(actions), min(wakes, default=None))
+
+
+def _need(
+    model: CachedModel,
+    held: Sequence[Held],
+    trial: Trial | None,
+    running: Running | None,
+    now: float,
+) -> _Need:
+    need = _Need([Withdraw(model.name, h.snapshot) for h in held if not h.whole])
+    source = model.spec.source.digest()
+    if running is not None and running.source != source:
+        need.actions.append(Stop(model.name))
+    if trial is not None and trial.source != source:
+        trial = None
+    mine = [h for h in held if h.whole and h.source == source]
+    ready = mine[-1] if mine else None
+    resolved = trial.resolved if trial else None
+    if resolved is not None:
+        same = next((h for h in mine if h.snapshot == resolved.snapshot), None)
+        ready = same or ready
+        if same is not None:
+            resolved = None
+    if ready is not None and not ready.shown:
+        need.actions.append(Show(model.name, ready.snapshot))
+    if running is not None:
+        return need
+    due = _due(model, ready, trial)
+    if due is None:
+        if resolved is None:
+            return need
+        due = trial.retry_at if trial else 0.0
+    if due > now:
+        need.wake_at = due
+    elif resolved is not None:
+        need.fetch = True
+    else:
+        need.resolve = True
+    return need
+
+
+def _due(model: CachedModel, ready: Held | None, trial: Trial | None) -> float | None:
+    """When the origin is to be asked: at once or by back-off when nothing is ready, else by the
+    refresh policy; None: never."""
+    retry_at = trial.retry_at if trial else 0.0
+    if ready is None:
+        return retry_at
+    if model.spec.refresh.policy == "Never":
+        return None
+    if trial is not None and trial.failures:
+        return retry_at
+    checked = max(ready.created_at, (trial.checked_at if trial else None) or 0.0)
+    return checked + model.spec.refresh.seconds

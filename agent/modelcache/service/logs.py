@@ -1,0 +1,67 @@
+"""Logs: one event for each thing that happened, with stable keys; JSON, or lines for people."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TextIO
+
+import structlog
+
+from modelcache.transfer.events import Event, FetchEnded, FetchStarted, Retried
+
+log = structlog.get_logger("modelcache.transfer")
+
+
+def configure_logs(*, as_json: bool, level: str, stream: TextIO | None = None) -> None:
+    """Set up structlog for this process. Libraries' own logs are let through from warnings on."""
+    stream = stream or sys.stderr
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer()
+        if as_json
+        else structlog.dev.ConsoleRenderer(colors=stream.isatty())
+    )
+    processors: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso" if as_json else "%H:%M:%S", utc=as_json),
+    ]
+    if as_json:
+        processors.append(structlog.processors.format_exc_info)
+    structlog.configure(
+        processors=[*processors, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(stream),
+        cache_logger_on_first_use=False,
+    )
+    logging.basicConfig(stream=stream, level=logging.WARNING, format="%(name)s: %(message)s")
+
+
+def log_event(event: Event) -> None:
+    """A listener that logs what an operator wants to know of a transfer."""
+    if isinstance(event, FetchStarted):
+        log.info(
+            "fetch.started",
+            model=event.model,
+            revision=event.revision[:12],
+            files=event.files,
+            bytes=event.size,
+            held_bytes=event.held,
+        )
+    elif isinstance(event, Retried):
+        log.warning(
+            "fetch.retry",
+            model=event.model,
+            path=event.path,
+            reason=event.reason.value,
+            message=event.message,
+            delay_seconds=round(event.delay, 2),
+        )
+    elif isinstance(event, FetchEnded) and event.reason is None:
+        log.info(
+            "fetch.ended",
+            model=event.model,
+            received_bytes=event.received,
+            seconds=round(event.seconds, 2),
+            mib_per_second=round(event.received / 2**20 / max(event.seconds, 1e-6), 1),
+        )

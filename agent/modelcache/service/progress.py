@@ -1,0 +1,69 @@
+"""How far each fetch is: the events of the transfers, added up."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+
+from modelcache.planning.describing import Progress
+from modelcache.transfer.events import (
+    BytesDropped,
+    BytesReceived,
+    BytesResumed,
+    Committing,
+    Event,
+    FetchEnded,
+    FetchStarted,
+)
+
+
+class ProgressBook:
+    """Progress by model. A listener; safe for threads."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._fetches: dict[str, Progress] = {}
+        self._succeeded: set[str] = set()
+
+    def __call__(self, event: Event) -> None:
+        """Note an event."""
+        with self._mutex:
+            if isinstance(event, FetchStarted):
+                self._succeeded.discard(event.model)
+                self._fetches[event.model] = Progress(
+                    revision=event.revision,
+                    done=event.held,
+                    total=event.size,
+                    files=event.files,
+                    started_at=time.time(),
+                )
+                return
+            now = self._fetches.get(event.model)
+            if now is None:
+                return
+            if isinstance(event, BytesReceived | BytesResumed):
+                self._fetches[event.model] = replace(now, done=now.done + event.size)
+            elif isinstance(event, BytesDropped):
+                self._fetches[event.model] = replace(now, done=max(0, now.done - event.size))
+            elif isinstance(event, Committing):
+                self._fetches[event.model] = replace(now, committing=True)
+            elif isinstance(event, FetchEnded):
+                del self._fetches[event.model]
+                if event.reason is None:
+                    self._succeeded.add(event.model)
+
+    def of(self, model: str) -> Progress | None:
+        """How far a model is, while it is being fetched."""
+        with self._mutex:
+            return self._fetches.get(model)
+
+    def succeeded(self, model: str) -> bool:
+        """Whether a model's last fetch ended well."""
+        with self._mutex:
+            return model in self._succeeded
+
+    def all(self) -> dict[str, Progress]:
+        """All fetches under way."""
+        with self._mutex:
+            return dict(self._fetches)

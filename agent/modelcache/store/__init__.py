@@ -1,0 +1,27 @@
+"""The store: verified model files on one file system, and the views that engines read.
+
+`Store` is the door. What may be touched from outside: `Store`'s methods, `store.blobs.has|link`,
+`store.ingest.claim`, `store.space.reserve`. Everything durable goes through `durable.Durable`.
+"""
+
+from modelcache.store.ingest import Busy, Ingest, Partial, Piece, blob_key
+from modelcache.store.layout import Layout
+from modelcache.store.reservations import DiskSpace, KeepFree, Reservation
+from modelcache.store.store import Store
+from modelcache.store.verifying import Damage
+from modelcache.store.views import Staging
+
+__all__ = [
+    "Busy",
+    "Damage",
+    "DiskSpace",
+    "Ingest",
+    "KeepFree",
+    "Layout",
+    "Partial",
+    "Piece",
+    "Reservation",
+    "Staging",
+    "Store",
+    "blob_key",
+]

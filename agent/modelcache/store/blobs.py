@@ -1,0 +1,105 @@
+"""Blobs: immutable content, named by its SHA-256.
+
+A blob that has only its own name (link count 1) is in no view. One that is wrong is set aside: its
+name goes, so that it is fetched again, while views that link to it are withdrawn by the caller.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from modelcache.errors import UnsafePath
+from modelcache.store.durable import Durable
+from modelcache.store.layout import Layout
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class Blobs:
+    """The content of a root."""
+
+    def __init__(self, layout: Layout, durable: Durable) -> None:
+        self._layout = layout
+        self._durable = durable
+
+    def path(self, digest: str) -> Path:
+        """Where a blob is, or would be.
+
+        Raises:
+            UnsafePath: not 64 hex digits; so a digest from outside can't name another place.
+        """
+        if not _DIGEST.fullmatch(digest):
+            raise UnsafePath(f"{digest[:80]!r} is not a SHA-256 in hex")
+        return self._layout.blob(digest)
+
+    def has(self, digest: str, size: int) -> bool:
+        """Whether a blob is there with its size. Its content was checked before it got its name."""
+        try:
+            found = self.path(digest).lstat()
+        except FileNotFoundError:
+            return False
+        return found.st_size == size and (found.st_mode & 0o170000) == 0o100000
+
+    def link(self, digest: str, target: Path) -> None:
+        """Give a blob another name inside the root. The caller syncs the directory.
+
+        A file system limits the links of a file (ext4: 65,000): past that the content is copied.
+
+        Raises:
+            FileNotFoundError: no such blob.
+        """
+        source = self.path(digest)
+        try:
+            self._durable.link(source, target)
+        except OSError as error:
+            if error.errno != errno.EMLINK:
+                raise
+            temporary = self._durable.temporary()
+            shutil.copyfile(source, temporary)
+            temporary.chmod(0o444)
+            self._durable.rename(temporary, target)
+
+    def sync(self, digests: Iterable[str]) -> None:
+        """Make the names of blobs survive a power cut."""
+        for folder in {self.path(digest).parent for digest in digests}:
+            self._durable.sync_directory(folder)
+
+    def remove_unused(self, digests: Iterable[str]) -> int:
+        """Remove those blobs that no view links to.
+
+        A blob that gets a new link in between keeps its name: it is renamed first, and looked at
+        again under a name that nobody can link to.
+
+        Returns:
+            Bytes that were freed.
+        """
+        freed = 0
+        touched = set()
+        for digest in set(digests):
+            path = self.path(digest)
+            try:
+                if path.lstat().st_nlink > 1:
+                    continue
+                aside = self._durable.temporary(".trash")
+                os.rename(path, aside)
+            except FileNotFoundError:
+                continue
+            found = aside.lstat()
+            if found.st_nlink > 1:
+                self._durable.link(aside, path)
+            else:
+                freed += found.st_blocks * 512
+            aside.unlink()
+            touched.add(path.parent)
+        for folder in touched:
+            self._durable.sync_directory(folder)
+        return freed
+
+    def set_aside(self, digest: str) -> None:
+        """Take a blob's name away, because its content is wrong."""
+        self._durable.unlink(self.path(digest))

@@ -1,0 +1,165 @@
+"""Where everything lies below the root.
+
+layout.json                    version of this layout, id of the cache
+ingest/<blob key>/             partial files with their journals, resumed after a crash
+ingest/{scratch,staging,receipts,reservations}
+blobs/sha256/ab/<digest>       immutable content, mode 0444
+models/<name>/<snapshot>/      plain views: hard links to blobs
+models/<name>/current          symlink to the ready snapshot
+hub/<name>/models--org--repo/  Hugging Face hub views
+manifests/<name>/<snapshot>.json
+node.json                      what this node reports
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelcache.errors import StoreDamaged
+from modelcache.store.durable import Durable
+
+LAYOUT_VERSION = 1
+_OURS = ("ingest", "blobs", "models", "hub", "manifests", "compile", "node.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The paths below one root."""
+
+    root: Path
+
+    @property
+    def marker(self) -> Path:
+        """The file that tells a cache from any other directory."""
+        return self.root / "layout.json"
+
+    @property
+    def ingest(self) -> Path:
+        """Everything that is not yet whole."""
+        return self.root / "ingest"
+
+    @property
+    def scratch(self) -> Path:
+        """Names that nobody is to see yet; may be emptied at any start."""
+        return self.ingest / "scratch"
+
+    @property
+    def staging(self) -> Path:
+        """Views being built."""
+        return self.ingest / "staging"
+
+    @property
+    def receipts(self) -> Path:
+        """What was fetched for revisions that have no manifest yet."""
+        return self.ingest / "receipts"
+
+    @property
+    def reservations(self) -> Path:
+        """Space promised to fetches in progress."""
+        return self.ingest / "reservations"
+
+    @property
+    def partials(self) -> Path:
+        """Partial files, a directory each."""
+        return self.ingest / "partial"
+
+    @property
+    def blobs(self) -> Path:
+        """Content by SHA-256."""
+        return self.root / "blobs" / "sha256"
+
+    @property
+    def manifests(self) -> Path:
+        """Manifests, a directory for each model."""
+        return self.root / "manifests"
+
+    @property
+    def node_report(self) -> Path:
+        """What this node reports."""
+        return self.root / "node.json"
+
+    def blob(self, digest: str) -> Path:
+        """One blob. The digest has been validated."""
+        return self.blobs / digest[:2] / digest
+
+    def model(self, name: str) -> Path:
+        """A model's plain views."""
+        return self.root / "models" / name
+
+    def view(self, name: str, snapshot: str) -> Path:
+        """One plain view."""
+        return self.model(name) / snapshot
+
+    def current(self, name: str) -> Path:
+        """The symlink to the ready snapshot."""
+        return self.model(name) / "current"
+
+    def hub(self, name: str) -> Path:
+        """A model's own hub cache: what HF_HUB_CACHE is set to."""
+        return self.root / "hub" / name
+
+    def manifest(self, name: str, snapshot: str) -> Path:
+        """One manifest."""
+        return self.manifests / name / f"{snapshot}.json"
+
+
+def open_layout(root: Path, durable: Durable | None = None) -> Layout:
+    """Find or make a cache at `root`.
+
+    An empty or missing directory becomes a cache; one with other content as well, as long as none
+    of it has a name that the cache uses. Nothing that is there is changed.
+
+    Raises:
+        StoreDamaged: it can't be used, with what to do.
+    """
+    layout = Layout(Path(root).absolute())
+    durable = durable or Durable(layout.scratch)
+    try:
+        if layout.marker.exists():
+            _check_version(layout)
+        else:
+            taken = [name for name in _OURS if (layout.root / name).exists()]
+            # An `ingest` alone is what a crash before the marker was written leaves.
+            if [name for name in taken if name != "ingest"]:
+                raise StoreDamaged(
+                    f"{layout.root} has {', '.join(taken)} in it but no layout.json, so it is not a"
+                    " cache of ours: give --root an empty directory"
+                )
+        for folder in (
+            layout.scratch,
+            layout.staging,
+            layout.receipts,
+            layout.reservations,
+            layout.partials,
+            layout.blobs,
+            layout.root / "models",
+            layout.root / "hub",
+            layout.manifests,
+        ):
+            durable.make_directory(folder)
+        if not layout.marker.exists():
+            marker = {"version": LAYOUT_VERSION, "id": str(uuid.uuid4())}
+            durable.write_file(layout.marker, json.dumps(marker).encode() + b"\n")
+    except OSError as error:
+        raise StoreDamaged(
+            f"{layout.root} can't be used as the cache's root: {error.strerror or error}"
+        ) from error
+    devices = {folder.stat().st_dev for folder in (layout.ingest, layout.blobs, layout.manifests)}
+    if len(devices | {layout.root.stat().st_dev}) > 1:
+        raise StoreDamaged(f"{layout.root} spans several file systems: the cache needs one")
+    return layout
+
+
+def _check_version(layout: Layout) -> None:
+    try:
+        version = json.loads(layout.marker.read_bytes())["version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreDamaged(f"{layout.marker} can't be read as JSON with a version") from error
+    if version != LAYOUT_VERSION:
+        raise StoreDamaged(
+            f"{layout.root} has layout version {version!r}; this program writes {LAYOUT_VERSION}."
+            " Use the version that wrote it, or another root"
+        )

@@ -1,0 +1,82 @@
+"""Manifests on the disk: what is there, and what content is known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import structlog
+from pydantic import ValidationError
+
+from modelcache.api import Manifest
+from modelcache.store.durable import Durable
+from modelcache.store.layout import Layout
+
+log = structlog.get_logger(__name__)
+
+
+class Manifests:
+    """All manifests of a root. Read again only where a file changed. Not safe for threads."""
+
+    def __init__(self, layout: Layout, durable: Durable) -> None:
+        self._layout = layout
+        self._durable = durable
+        self._read: dict[Path, tuple[tuple[int, int, int], Manifest | None]] = {}
+
+    def all(self) -> list[Manifest]:
+        """Every manifest that is there now, oldest first."""
+        seen: dict[Path, tuple[tuple[int, int, int], Manifest | None]] = {}
+        for path in self._layout.manifests.glob("*/*.json"):
+            try:
+                found = path.stat()
+            except FileNotFoundError:
+                continue
+            stamp = (found.st_ino, found.st_size, found.st_mtime_ns)
+            known = self._read.get(path)
+            seen[path] = known if known and known[0] == stamp else (stamp, _load(path))
+        self._read = seen
+        manifests = [manifest for _, manifest in seen.values() if manifest is not None]
+        return sorted(manifests, key=lambda m: (m.created_at, m.model, m.snapshot))
+
+    def write(self, manifest: Manifest) -> None:
+        """Commit: from here on the snapshot is shown."""
+        path = self._layout.manifest(manifest.model, manifest.snapshot)
+        self._durable.make_directory(path.parent)
+        content = json.dumps(manifest.to_document(), indent=1).encode() + b"\n"
+        self._durable.write_file(path, content)
+
+    def remove(self, model: str, snapshot: str) -> None:
+        """Take a snapshot back: from here on nothing shows it."""
+        path = self._layout.manifest(model, snapshot)
+        self._durable.unlink(path)
+        self._durable.remove_if_empty(path.parent)
+
+    def current(self, model: str) -> str | None:
+        """The snapshot that `current` leads to."""
+        try:
+            return self._layout.current(model).readlink().name
+        except OSError:
+            return None
+
+    def by_model(self) -> Iterator[tuple[str, list[Manifest]]]:
+        """Manifests by model, oldest first."""
+        grouped: dict[str, list[Manifest]] = {}
+        for manifest in self.all():
+            grouped.setdefault(manifest.model, []).append(manifest)
+        yield from sorted(grouped.items())
+
+
+def _load(path: Path) -> Manifest | None:
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (ValidationError, OSError) as error:
+        # Without it the content counts as not there and is linked again from blobs that are.
+        log.warning("manifest.unreadable", path=str(path), error=str(error).splitlines()[0])
+        return None
+    if (manifest.model, f"{manifest.snapshot}.json") != (path.parent.name, path.name):
+        log.warning("manifest.misplaced", path=str(path), model=manifest.model)
+        return None
+    return manifest

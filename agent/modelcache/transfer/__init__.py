@@ -1,0 +1,21 @@
+"""Moving bytes: from where an origin says they are into the store, verified.
+
+`ModelFetcher` brings one model; `Engine` moves the bytes of all of them. What happens is told as
+`events`. The parts that may be replaced: `receiving` (how bytes come in), `digesting` (how they are
+hashed), `buffers`; and `store.Partial`, which writes.
+"""
+
+from modelcache.transfer.backoff import delay
+from modelcache.transfer.cancelling import Cancel
+from modelcache.transfer.engine import Engine, TransferSettings
+from modelcache.transfer.modelfetch import ModelFetch, ModelFetcher, resolve
+
+__all__ = [
+    "Cancel",
+    "Engine",
+    "ModelFetch",
+    "ModelFetcher",
+    "TransferSettings",
+    "delay",
+    "resolve",
+]

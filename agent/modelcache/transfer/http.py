@@ -1,0 +1,300 @@
+"""Ranges over HTTP/1.1: connections that are reused, redirects, and answers that lie.
+
+Written on `http.client`, since it reads from the socket straight into our buffers. Everything that
+an answer may get wrong is checked here (RFC 9110, 14 and 15.3.7); what is handed out is a body
+whose first byte is where it says it is.
+"""
+
+from __future__ import annotations
+
+import http.client
+import re
+import socket
+import ssl
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from urllib.parse import SplitResult, urljoin, urlsplit
+
+import certifi
+
+from modelcache import __version__
+from modelcache.errors import (
+    AuthFailed,
+    ModelCacheError,
+    NotFound,
+    OriginChanged,
+    OriginUnavailable,
+    RateLimited,
+)
+from modelcache.origins.protocol import HttpLocation
+from modelcache.transfer.cancelling import Cancel
+
+_CONNECT_SECONDS = 10.0
+_MAX_REDIRECTS = 5
+_MAX_IDLE_PER_HOST = 16
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_BROKEN = (OSError, http.client.HTTPException)
+
+
+class LocationExpired(AuthFailed):
+    """A 401 or 403 for a location that may just be too old: locate again."""
+
+
+class Body:
+    """An answer's body.
+
+    Attributes:
+        start: the offset in the file of its first byte: what was asked for, or 0 from a server that
+            sends the whole file whatever is asked.
+        etag: the entity tag of the answer, if it is a strong one.
+    """
+
+    def __init__(self, response: http.client.HTTPResponse, start: int, place: str) -> None:
+        self._response = response
+        self._place = place
+        self.start = start
+        etag = response.headers.get("ETag")
+        self.etag = etag if etag and not etag.startswith("W/") else None
+
+    def readinto(self, view: memoryview) -> int:
+        """Fill the view as far as there are bytes.
+
+        Returns:
+            How many bytes; fewer than asked for only at the body's end.
+
+        Raises:
+            OriginUnavailable: the connection broke, or nothing came for too long.
+        """
+        try:
+            return self._response.readinto(view)
+        except TimeoutError as error:
+            raise OriginUnavailable(f"{self._place} stopped sending") from error
+        except (*_BROKEN, ValueError) as error:
+            raise OriginUnavailable(f"{self._place} broke off: {error or type(error)}") from error
+
+
+class HttpClient:
+    """Sends GETs. Safe for threads; connections are kept and reused."""
+
+    def __init__(self, *, read_timeout: float = 20.0) -> None:
+        """`read_timeout`: seconds of silence after which a connection is given up."""
+        self._read_timeout = read_timeout
+        self._tls = ssl.create_default_context(cafile=certifi.where())
+        self._tls.load_default_certs()
+        self._mutex = threading.Lock()
+        self._idle: dict[tuple[str, str], list[http.client.HTTPConnection]] = {}
+
+    def close(self) -> None:
+        """Close the connections that are not in use."""
+        with self._mutex:
+            for connections in self._idle.values():
+                for connection in connections:
+                    connection.close()
+            self._idle.clear()
+
+    @contextmanager
+    def get(
+        self, location: HttpLocation, start: int, end: int, size: int, cancel: Cancel
+    ) -> Iterator[Body]:
+        """Ask for the bytes from `start` to before `end` of a file of `size` bytes.
+
+        Raises:
+            LocationExpired, AuthFailed, NotFound, OriginChanged, RateLimited, OriginUnavailable,
+            Cancelled
+        """
+        headers = {
+            "User-Agent": f"model-cache-agent/{__version__}",
+            "Accept": "*/*",
+            "Accept-Encoding": "identity",
+        }
+        if (start, end) != (0, size):
+            headers["Range"] = f"bytes={start}-{end - 1}"
+        url = urlsplit(location.url)
+        private = dict(location.headers)
+        if location.if_match:
+            private["If-Match"] = location.if_match
+        for _ in range(_MAX_REDIRECTS + 1):
+            with self._exchange(url, {**headers, **private}, cancel) as response:
+                if response.status not in (301, 302, 303, 307, 308):
+                    place = _place(url)
+                    offset = _check(response, location, place, start, end, size)
+                    yield Body(response, offset, place)
+                    return
+                target = _redirected(url, response)
+            if _authority(target) != _authority(url):
+                private = {}
+            url = target
+        raise OriginUnavailable(f"{_place(urlsplit(location.url))} redirects in circles")
+
+    @contextmanager
+    def _exchange(
+        self, url: SplitResult, headers: Mapping[str, str], cancel: Cancel
+    ) -> Iterator[http.client.HTTPResponse]:
+        key = (url.scheme, url.netloc)
+        place = _place(url)
+        target = (url.path or "/") + (f"?{url.query}" if url.query else "")
+        while True:
+            cancel.check()
+            connection, reused = self._take(key)
+            with cancel.calling(lambda c=connection: _abort(c)):  # type: ignore[misc]
+                try:
+                    if connection.sock is None:
+                        connection.connect()
+                        assert connection.sock is not None
+                        connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                        connection.sock.settimeout(self._read_timeout)
+                    connection.request("GET", target, headers=dict(headers))
+                    response = connection.getresponse()
+                except _BROKEN as error:
+                    connection.close()
+                    cancel.check()
+                    if reused and not isinstance(error, TimeoutError):
+                        continue  # the server had closed an idle connection
+                    raise OriginUnavailable(f"{place} can't be reached: {_why(error)}") from error
+                try:
+                    yield response
+                except ModelCacheError:
+                    cancel.check()  # the connection broke because it was cancelled
+                    raise
+                finally:
+                    self._give_back(key, connection, response)
+            return
+
+    def _take(self, key: tuple[str, str]) -> tuple[http.client.HTTPConnection, bool]:
+        with self._mutex:
+            if self._idle.get(key):
+                return self._idle[key].pop(), True
+        scheme, netloc = key
+        if scheme == "https":
+            return (
+                http.client.HTTPSConnection(netloc, timeout=_CONNECT_SECONDS, context=self._tls),
+                False,
+            )
+        return http.client.HTTPConnection(netloc, timeout=_CONNECT_SECONDS), False
+
+    def _give_back(
+        self,
+        key: tuple[str, str],
+        connection: http.client.HTTPConnection,
+        response: http.client.HTTPResponse,
+    ) -> None:
+        if response.isclosed() and not response.will_close and connection.sock is not None:
+            with self._mutex:
+                idle = self._idle.setdefault(key, [])
+                if len(idle) < _MAX_IDLE_PER_HOST:
+                    idle.append(connection)
+                    return
+        response.close()
+        connection.close()
+
+
+def _abort(connection: http.client.HTTPConnection) -> None:
+    if connection.sock is not None:
+        with suppress(OSError):
+            connection.sock.shutdown(socket.SHUT_RDWR)
+
+
+def _check(
+    response: http.client.HTTPResponse,
+    location: HttpLocation,
+    place: str,
+    start: int,
+    end: int,
+    size: int,
+) -> int:
+    """Check an answer's head; the offset of its body's first byte."""
+    if response.status not in (200, 206):
+        raise _refusal(response, location, place)
+    if response.headers.get("Content-Encoding", "identity") != "identity":
+        raise OriginUnavailable(f"{place} sends its content encoded, which was not asked for")
+    etag = response.headers.get("ETag")
+    if location.if_match and etag and etag != location.if_match:
+        raise OriginChanged(f"{place} is another object now (its ETag changed)")
+    length = response.length
+    if response.status == 200:
+        if length is not None and length != size:
+            raise OriginChanged(f"{place} has {length} bytes now; {size} were expected")
+        return 0
+    found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    if not found:
+        raise OriginUnavailable(f"{place} answers 206 without a Content-Range")
+    first, last, total = int(found[1]), int(found[2]), found[3]
+    if total not in ("*", str(size)):
+        raise OriginChanged(f"{place} has {total} bytes now; {size} were expected")
+    if first != start or last >= end or last < first:
+        raise OriginUnavailable(
+            f"{place} was asked for bytes {start}-{end - 1} and sends {first}-{last}"
+        )
+    if length is not None and length != last - first + 1:
+        raise OriginUnavailable(f"{place} contradicts itself about the length of its answer")
+    return start
+
+
+def _refusal(
+    response: http.client.HTTPResponse, location: HttpLocation, place: str
+) -> ModelCacheError:
+    status = response.status
+    try:
+        hint = response.read(2048).decode("utf-8", "replace")
+    except _BROKEN:
+        hint = ""
+    wait = retry_after(response.headers.get("Retry-After"))
+    if status in (401, 403):
+        if location.renewable:
+            return LocationExpired(f"{place} refuses the credentials (HTTP {status})")
+        return AuthFailed(f"{place} refuses the credentials (HTTP {status})")
+    if status in (404, 410):
+        return NotFound(f"{place} is not there (HTTP {status})")
+    if status in (412, 416):
+        return OriginChanged(f"{place} is another object now (HTTP {status})")
+    if status == 429 or (status == 503 and "SlowDown" in hint):
+        return RateLimited(f"{place} asks for fewer requests (HTTP {status})", retry_after=wait)
+    return OriginUnavailable(f"{place} answers HTTP {status}", retry_after=wait)
+
+
+def retry_after(value: str | None) -> float | None:
+    """A Retry-After header in seconds: a number, or an HTTP date (RFC 9110, 10.2.3)."""
+    if value is None:
+        return None
+    if value.strip().isdigit():
+        return float(value)
+    try:
+        moment = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+
+
+def _redirected(url: SplitResult, response: http.client.HTTPResponse) -> SplitResult:
+    place = _place(url)
+    target = urlsplit(urljoin(url.geturl(), response.headers.get("Location", "")))
+    # The body of a redirect is short; reading it lets the connection be reused.
+    with suppress(*_BROKEN):
+        response.read(64 * 1024)
+    if target.scheme not in ("http", "https") or not target.hostname:
+        raise OriginUnavailable(f"{place} redirects to a place that is not HTTP")
+    if url.scheme == "https" and target.scheme == "http":
+        raise OriginUnavailable(f"{place} redirects from https to http, which is not followed")
+    return target
+
+
+def _authority(url: SplitResult) -> tuple[str, str | None, int | None]:
+    return url.scheme, url.hostname, url.port
+
+
+def _place(url: SplitResult) -> str:
+    """The URL for people: without a query, which may hold a signature."""
+    return f"{url.scheme}://{url.hostname}{f':{url.port}' if url.port else ''}{url.path}"
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, socket.gaierror):
+        return "its name can't be resolved"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or repr(error)

@@ -1,0 +1,37 @@
+"""Limits on bytes in a time, shared by all transfers of a process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from modelcache.transfer.cancelling import Cancel
+
+
+class Bandwidth:
+    """A token bucket: at most `rate` bytes a second on average, with bursts of a tenth of that.
+
+    `rate` None is no limit.
+    """
+
+    def __init__(self, rate: float | None, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rate = rate
+        self._clock = clock
+        self._mutex = threading.Lock()
+        self._free_at = clock()
+
+    def take(self, size: int, cancel: Cancel) -> None:
+        """Wait until `size` bytes may pass.
+
+        Raises:
+            Cancelled
+        """
+        if self._rate is None:
+            return
+        with self._mutex:
+            now = self._clock()
+            self._free_at = max(self._free_at, now - 0.1) + size / self._rate
+            delay = self._free_at - now
+        if delay > 0:
+            cancel.wait(delay)

@@ -1,0 +1,258 @@
+"""One model, from its origin to its manifest: resolve, fetch what is missing, commit."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from tenacity import RetryError, Retrying, retry_if_exception, stop_after_attempt
+from tenacity.nap import sleep_using_event
+from tenacity.wait import wait_random_exponential
+
+from modelcache.api import Manifest, ManifestFile, Source
+from modelcache.errors import ModelCacheError, Reason
+from modelcache.origins import Origin, RemoteFile, Revision, select
+from modelcache.store import Reservation, Staging, Store, blob_key
+from modelcache.transfer.cancelling import Cancel
+from modelcache.transfer.engine import Engine
+from modelcache.transfer.events import (
+    BytesReceived,
+    BytesResumed,
+    Committing,
+    Event,
+    FetchEnded,
+    FetchStarted,
+    FileFinished,
+    Listener,
+)
+from modelcache.transfer.jobs import FetchRequest, distinct, is_retryable
+
+_RESOLVE_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFetch:
+    """A model to be fetched.
+
+    Attributes:
+        name: the CachedModel's name.
+        source: what is asked for.
+        origin: where it is.
+        revision: what `resolve` gave.
+        priority: higher is served first.
+    """
+
+    name: str
+    source: Source
+    origin: Origin
+    revision: Revision
+    priority: int = 0
+
+
+def resolve(origin: Origin, source: Source, cancel: Cancel) -> Revision:
+    """Ask the origin what there is, and select what the source asks for.
+
+    Failures that may pass are tried again a few times, at short intervals.
+
+    Raises:
+        ModelCacheError: AuthFailed, NotFound, UnsafePath, UnsafeFormat, RateLimited,
+            OriginUnavailable, Cancelled.
+    """
+    retrying = Retrying(
+        retry=retry_if_exception(is_retryable),
+        stop=stop_after_attempt(_RESOLVE_TRIES),
+        wait=wait_random_exponential(multiplier=0.5, max=5.0),
+        sleep=sleep_using_event(cancel.event),
+        reraise=True,
+    )
+
+    def once() -> Revision:
+        cancel.check()
+        return origin.resolve()
+
+    try:
+        return select(retrying(once), source)
+    except RetryError as error:  # reraise=True leaves none; for the type's sake
+        raise ModelCacheError(str(error)) from error
+
+
+class ModelFetcher:
+    """Fetches models into a store, over one engine. Safe for threads: a call for each model."""
+
+    def __init__(self, store: Store, engine: Engine, listener: Listener) -> None:
+        self._store = store
+        self._engine = engine
+        self._listener = listener
+
+    def fetch(self, wanted: ModelFetch, cancel: Cancel) -> Manifest:
+        """Bring a revision into the store and show it.
+
+        Nothing is fetched that the store has. What was fetched before an error stays, and is taken
+        up by the next call.
+
+        Raises:
+            ModelCacheError: InsufficientDisk before a byte is fetched; OriginChanged when the
+                revision is not what it was; what `Engine.fetch` raises.
+        """
+        began = time.monotonic()
+        tally = _Tally(self._listener)
+        reason: Reason | None = Reason.INTERNAL
+        try:
+            manifest = self._fetch(wanted, cancel, tally)
+            reason = None
+            return manifest
+        except ModelCacheError as error:
+            reason = error.reason
+            raise
+        finally:
+            self._listener(
+                FetchEnded(
+                    wanted.name,
+                    wanted.source.parsed.scheme,
+                    time.monotonic() - began,
+                    tally.received,
+                    reason,
+                )
+            )
+
+    def _fetch(self, wanted: ModelFetch, cancel: Cancel, listener: Listener) -> Manifest:
+        revision = wanted.revision
+        with self._store.staging() as staging:
+            work = _Work(self._store, staging, wanted, listener)
+            missing = work.take_what_is_there()
+            listener(
+                FetchStarted(
+                    wanted.name,
+                    revision.id,
+                    wanted.source.parsed.scheme,
+                    len(revision.files),
+                    revision.size,
+                    work.held,
+                )
+            )
+            if missing:
+                needed = sum(self._needed(file) for file in missing)
+                with self._store.space.reserve(
+                    needed, files=len(missing), what=wanted.name
+                ) as reservation:
+                    self._engine.fetch(work.request(missing, cancel, reservation))
+            cancel.check()
+            listener(Committing(wanted.name))
+            manifest = work.manifest()
+            self._store.commit(staging, manifest)
+        return manifest
+
+    def _needed(self, file: RemoteFile) -> int:
+        """Bytes of disk that a file still needs: whole blocks, less what its partial file has."""
+        block = self._store.space.block
+        rounded = -(-file.size // block) * block
+        return max(0, rounded - self._store.ingest.allocated(blob_key(file.identity, file.sha256)))
+
+
+class _Tally:
+    """A listener that counts what came from the origin, on the way to another."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._mutex = threading.Lock()
+        self.received = 0
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, BytesReceived):
+            with self._mutex:
+                self.received += event.size
+        self._listener(event)
+
+
+class _Work:
+    """The files of one fetch as they fall into place. Safe for threads."""
+
+    def __init__(
+        self, store: Store, staging: Staging, wanted: ModelFetch, listener: Listener
+    ) -> None:
+        self._store = store
+        self._staging = staging
+        self._wanted = wanted
+        self._listener = listener
+        self._groups = distinct(wanted.revision.files)
+        self._key = {file.path: key for key, group in self._groups.items() for file in group}
+        self._mutex = threading.Lock()
+        self._done: dict[str, ManifestFile] = {}
+        self.held = 0
+
+    def take_what_is_there(self) -> list[RemoteFile]:
+        """Link what the store has; what it doesn't have is returned, one file for each content."""
+        missing = []
+        for group in self._groups.values():
+            found = self.find(group[0])
+            if found is None:
+                missing.append(group[0])
+            else:
+                self._place(group, found)
+                self.held += sum(file.size for file in group)
+        return missing
+
+    def find(self, file: RemoteFile, fresh: bool = False) -> ManifestFile | None:
+        """The content of a file as the store has it."""
+        return self._store.find(file.identity, file.sha256, file.size, fresh=fresh)
+
+    def _place(self, group: list[RemoteFile], content: ManifestFile) -> None:
+        for file in group:
+            described = ManifestFile(
+                path=file.path,
+                size=file.size,
+                sha256=content.sha256,
+                chunks=content.chunks,
+                origin_path=file.origin_path,
+                identity=file.identity,
+                etag=file.etag,
+                checksums=content.checksums,
+            )
+            self._staging.add(file.path, content.sha256)
+            with self._mutex:
+                self._done[file.path] = described
+
+    def request(
+        self, missing: list[RemoteFile], cancel: Cancel, reservation: Reservation
+    ) -> FetchRequest:
+        """The engine's part of the work."""
+        wanted, store = self._wanted, self._store
+
+        def on_file(file: RemoteFile, content: ManifestFile) -> None:
+            group = self._groups[self._key[file.path]]
+            self._place(group, content)
+            store.record(wanted.name, wanted.revision.snapshot, self._done[file.path])
+            for member in group:
+                self._listener(FileFinished(wanted.name, member.path, member.size))
+            for member in group[1:]:
+                self._listener(BytesResumed(wanted.name, member.size))
+
+        return FetchRequest(
+            model=wanted.name,
+            scheme=wanted.source.parsed.scheme,
+            origin=wanted.origin,
+            files=tuple(missing),
+            ingest=store.ingest,
+            blob=store.blobs.path,
+            priority=wanted.priority,
+            cancel=cancel,
+            listener=self._listener,
+            find=self.find,
+            on_allocated=reservation.consume,
+            on_file=on_file,
+        )
+
+    def manifest(self) -> Manifest:
+        """The manifest of the whole: every file has its place."""
+        revision = self._wanted.revision
+        return Manifest(
+            model=self._wanted.name,
+            revision=revision.id,
+            snapshot=revision.snapshot,
+            source=self._wanted.source,
+            created_at=datetime.now(UTC),
+            files=tuple(self._done[file.path] for file in revision.files),
+            hub=revision.hub,
+        )

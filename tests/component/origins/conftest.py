@@ -1,0 +1,186 @@
+"""A clean environment, and the three origins behind one face."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from hashlib import md5, sha1, sha256
+from pathlib import Path
+
+import pytest
+from awscrt.checksums import crc32c, crc64nvme
+from huggingface_hub import constants
+from moto.core.models import DEFAULT_ACCOUNT_ID
+from moto.s3.models import s3_backends
+
+from modelcache.api import Source
+from modelcache.origins import (
+    HttpLocation,
+    Location,
+    Origin,
+    OriginSettings,
+    SecretStore,
+    open_origin,
+)
+from tests.support.hub import HubServer
+from tests.support.hub.client import get
+from tests.support.s3 import ACCESS_KEY, SECRET_KEY, S3Server
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No credentials and no endpoint but those that a test sets."""
+    for name in os.environ:
+        if name.startswith(("AWS_", "HF_", "HUGGING")) or name.upper().endswith("_PROXY"):
+            monkeypatch.delenv(name)
+    nowhere = str(tmp_path / "nowhere")
+    monkeypatch.setenv("AWS_CONFIG_FILE", nowhere)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", nowhere)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    # Read from the environment when huggingface_hub is imported.
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", nowhere)
+    monkeypatch.setattr(constants, "HF_STORED_TOKENS_PATH", nowhere)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    with HubServer() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_server.endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+    return s3_server
+
+
+class Site(ABC):
+    """A place with a model that an origin leads to."""
+
+    def __init__(self, settings: OriginSettings) -> None:
+        self._settings = settings
+
+    @abstractmethod
+    def put(self, files: Mapping[str, bytes]) -> None:
+        """Add files, or replace them."""
+
+    @abstractmethod
+    def uri(self, path: str = "") -> str:
+        """The URI of the model, or of a folder or file of it."""
+
+    def origin(self, path: str = "") -> Origin:
+        return open_origin(Source(uri=self.uri(path)), self._settings)
+
+
+class HubSite(Site):
+    def __init__(self, settings: OriginSettings, hub: HubServer) -> None:
+        super().__init__(settings)
+        self._hub = hub
+        hub.add_repo("org/name", {})
+
+    def put(self, files: Mapping[str, bytes]) -> None:
+        self._hub.commit("org/name", files)
+
+    def uri(self, path: str = "") -> str:
+        return f"hf://org/name/{path}".rstrip("/")
+
+
+class BucketSite(Site):
+    def __init__(self, settings: OriginSettings, s3: S3Server, bucket: str) -> None:
+        super().__init__(settings)
+        self._client, self._bucket = s3.client(), bucket
+        self._client.create_bucket(Bucket=bucket)
+
+    def put(self, files: Mapping[str, bytes]) -> None:
+        if len(files) > 100:
+            # moto runs in this process: a thousand requests would take it ten seconds.
+            backend = s3_backends[DEFAULT_ACCOUNT_ID]["aws"]
+            for path, data in files.items():
+                backend.put_object(self._bucket, f"models/{path}", data)
+            return
+        for path, data in files.items():
+            self._client.put_object(Bucket=self._bucket, Key=f"models/{path}", Body=data)
+
+    def uri(self, path: str = "") -> str:
+        return f"s3://{self._bucket}/models/{path}".rstrip("/")
+
+
+class DirectorySite(Site):
+    def __init__(self, settings: OriginSettings, directory: Path) -> None:
+        super().__init__(settings)
+        self._directory = directory
+        directory.mkdir()
+
+    def put(self, files: Mapping[str, bytes]) -> None:
+        for path, data in files.items():
+            target = self._directory / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+
+    def uri(self, path: str = "") -> str:
+        return f"file://{self._directory}/{path}".rstrip("/")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> OriginSettings:
+    (tmp_path / "mounts").mkdir()
+    return OriginSettings(
+        root=tmp_path / "cache",
+        file_roots=(tmp_path / "mounts",),
+        secrets=SecretStore(tmp_path / "secrets"),
+    )
+
+
+@pytest.fixture(params=["hf", "s3", "file"])
+def site(request: pytest.FixtureRequest, settings: OriginSettings, tmp_path: Path) -> Site:
+    if request.param == "hf":
+        return HubSite(settings, request.getfixturevalue("hub"))
+    if request.param == "s3":
+        name = sha256(str(tmp_path).encode()).hexdigest()[:20]
+        return BucketSite(settings, request.getfixturevalue("s3"), f"site-{name}")
+    return DirectorySite(settings, tmp_path / "mounts" / "site")
+
+
+def fetched(location: Location) -> bytes:
+    """The bytes at a location, as the plainest engine gets them."""
+    if isinstance(location, HttpLocation):
+        headers = dict(location.headers)
+        if location.if_match:
+            headers["If-Match"] = location.if_match
+        answer = get(location.url, **headers)
+        assert answer.status == 200, answer
+        return answer.body
+    fd = location.open()
+    with open(fd, "rb") as file:
+        return file.read()
+
+
+def checksum(algorithm: str, data: bytes) -> str:
+    """A checksum in hex, by an implementation that is not the agent's."""
+    match algorithm:
+        case "git-sha1":
+            return sha1(b"blob %d\0" % len(data) + data).hexdigest()
+        case "md5":
+            return md5(data).hexdigest()
+        case "sha1":
+            return sha1(data).hexdigest()
+        case "sha256":
+            return sha256(data).hexdigest()
+        case "crc32":
+            return f"{zlib.crc32(data):08x}"
+        case "crc32c":
+            return f"{crc32c(data):08x}"
+        case "crc64nvme":
+            return f"{crc64nvme(data):016x}"
+    raise AssertionError(algorithm)

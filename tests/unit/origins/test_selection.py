@@ -1,0 +1,142 @@
+import pytest
+from huggingface_hub.utils._paths import filter_repo_objects
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelcache.api import Source
+from modelcache.errors import NotFound, UnsafeFormat, UnsafePath
+from modelcache.origins import RemoteFile, Revision, select
+from modelcache.origins.selection import UNSAFE_SUFFIXES
+
+LLAMA = (
+    "config.json",
+    "model-00001-of-00002.safetensors",
+    "model-00002-of-00002.safetensors",
+    "original/consolidated.00.pth",
+    "original/params.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "training_args.bin",
+)
+
+
+def revision(*paths: str) -> Revision:
+    return Revision("a" * 40, tuple(RemoteFile(path, path, 1, f"x:{path}") for path in paths))
+
+
+def source(
+    include: tuple[str, ...] = (), exclude: tuple[str, ...] = (), unsafe: bool = False
+) -> Source:
+    return Source(
+        uri="hf://org/name", include=include, exclude=exclude, allow_unsafe_formats=unsafe
+    )
+
+
+def selected(paths: tuple[str, ...], what: Source) -> list[str]:
+    return [file.path for file in select(revision(*paths), what).files]
+
+
+def test_without_globs_everything_safe_is_wanted() -> None:
+    assert selected(LLAMA, source()) == [
+        path for path in LLAMA if not path.endswith((".bin", ".pth"))
+    ]
+
+
+def test_include_and_exclude_together() -> None:
+    what = source(("*.safetensors", "*.json", "tokenizer*"), ("original/*",))
+    assert selected(LLAMA, what) == [
+        "config.json",
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+        "pytorch_model.bin.index.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+
+
+def test_a_pattern_with_a_trailing_slash_means_everything_below() -> None:
+    assert selected(("a/b/c", "a/d", "ab/e"), source(("a/",))) == ["a/b/c", "a/d"]
+
+
+def test_matching_heeds_case() -> None:
+    assert selected(("a.JSON", "b.json"), source(("*.json",))) == ["b.json"]
+
+
+glob_text = st.text("ab/*?[]!.-\\", min_size=1, max_size=6)
+path_text = st.text("ab/.-", min_size=1, max_size=8)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(path_text, min_size=1, max_size=6, unique=True),
+    st.lists(glob_text, max_size=3),
+    st.lists(glob_text, max_size=3),
+)
+def test_globs_mean_what_they_mean_to_huggingface_hub(
+    paths: list[str], include: list[str], exclude: list[str]
+) -> None:
+    expected = list(
+        filter_repo_objects(paths, allow_patterns=include or None, ignore_patterns=exclude or None)
+    )
+    try:
+        found = selected(tuple(paths), source(tuple(include), tuple(exclude), unsafe=True))
+    except NotFound:
+        found = []
+    except UnsafePath:
+        return
+    assert found == expected
+
+
+def test_a_selection_is_partial_and_the_whole_is_not() -> None:
+    assert select(revision("a", "b"), source(("a",))).partial
+    assert not select(revision("a", "b"), source()).partial
+
+
+@pytest.mark.parametrize("suffix", sorted(UNSAFE_SUFFIXES))
+@pytest.mark.parametrize("safe", ["model.safetensors", "model.gguf", "onnx/model.onnx"])
+def test_unsafe_files_are_left_out_beside_safe_weights(suffix: str, safe: str) -> None:
+    assert selected((safe, f"x{suffix}", f"Y{suffix.upper()}"), source()) == [safe]
+
+
+@pytest.mark.parametrize("suffix", sorted(UNSAFE_SUFFIXES))
+def test_only_unsafe_weights_are_refused(suffix: str) -> None:
+    with pytest.raises(UnsafeFormat, match="allowUnsafeFormats: true") as caught:
+        select(revision("config.json", f"x{suffix}"), source())
+    assert f"x{suffix}" in str(caught.value)
+
+
+def test_safe_weights_that_are_not_selected_do_not_count() -> None:
+    with pytest.raises(UnsafeFormat):
+        select(revision("model.safetensors", "model.bin"), source(("*.bin",)))
+
+
+def test_excluding_the_unsafe_ones_is_a_way_out() -> None:
+    assert selected(("config.json", "training_args.bin"), source((), ("*.bin",))) == ["config.json"]
+
+
+def test_unsafe_files_are_taken_when_allowed() -> None:
+    assert selected(LLAMA, source(unsafe=True)) == list(LLAMA)
+
+
+def test_nothing_selected_names_the_globs_and_what_is_there() -> None:
+    with pytest.raises(NotFound) as caught:
+        select(revision(*LLAMA), source(("*.gguf",), ("x/*",)))
+    message = str(caught.value)
+    for part in ("'*.gguf'", "'x/*'", "config.json", "7 more"):
+        assert part in message
+
+
+def test_a_source_without_files_is_not_found() -> None:
+    with pytest.raises(NotFound, match="no files"):
+        select(revision(), source())
+
+
+def test_a_selected_unsafe_name_is_refused() -> None:
+    with pytest.raises(UnsafePath):
+        select(revision("a.json", "../b.json"), source())
+
+
+def test_an_unsafe_name_can_be_excluded() -> None:
+    assert selected(("a.json", "../b.json"), source((), ("../*",))) == ["a.json"]
