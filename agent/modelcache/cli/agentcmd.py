@@ -50,6 +50,8 @@ def agent(
     log_level: Annotated[str | None, flag("log_level")] = None,
 ) -> None:
     """Keep this node's cache at what the catalog wants, until told to stop (SIGTERM)."""
+    if once and listen is None:
+        listen = ""  # nobody asks an agent that is about to end
     found = settings(
         AgentSettings,
         root=root,

@@ -63,7 +63,7 @@ def show(name: Name, root: Root = None, output: Output = Format.TABLE) -> None:
         return
     for label, value in _facts(report):
         if value:
-            print(f"{label + ':':<12}{value}")
+            print(f"{label + ':':<14}{value}")
     for manifest in snapshots:
         print(f"\nSnapshot {manifest.snapshot}, {human_bytes(manifest.size)}:")
         rows = [

@@ -141,7 +141,7 @@ class SecretStore:
         if self._directory is None:
             raise AuthFailed(
                 f"the secret {name} can't be read: no directory of secrets is configured"
-                " (mount them, and set --secrets)"
+                " (mount them, and set --secrets-dir)"
             )
         folder = self._directory / name
         # The kubelet swaps this link when a secret changes: following it once keeps the keys of

@@ -10,7 +10,8 @@ import structlog
 
 from modelcache import __version__
 from modelcache.api import NodeCache
-from modelcache.catalog import CatalogWatch, FileCatalog
+from modelcache.catalog import FileCatalog
+from modelcache.catalog.watching import CatalogWatch
 from modelcache.metrics import CONTENT_TYPE, Metrics
 from modelcache.origins import OriginSettings, SecretStore
 from modelcache.planning.planner import Limits

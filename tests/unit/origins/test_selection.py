@@ -60,6 +60,10 @@ def test_a_pattern_with_a_trailing_slash_means_everything_below() -> None:
     assert selected(("a/b/c", "a/d", "ab/e"), source(("a/",))) == ["a/b/c", "a/d"]
 
 
+def test_a_backslash_in_a_pattern_is_a_slash() -> None:
+    assert selected(("a/b", "c"), source(("a\\b",))) == ["a/b"]
+
+
 def test_matching_heeds_case() -> None:
     assert selected(("a.JSON", "b.json"), source(("*.json",))) == ["b.json"]
 
