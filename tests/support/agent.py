@@ -10,6 +10,7 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -43,8 +44,10 @@ class AgentProcess:
         self._news = threading.Condition()
         self._ended = False
         self.process = subprocess.Popen(
-            [COMMAND, "agent", "--root", root, "--catalog", catalog]
-            + ["--listen", "127.0.0.1:0", "--log-format", "json", *flags],
+            [
+                *(COMMAND, "agent", "--root", root, "--catalog", catalog),
+                *("--listen", "127.0.0.1:0", "--log-format", "json", *flags),
+            ],
             env={**os.environ, **(env or {})},
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -58,10 +61,8 @@ class AgentProcess:
         for line in self.process.stderr:
             with self._news:
                 self.output.append(line)
-                try:
+                with suppress(ValueError):
                     self.events.append(json.loads(line))
-                except ValueError:
-                    pass
                 self._news.notify_all()
         with self._news:
             self._ended = True
@@ -108,10 +109,9 @@ class AgentProcess:
         )
 
     def wait_ready(self, *models: str, timeout: float = 60.0) -> None:
-        """Wait until models were fetched (or found again) and are ready in `/v1/node`."""
+        """Wait until models are ready: fetched, or found again after a restart."""
         for model in models:
-            if self.model(model).get("state") != "Ready":
-                self.wait_for_event("model.ready", timeout, model=model)
+            self.wait_for_event("model.ready", timeout, model=model)
 
     @property
     def log(self) -> str:
@@ -157,7 +157,7 @@ class AgentProcess:
 
 
 def write_catalog(path: Path, *models: Mapping[str, Any]) -> Path:
-    """A catalog file of CachedModels: `{"name": …, "uri": …}` with source and spec fields beside."""
+    """Write a catalog of CachedModels: `{"name": …, "uri": …}` and more fields of source or spec."""
     documents = []
     for given in models:
         model = dict(given)

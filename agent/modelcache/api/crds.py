@@ -146,8 +146,17 @@ def files() -> dict[str, str]:
     return {**written, "kustomization.yaml": _yaml(kustomization)}
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes what occurs twice twice: anchors are no help to a reader."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 def _yaml(document: dict[str, Any]) -> str:
-    return HEADER + yaml.safe_dump(document, sort_keys=False, width=96, allow_unicode=True)
+    return HEADER + yaml.dump(
+        document, Dumper=_Dumper, sort_keys=False, width=96, allow_unicode=True
+    )
 
 
 def _columns(shown: _Presentation) -> list[dict[str, Any]]:
@@ -176,7 +185,7 @@ def _schema(kind: type[ApiModel]) -> dict[str, Any]:
             properties[part] = _structural(
                 root["properties"][part], definitions, defaults=part == "spec"
             )
-    schema = {"type": "object", "description": _text(root["description"])}
+    schema: dict[str, Any] = {"type": "object", "description": _text(root["description"])}
     if "spec" in properties:
         schema["required"] = ["spec"]
     return {**schema, "properties": properties}

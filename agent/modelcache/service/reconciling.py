@@ -62,7 +62,6 @@ class _Result:
     what: Running
     found: _Found | None = None
     error: BaseException | None = None
-    seconds: float = 0.0
 
 
 @dataclass(slots=True)
@@ -224,7 +223,6 @@ class Reconciler:
         self._running[model.name] = work
 
         def run() -> None:
-            began = time.monotonic()
             result: _Found | None = None
             error: BaseException | None = None
             try:
@@ -238,8 +236,7 @@ class Reconciler:
                 # The thread's outermost line: one model's defect is its own failed try.
                 log.exception("model.defect", model=model.name)
                 error = failure
-            seconds = time.monotonic() - began
-            self._results.put(_Result(model.name, work.what, result, error, seconds))
+            self._results.put(_Result(model.name, work.what, result, error))
             work.cancel.close()
             self._wake()
 
@@ -297,7 +294,6 @@ class Reconciler:
             self._found[result.name] = result.found
             return trial
         self._found.pop(result.name, None)
-        log.info("model.ready", model=result.name, seconds=round(result.seconds, 2))
         return trial.succeeded()
 
     def _is_held(self, name: str, source: str, snapshot: str) -> bool:
@@ -326,5 +322,20 @@ class Reconciler:
             if not report.wanted and (name in self._remembered):
                 report = report.model_copy(update={"wanted": True})
             reports.append(report)
+        before = {report.name: _shown(report) for report in self._reports}
         with self._mutex:
             self._reports = tuple(reports)
+        for report in reports:
+            if _shown(report) and _shown(report) != before.get(report.name):
+                log.info(
+                    "model.ready",
+                    model=report.name,
+                    revision=(report.revision or "")[:12],
+                    bytes=report.bytes_total,
+                    files=report.files,
+                )
+
+
+def _shown(report: ModelReport) -> str | None:
+    """The revision that a model is ready with."""
+    return report.revision if report.state is ModelState.READY else None
