@@ -157,7 +157,7 @@ class AgentProcess:
 
 
 def write_catalog(path: Path, *models: Mapping[str, Any]) -> Path:
-    """Write a catalog of CachedModels: `{"name": …, "uri": …}` and more fields of source or spec."""
+    """Write a catalog of CachedModels: `{"name": …, "uri": …}` and other fields beside."""
     documents = []
     for given in models:
         model = dict(given)

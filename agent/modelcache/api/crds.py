@@ -6,6 +6,7 @@ https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resou
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from dataclasses import dataclass
@@ -146,17 +147,10 @@ def files() -> dict[str, str]:
     return {**written, "kustomization.yaml": _yaml(kustomization)}
 
 
-class _Dumper(yaml.SafeDumper):
-    """Writes what occurs twice twice: anchors are no help to a reader."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
 def _yaml(document: dict[str, Any]) -> str:
-    return HEADER + yaml.dump(
-        document, Dumper=_Dumper, sort_keys=False, width=96, allow_unicode=True
-    )
+    # Through JSON, so that no list is the same object twice, which YAML would write as an alias.
+    copy = json.loads(json.dumps(document))
+    return HEADER + yaml.safe_dump(copy, sort_keys=False, width=96, allow_unicode=True)
 
 
 def _columns(shown: _Presentation) -> list[dict[str, Any]]:

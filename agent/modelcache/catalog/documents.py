@@ -72,13 +72,17 @@ def read_documents(text: bytes, origin: str) -> list[Entry]:
     except ValueError as error:
         return [Problem(origin, str(error))]
     entries: list[Entry] = []
+    is_empty = True
     for number, (line, chunk) in enumerate(split(decoded), start=1):
         if number > MAX_DOCUMENTS:
             what = f"has more than {MAX_DOCUMENTS:,} documents: the rest is not read"
             entries.append(Problem(origin, what, line=line))
             break
-        entries += _Reader(origin, number).read(chunk, line)
-    if not entries:
+        found = _Reader(origin, number).read(chunk, line)
+        if found is not None:
+            is_empty = False
+            entries += found
+    if is_empty:
         what = "is empty: it has no document with an object"
         entries.append(Problem(origin, what, severity=Severity.WARNING))
     return entries
@@ -110,7 +114,8 @@ class _Reader:
         self._file = file
         self._number = number
 
-    def read(self, chunk: str, first_line: int) -> list[Entry]:
+    def read(self, chunk: str, first_line: int) -> list[Entry] | None:
+        """What the document says; None where it says nothing at all."""
         try:
             node = compose(chunk, first_line)
         except Unreadable as error:
@@ -118,7 +123,7 @@ class _Reader:
         faults: list[Fault] = []
         value = construct(node, faults) if node is not None else None
         if node is None or (value is None and not faults):
-            return []
+            return None
         if isinstance(value, dict) and value.get("kind") == "List":
             return self._list(value, node, faults)
         return self._object(value, node, (), faults)

@@ -10,6 +10,7 @@ LINE_BREAK: Final = re.compile(r"\r\n|\r|\n")
 """What ends a line, for YAML as for editors."""
 
 _MARKER: Final = re.compile(r"(?:(?<=[\r\n])|\A)\ufeff?(?P<mark>---|\.\.\.)(?=[ \t\r\n]|\Z)")
+_DIRECTIVE: Final = re.compile(r"%(YAML[ \t]+1\.[0-9]|TAG[ \t]+\S+[ \t]+\S+)([ \t]+#.*)?")
 _LINE: Final = re.compile(r"[^\r\n]+")
 
 
@@ -38,13 +39,13 @@ def split(text: str) -> Iterator[tuple[int, str]]:
 
 def has_content(chunk: str) -> bool:
     """Whether there is more than white space, comments, markers and directives."""
-    return any(not line.startswith("%") for line in _content(chunk))
+    return any(not _DIRECTIVE.fullmatch(line) for line in _content(chunk))
 
 
 def _is_prologue(chunk: str) -> bool:
     """Whether it holds directives (%YAML, %TAG) and no more: they belong to what follows."""
     first = next(_content(chunk), "")
-    return first.startswith("%") and not has_content(chunk)
+    return bool(_DIRECTIVE.fullmatch(first)) and not has_content(chunk)
 
 
 def _content(chunk: str) -> Iterator[str]:

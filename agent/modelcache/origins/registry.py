@@ -30,7 +30,7 @@ class OriginSettings:
 def open_origin(source: Source, settings: OriginSettings) -> Origin:
     """The origin of a source. Asks nothing of the network yet.
 
-    Each SDK is imported when its scheme is first used: together they cost a second and 100 MiB.
+    Each SDK is imported when its scheme is first used: together they cost 0.2 s and 30 MiB.
 
     Raises:
         AuthFailed: the source's secret is missing, or may not be sent to the origin's host.

@@ -183,9 +183,6 @@ def _connect(session: Session, style: _Style) -> S3Client:
             connect_timeout=10,
             read_timeout=30,
             retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-            # Else a presigned URL demands a checksum header of whoever uses it.
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
             s3={"addressing_style": style},
         ),
     )

@@ -1,1 +1,1 @@
-"""The daemon: guarded tasks, the reconciler, reports and endpoints. `agent.Agent` puts it together."""
+"""The daemon: guarded tasks, the reconciler, reports, endpoints. `agent.Agent` composes them."""

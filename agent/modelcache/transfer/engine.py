@@ -7,7 +7,7 @@ are fetched a connection each, and one big file by all of them.
 One job never holds up another: as long as others have work, a job leaves them connections; a
 connection that has been silent for some seconds doesn't count against the limit, so another takes
 its place; a file whose origin fails waits for its next try without a connection; and a job whose
-last try failed gets one connection until bytes come.
+last try failed, or that has a silent connection, gets no second one until bytes come.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 
 import structlog
@@ -35,13 +36,14 @@ from modelcache.transfer.filefetch import FileFetch, Range
 from modelcache.transfer.http import HttpClient, LocationExpired
 from modelcache.transfer.jobs import FetchRequest, FileTask, Job, Unit, fail, is_retryable
 from modelcache.transfer.limiting import Bandwidth
-from modelcache.transfer.receiving import Receiver, WholeFileOnly, reflink
+from modelcache.transfer.receiving import Flow, Receiver, WholeFileOnly, reflink
 
 log = structlog.get_logger(__name__)
 
 _QUIET_SECONDS = 3.0
 _BUSY_SECONDS = 0.5
 _ABANDON_SECONDS = 0.8
+_MOST_THREADS = 64
 _RESUMABLE_BYTES = 4 * PIECE_BYTES
 _EXPIRATIONS = 3
 _MISMATCHES = 2
@@ -84,10 +86,8 @@ class Engine:
         self._units: set[Unit] = set()
         self._sequence = count()
         self._closed = False
-        # Twice as many threads as connections, so that those that went silent can be replaced.
-        # Daemons: a name look-up that hangs must not keep the process from ending.
-        for number in range(2 * self._settings.connections):
-            threading.Thread(target=self._serve, name=f"transfer-{number}", daemon=True).start()
+        self._threads = 0
+        self._resting = 0
 
     def close(self) -> None:
         """Let the threads end. Requests in progress are not waited for."""
@@ -108,6 +108,7 @@ class Engine:
             with self._condition:
                 self._jobs.append(job)
                 self._end_if_over(job)
+                self._keep_one_in_reserve()
                 self._condition.notify_all()
             while not job.finished.wait(0.1 if request.cancel.is_set() else None):
                 with self._condition:
@@ -130,6 +131,16 @@ class Engine:
 
     # The threads
 
+    def _keep_one_in_reserve(self) -> None:
+        """Have a thread that rests, so that there is always one to replace those that hang."""
+        if self._resting == 0 and self._threads < _MOST_THREADS:
+            self._threads += 1
+            self._resting += 1
+            # A daemon: a name look-up that hangs must not keep the process from ending.
+            threading.Thread(
+                target=self._serve, name=f"transfer-{self._threads}", daemon=True
+            ).start()
+
     def _serve(self) -> None:
         receiver = Receiver(self._http, self._buffers, self._bandwidth)
         while (unit := self._take()) is not None:
@@ -143,6 +154,7 @@ class Engine:
                     fail(unit.job, error)
             finally:
                 with self._condition:
+                    self._resting += 1
                     self._units.discard(unit)
                     unit.job.units -= 1
                     self._end_if_over(unit.job)
@@ -152,15 +164,18 @@ class Engine:
         with self._condition:
             while not self._closed:
                 now = time.monotonic()
+                silent = {unit.job for unit in self._units if now - unit.heard >= _QUIET_SECONDS}
                 loud = sum(1 for unit in self._units if now - unit.heard < _QUIET_SECONDS)
                 if loud < self._settings.connections:
                     for job in sorted(self._jobs, key=lambda job: job.order):
-                        if job.units >= self._share(job):
+                        if job.units >= (1 if job in silent else self._share(job)):
                             continue
                         unit = job.next_unit(now, self._settings.connections)
                         if unit is not None:
                             job.units += 1
                             self._units.add(unit)
+                            self._resting -= 1
+                            self._keep_one_in_reserve()
                             return unit
                 self._condition.wait(self._nap(now))
         return None
@@ -205,13 +220,8 @@ class Engine:
                 try:
                     location = self._locate(unit, task.fetch)
                     receiver.position = unit.wanted.start
-                    receiver.receive(
-                        task.fetch,
-                        unit.wanted,
-                        location,
-                        unit.job.request.cancel,
-                        lambda size: self._received(unit, size),
-                    )
+                    flow = Flow(unit.job.request.cancel, unit.hear, partial(_received, unit))
+                    receiver.receive(task.fetch, unit.wanted, location, flow)
                 finally:
                     rest = Range(receiver.position, unit.wanted.end)
             self._finish_if_complete(unit)
@@ -223,11 +233,6 @@ class Engine:
         finally:
             if unit.wanted is not None and task.fetch is not None:
                 task.fetch.release(rest)
-
-    def _received(self, unit: Unit, size: int) -> None:
-        unit.hear()
-        request = unit.job.request
-        request.listener(BytesReceived(request.model, request.scheme, size))
 
     def _open(self, unit: Unit) -> None:
         """Take up a file: perhaps it is there already, perhaps a part of it is."""
@@ -242,28 +247,28 @@ class Engine:
             return
         location = request.origin.locate(remote) if remote.size else None
         unit.heard = time.monotonic()
-        partial = request.ingest.claim(
+        claimed = request.ingest.claim(
             blob_key(remote.identity, remote.sha256),
             remote.size,
             resumable=remote.size > _RESUMABLE_BYTES,
         )
         try:
-            before = partial.allocated
+            before = claimed.allocated
             shared = (
                 isinstance(location, LocalLocation)
-                and not partial.pieces
-                and reflink(location, partial)
+                and not claimed.pieces
+                and reflink(location, claimed)
             )
             if not shared:
-                partial.allocate()
-            request.on_allocated(partial.allocated - before)
+                claimed.allocate()
+            request.on_allocated(claimed.allocated - before)
             fetch = FileFetch(
-                remote, location, partial, self._buffers, range_bytes=self._settings.range_bytes
+                remote, location, claimed, self._buffers, range_bytes=self._settings.range_bytes
             )
         except BaseException:
-            partial.close()
+            claimed.close()
             raise
-        kept = sum(piece.end - piece.start for piece in partial.pieces)
+        kept = sum(piece.end - piece.start for piece in claimed.pieces)
         if kept:
             request.listener(BytesResumed(request.model, kept))
         with self._condition:
@@ -386,6 +391,11 @@ class Engine:
                     wait,
                 )
             )
+
+
+def _received(unit: Unit, size: int) -> None:
+    request = unit.job.request
+    request.listener(BytesReceived(request.model, request.scheme, size))
 
 
 def _disk_failure(error: OSError) -> ModelCacheError:

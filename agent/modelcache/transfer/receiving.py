@@ -6,6 +6,7 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from modelcache.errors import ModelCacheError, OriginUnavailable
 from modelcache.origins.protocol import HttpLocation, LocalLocation, Location
@@ -16,7 +17,9 @@ from modelcache.transfer.filefetch import FileFetch, Range
 from modelcache.transfer.http import Body, HttpClient
 from modelcache.transfer.limiting import Bandwidth
 
-_READ_BYTES = 256 * 1024
+_READ_BYTES = 64 * 1024
+"""Read at once: small enough that a slow connection shows that it is alive every few seconds."""
+
 _FICLONE = 0x40049409
 
 
@@ -43,6 +46,21 @@ class _LocalBody:
         return count
 
 
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """What a range's bytes have to do with the rest of the world.
+
+    Attributes:
+        cancel: stops them.
+        heard: called when any came.
+        received: called with the size of each piece that is on the disk.
+    """
+
+    cancel: Cancel
+    heard: Callable[[], None]
+    received: Callable[[int], None]
+
+
 class Receiver:
     """Receives ranges, one after the other. Each connection has its own.
 
@@ -60,62 +78,50 @@ class Receiver:
         """Give the buffer back."""
         self._buffers.give_back(self._buffer)
 
-    def receive(
-        self,
-        fetch: FileFetch,
-        wanted: Range,
-        location: Location,
-        cancel: Cancel,
-        on_bytes: Callable[[int], None],
-    ) -> None:
-        """Bring a range to the disk, piece by piece. `on_bytes` is told each piece's size.
+    def receive(self, fetch: FileFetch, wanted: Range, location: Location, flow: Flow) -> None:
+        """Bring a range to the disk, piece by piece.
 
         Raises:
             WholeFileOnly, ModelCacheError, OSError: what came before it is kept.
         """
         self.position = wanted.start
-        with self._open(location, wanted, fetch.file.size, cancel) as body:
+        with self._open(location, wanted, fetch.file.size, flow.cancel) as body:
             fetch.check_etag(body.etag)
-            if body.start != wanted.start or (fetch.whole_only and body.start):
+            if body.start != wanted.start:
                 if not fetch.whole_only:
                     raise WholeFileOnly(f"{fetch.file.path}: the server sends whole files only")
-                self._skip(body, wanted.start, cancel)
+                self._skip(body, wanted.start, flow)
             while self.position < wanted.end:
                 end = min(wanted.end, (self.position // PIECE_BYTES + 1) * PIECE_BYTES)
-                self._receive_piece(fetch, body, end - self.position, cancel, on_bytes)
+                self._receive_piece(fetch, body, end - self.position, flow)
 
     def _receive_piece(
-        self,
-        fetch: FileFetch,
-        body: Body | _LocalBody,
-        size: int,
-        cancel: Cancel,
-        on_bytes: Callable[[int], None],
+        self, fetch: FileFetch, body: Body | _LocalBody, size: int, flow: Flow
     ) -> None:
         filled = 0
         try:
             while filled < size:
-                filled += self._read(
-                    body, self._buffer[filled : min(size, filled + _READ_BYTES)], cancel
-                )
+                view = self._buffer[filled : min(size, filled + _READ_BYTES)]
+                filled += self._read(body, view, flow)
         finally:
             # Also what a broken connection brought: it is not asked for again.
             if filled:
                 self._buffer = fetch.take(self.position, self._buffer, filled)
                 self.position += filled
-                on_bytes(filled)
+                flow.received(filled)
 
-    def _read(self, body: Body | _LocalBody, view: memoryview, cancel: Cancel) -> int:
-        cancel.check()
-        self._bandwidth.take(len(view), cancel)
+    def _read(self, body: Body | _LocalBody, view: memoryview, flow: Flow) -> int:
+        flow.cancel.check()
+        self._bandwidth.take(len(view), flow.cancel)
         count = body.readinto(view)
         if count == 0:
             raise OriginUnavailable("the origin ended its answer too early")
+        flow.heard()
         return count
 
-    def _skip(self, body: Body | _LocalBody, size: int, cancel: Cancel) -> None:
+    def _skip(self, body: Body | _LocalBody, size: int, flow: Flow) -> None:
         while size:
-            size -= self._read(body, self._buffer[: min(size, _READ_BYTES)], cancel)
+            size -= self._read(body, self._buffer[: min(size, _READ_BYTES)], flow)
 
     @contextmanager
     def _open(

@@ -135,6 +135,11 @@ def test_no_link_leads_into_the_cache(mounts: Path, target: str) -> None:
         unguarded(mounts / "model", mounts.parent / "cache").resolve()
 
 
+def test_what_is_around_the_cache_is_refused_before_the_cache_is_made(mounts: Path) -> None:
+    with pytest.raises(UnsafePath, match="is around it"):
+        unguarded(mounts, mounts / "model" / "cache-to-be").resolve()
+
+
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="bind mounts need root")
 def test_a_bind_mount_of_the_cache_is_known_again(mounts: Path) -> None:

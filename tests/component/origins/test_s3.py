@@ -189,13 +189,25 @@ def test_the_general_endpoint_variable_counts_too(
     assert paths(f"s3://{bucket}") == ["a"]
 
 
-def test_aws_itself_is_addressed_by_the_buckets_host(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("endpoint", "bucket", "url"),
+    [
+        (None, "bucket", "https://bucket.s3.eu-central-1.amazonaws.com/k?"),
+        (None, "dotted.bucket", "https://s3.eu-central-1.amazonaws.com/dotted.bucket/k?"),
+        ("https://minio.corp:9000", "bucket", "https://minio.corp:9000/bucket/k?"),
+    ],
+)
+def test_how_a_bucket_is_addressed(
+    monkeypatch: pytest.MonkeyPatch, endpoint: str | None, bucket: str, url: str
+) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
     monkeypatch.setenv("AWS_REGION", "eu-central-1")
-    client = S3Origin(parse_uri("s3://bucket/m"))._open()
-    url = client.generate_presigned_url("get_object", Params={"Bucket": "bucket", "Key": "k"})
-    assert url.startswith("https://bucket.s3.eu-central-1.amazonaws.com/k?")
+    if endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+    client = S3Origin(parse_uri(f"s3://{bucket}/m"))._open()
+    what = {"Bucket": bucket, "Key": "k"}
+    assert client.generate_presigned_url("get_object", Params=what).startswith(url)
 
 
 def test_a_secret_brings_its_keys(

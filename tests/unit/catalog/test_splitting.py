@@ -49,6 +49,10 @@ def test_directives_belong_to_the_document_that_follows() -> None:
     assert [yaml.safe_load(chunk) for _, chunk in split(text)] == [{"a": 1}, {"b": 2}]
 
 
+def test_what_only_looks_like_a_directive_is_a_document_of_its_own() -> None:
+    assert len(list(split("%include base.yaml\n---\na: 1\n"))) == 2
+
+
 def test_a_byte_order_mark_does_not_hide_a_marker() -> None:
     assert len(list(split("\ufeffa: 1\n\ufeff---\nb: 2\n"))) == 2
 

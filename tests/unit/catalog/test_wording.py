@@ -44,7 +44,7 @@ from tests.unit.catalog.samples import compile_cache, model, problem, problems
             'a string is wanted, but YAML reads true as the boolean true: write "true"',
         ),
         (
-            "nodeSelector: {size: 08:30}",
+            "nodeSelector: {size: 18:30}",
             "spec.nodeSelector.size",
             "a string is wanted",
         ),
@@ -55,15 +55,21 @@ from tests.unit.catalog.samples import compile_cache, model, problem, problems
         ("priority: !!int five", "spec.priority", "'five' is not what its tag int says"),
         ("priority: !money 5", "spec.priority", "the tag !money is not allowed"),
         (
-            "nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: "
-            "{nodeSelectorTerms: [{matchExpressions: [{key: a, operator: In}]}]}}",
-            "spec.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution"
-            ".nodeSelectorTerms[0].matchExpressions[0]",
+            (
+                "nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: "
+                "{nodeSelectorTerms: [{matchExpressions: [{key: a, operator: In}]}]}}"
+            ),
+            (
+                "spec.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution"
+                ".nodeSelectorTerms[0].matchExpressions[0]"
+            ),
             "operator In needs at least one value",
         ),
         (
-            "nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: "
-            "{nodeSelectorTerms: []}}",
+            (
+                "nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: "
+                "{nodeSelectorTerms: []}}"
+            ),
             "spec.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms",
             "has 0 entries: at least 1 are needed",
         ),

@@ -1,0 +1,121 @@
+"""Nothing is fetched twice that is known to be the same; nothing holds up anything else."""
+
+from __future__ import annotations
+
+import os
+
+from modelcache.transfer import TransferSettings
+from tests.component.transfer.conftest import MakeFetching
+from tests.support.fetching import Fetching
+from tests.support.hub import GeneratedContent, HubServer, Stall, Status
+
+MIB = 1024 * 1024
+
+
+def test_content_that_another_model_has_is_linked(hub: HubServer, fetching: Fetching) -> None:
+    shared = GeneratedContent(9 * MIB, seed=1)
+    hub.add_repo("org/a", {"model.safetensors": shared, "config.json": b"same"})
+    hub.add_repo("org/b", {"weights/w.safetensors": shared, "config.json": b"same"})
+    fetching.fetch("a", "hf://org/a")
+    before = fetching.received
+    manifest = fetching.fetch("b", "hf://org/b")
+    assert fetching.received == before
+    assert fetching.store.verify(manifest) == []
+    root = fetching.root
+    assert os.path.samefile(
+        root / "models/a/current/model.safetensors", root / "models/b/current/weights/w.safetensors"
+    )
+
+
+def test_content_that_is_being_fetched_is_waited_for(hub: HubServer, fetching: Fetching) -> None:
+    shared = GeneratedContent(40 * MIB, seed=1)
+    for name in ("a", "b", "c"):
+        hub.add_repo(f"org/{name}", {f"{name}.safetensors": shared})
+    hub.set_rate(80 * MIB)
+    runs = [fetching.in_background(name, f"hf://org/{name}") for name in ("a", "b", "c")]
+    for run in runs:
+        assert fetching.store.verify(run.result()) == []
+    assert fetching.received == 40 * MIB
+
+
+def test_two_stores_on_one_root_fetch_once(hub: HubServer, make_fetching: MakeFetching) -> None:
+    hub.add_repo("org/a", {"a.safetensors": GeneratedContent(40 * MIB, seed=1)})
+    hub.set_rate(80 * MIB)
+    one, other = make_fetching(), make_fetching()
+    runs = [f.in_background("a", "hf://org/a") for f in (one, other)]
+    for run in runs:
+        assert one.store.verify(run.result()) == []
+    assert one.received + other.received == 40 * MIB
+
+
+def test_a_new_revision_fetches_only_what_is_new(hub: HubServer, fetching: Fetching) -> None:
+    hub.add_repo(
+        "org/a",
+        {"1.safetensors": GeneratedContent(9 * MIB, 1), "config.json": b"old", "k.json": b"k"},
+    )
+    first = fetching.fetch("a", "hf://org/a")
+    before = fetching.received
+    hub.commit("org/a", {"config.json": b"newer"})
+    second = fetching.fetch("a", "hf://org/a")
+    assert fetching.received - before == len(b"newer")
+    assert first.snapshot != second.snapshot
+    assert (fetching.root / "models/a/current").readlink().name == second.snapshot
+    assert fetching.store.verify(first) == fetching.store.verify(second) == []
+
+
+def test_a_hanging_model_holds_up_no_other(hub: HubServer, make_fetching: MakeFetching) -> None:
+    fetching = make_fetching(TransferSettings(connections=4, read_timeout=60.0))
+    for number in range(6):
+        name = f"bad-{number}"
+        hub.add_repo(f"org/{name}", {f"{name}.safetensors": GeneratedContent(60 * MIB, number)})
+    hub.fault("bad-*.safetensors", Stall(after=0, times=None))
+    hub.add_repo("org/good", {"good.safetensors": GeneratedContent(60 * MIB, 99)})
+    bad = [fetching.in_background(f"bad-{n}", f"hf://org/bad-{n}", priority=9) for n in range(6)]
+    assert hub.wait_until(
+        lambda requests: sum(r.server == "cdn" and not r.finished for r in requests) >= 4
+    )
+    good = fetching.in_background("good", "hf://org/good")
+    assert fetching.store.verify(good.result(20.0)) == []
+    assert not any(run.ended(0) for run in bad)
+
+
+def test_no_more_connections_than_allowed(hub: HubServer, make_fetching: MakeFetching) -> None:
+    fetching = make_fetching(TransferSettings(connections=3))
+    files = {f"{n}.safetensors": GeneratedContent(9 * MIB, n) for n in range(8)}
+    hub.add_repo("org/a", files)
+    hub.set_rate(100 * MIB)
+    most = 0
+
+    def look(requests: list[object]) -> bool:
+        nonlocal most
+        now = [r for r in hub.requests if r.server == "cdn" and not r.finished]
+        most = max(most, len(now))
+        return False
+
+    run = fetching.in_background("a", "hf://org/a")
+    while not run.ended(0.01):
+        look([])
+    run.result()
+    assert 1 <= most <= 3
+
+
+def test_an_empty_model_file_and_a_deep_path(hub: HubServer, fetching: Fetching) -> None:
+    deep = "/".join(["d" * 40] * 6) + "/ü n.json"
+    hub.add_repo("org/a", {"empty.txt": b"", "also-empty.txt": b"", deep: b"{}", "x/y": b"z"})
+    manifest = fetching.fetch("a", "hf://org/a")
+    assert fetching.store.verify(manifest) == []
+    current = fetching.root / "models/a/current"
+    assert (current / "empty.txt").read_bytes() == b""
+    assert (current / "also-empty.txt").read_bytes() == b""
+    assert (current / deep).read_bytes() == b"{}"
+
+
+def test_a_missing_file_ends_only_its_own_model(hub: HubServer, fetching: Fetching) -> None:
+    hub.add_repo("org/a", {"a.safetensors": GeneratedContent(9 * MIB, 1)})
+    hub.add_repo("org/b", {"b.safetensors": GeneratedContent(9 * MIB, 2)})
+    hub.fault("a.safetensors", Status(404, times=None))
+    bad = fetching.in_background("a", "hf://org/a")
+    good = fetching.in_background("b", "hf://org/b")
+    assert fetching.store.verify(good.result()) == []
+    assert bad.ended(10)
+    assert "is not there" in str(bad.error)
