@@ -152,15 +152,15 @@ class Partial:
             return
         os.close(self.fd)
         self.fd = -1
-        if self._journal >= 0:
-            os.close(self._journal)
-            self._journal = -1
-        elif not remove:
+        if self._lock is None:
             self.data.unlink(missing_ok=True)
-        if self._lock is not None:
-            self._lock.release(remove=remove)
-            self._lock = None
+            return
+        os.close(self._journal)
+        self._journal = -1
+        self._lock.release(remove=remove)
+        self._lock = None
         if remove:
+            # A folder of its own, which only a file with a journal has.
             self._durable.remove_if_empty(self.folder)
 
 

@@ -7,8 +7,9 @@ hashed), `buffers`; and `store.Partial`, which writes.
 
 from modelcache.transfer.backoff import delay
 from modelcache.transfer.cancelling import Cancel
-from modelcache.transfer.engine import Engine, TransferSettings
+from modelcache.transfer.engine import Engine
 from modelcache.transfer.modelfetch import ModelFetch, ModelFetcher, resolve
+from modelcache.transfer.tuning import TransferSettings
 
 __all__ = [
     "Cancel",

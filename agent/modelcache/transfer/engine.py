@@ -14,63 +14,24 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
-from functools import partial
 from itertools import count
 
 import structlog
 
-from modelcache.errors import (
-    Cancelled,
-    ChecksumMismatch,
-    ModelCacheError,
-    OriginChanged,
-    OriginUnavailable,
-)
-from modelcache.origins.protocol import LocalLocation, Location
-from modelcache.store import Busy, blob_key
-from modelcache.transfer.backoff import delay
-from modelcache.transfer.buffers import PIECE_BYTES, Buffers
-from modelcache.transfer.events import BytesDropped, BytesReceived, BytesResumed, Retried
-from modelcache.transfer.filefetch import FileFetch, Range
-from modelcache.transfer.http import HttpClient, LocationExpired
-from modelcache.transfer.jobs import FetchRequest, FileTask, Job, Unit, fail, is_retryable
+from modelcache.errors import Cancelled
+from modelcache.transfer.buffers import Buffers
+from modelcache.transfer.http import HttpClient
+from modelcache.transfer.jobs import FetchRequest, Job, Unit, fail
 from modelcache.transfer.limiting import Bandwidth
-from modelcache.transfer.receiving import Flow, Receiver, WholeFileOnly, reflink
+from modelcache.transfer.receiving import Receiver
+from modelcache.transfer.tuning import TransferSettings
+from modelcache.transfer.working import Worker
 
 log = structlog.get_logger(__name__)
 
 _QUIET_SECONDS = 3.0
-_BUSY_SECONDS = 0.5
 _ABANDON_SECONDS = 0.8
 _MOST_THREADS = 64
-_RESUMABLE_BYTES = 4 * PIECE_BYTES
-_EXPIRATIONS = 3
-_MISMATCHES = 2
-
-
-@dataclass(frozen=True, slots=True)
-class TransferSettings:
-    """How hard to pull.
-
-    Attributes:
-        connections: how many fetch at once. More than 4 to 8 gain little on one node.
-        range_bytes: one request's bytes; a power of two, at most 16 MiB.
-        spare_buffers: mebibytes kept in memory for digests that wait for their turn.
-        bandwidth: bytes a second for all together; None is no limit.
-        tries: failures in a row, without a byte in between, after which a file's fetch is given up.
-        first_delay, most_delay: seconds between tries, at first and at most.
-        read_timeout: seconds of silence after which a connection is given up.
-    """
-
-    connections: int = 8
-    range_bytes: int = 8 * PIECE_BYTES
-    spare_buffers: int = 64
-    bandwidth: float | None = None
-    tries: int = 6
-    first_delay: float = 0.5
-    most_delay: float = 30.0
-    read_timeout: float = 20.0
 
 
 class Engine:
@@ -86,6 +47,7 @@ class Engine:
         self._units: set[Unit] = set()
         self._sequence = count()
         self._closed = False
+        self._worker = Worker(self._settings, self._buffers, self._condition)
         self._threads = 0
         self._resting = 0
 
@@ -145,7 +107,7 @@ class Engine:
         receiver = Receiver(self._http, self._buffers, self._bandwidth)
         while (unit := self._take()) is not None:
             try:
-                self._run(unit, receiver)
+                self._worker.run(unit, receiver)
             except Exception as error:
                 # The thread's outermost line: a defect in one job is that job's end, told to who
                 # waits for it, and not the other jobs'.
@@ -204,204 +166,3 @@ class Engine:
                 self._jobs.remove(job)
             job.finished.set()
             self._condition.notify_all()  # the others' shares have grown
-
-    # One unit
-
-    def _run(self, unit: Unit, receiver: Receiver) -> None:
-        rest: Range | None = None
-        task = unit.task
-        location: Location | None = None
-        try:
-            if unit.wanted is None:
-                self._open(unit)
-            else:
-                assert task.fetch is not None
-                rest = unit.wanted
-                try:
-                    location = self._locate(unit, task.fetch)
-                    receiver.position = unit.wanted.start
-                    flow = Flow(unit.job.request.cancel, unit.hear, partial(_received, unit))
-                    receiver.receive(task.fetch, unit.wanted, location, flow)
-                finally:
-                    rest = Range(receiver.position, unit.wanted.end)
-            self._finish_if_complete(unit)
-        except Busy:
-            with self._condition:
-                unit.job.reopen(task, time.monotonic() + _BUSY_SECONDS)
-        except (ModelCacheError, OSError) as error:
-            self._failed(unit, error, location)
-        finally:
-            if unit.wanted is not None and task.fetch is not None:
-                task.fetch.release(rest)
-
-    def _open(self, unit: Unit) -> None:
-        """Take up a file: perhaps it is there already, perhaps a part of it is."""
-        task, request = unit.task, unit.job.request
-        remote = task.remote
-        found = request.find(remote, task.not_before > 0)
-        if found is not None:
-            request.listener(BytesResumed(request.model, remote.size))
-            request.on_file(remote, found)
-            with self._condition:
-                unit.job.opened.remove(task)
-            return
-        location = request.origin.locate(remote) if remote.size else None
-        unit.heard = time.monotonic()
-        claimed = request.ingest.claim(
-            blob_key(remote.identity, remote.sha256),
-            remote.size,
-            resumable=remote.size > _RESUMABLE_BYTES,
-        )
-        try:
-            before = claimed.allocated
-            shared = (
-                isinstance(location, LocalLocation)
-                and not claimed.pieces
-                and reflink(location, claimed)
-            )
-            if not shared:
-                claimed.allocate()
-            request.on_allocated(claimed.allocated - before)
-            fetch = FileFetch(
-                remote, location, claimed, self._buffers, range_bytes=self._settings.range_bytes
-            )
-        except BaseException:
-            claimed.close()
-            raise
-        kept = sum(piece.end - piece.start for piece in claimed.pieces)
-        if kept:
-            request.listener(BytesResumed(request.model, kept))
-        with self._condition:
-            task.fetch = fetch
-            self._condition.notify_all()
-        fetch.drain()
-
-    def _locate(self, unit: Unit, fetch: FileFetch) -> Location:
-        """The file's location, asked for again when the last one has expired."""
-        with unit.task.locating:
-            if fetch.location is None:
-                fetch.location = unit.job.request.origin.locate(unit.task.remote)
-            return fetch.location
-
-    def _finish_if_complete(self, unit: Unit) -> None:
-        task, request = unit.task, unit.job.request
-        with self._condition:
-            if task.fetch is None or task.finishing or not task.fetch.complete:
-                return
-            task.finishing = True
-            fetch = task.fetch
-        file = fetch.finish()
-        fetch.partial.finish(request.blob(file.sha256))
-        request.on_file(task.remote, file)
-        with self._condition:
-            unit.job.opened.remove(task)
-            task.fetch = None
-
-    # Failures
-
-    def _failed(self, unit: Unit, error: ModelCacheError | OSError, used: Location | None) -> None:
-        job, task = unit.job, unit.task
-        if job.request.cancel.is_set() or isinstance(error, Cancelled):
-            with self._condition:
-                fail(job, Cancelled("stopped on request; what was fetched is kept"))
-            return
-        if isinstance(error, ChecksumMismatch) and task.fetch is not None:
-            self._mismatched(unit, error)
-            return
-        wait: float | None
-        with self._condition:
-            now = time.monotonic()
-            if isinstance(error, WholeFileOnly) and task.fetch is not None:
-                task.fetch.whole_only = True
-                wait = 0.0
-            elif isinstance(error, LocationExpired):
-                wait = self._expired(task, used)
-            elif is_retryable(error) and not isinstance(error, OriginChanged):
-                wait = self._next_delay(task, error, now)
-            else:
-                wait = None
-            if wait is None:
-                if isinstance(error, OSError):
-                    error = _disk_failure(error)
-                fail(job, error)
-            elif task.fetch is None:
-                job.reopen(task, now + wait)
-            else:
-                task.not_before = max(task.not_before, now + wait)
-            if wait:
-                job.failing = True
-        if wait:
-            self._tell_retry(unit, error, wait)
-
-    def _next_delay(
-        self, task: FileTask, error: ModelCacheError | OSError, now: float
-    ) -> float | None:
-        """Seconds until the next try, 0 when one is planned already, None when it is given up."""
-        if task.not_before > now:
-            return 0.0  # another range of the same file failed a moment ago
-        task.failures += 1
-        if task.failures >= self._settings.tries:
-            return None
-        wish = error.retry_after if isinstance(error, OriginUnavailable) else None
-        return delay(
-            task.failures,
-            first=self._settings.first_delay,
-            most=self._settings.most_delay,
-            wish=wish,
-        )
-
-    def _expired(self, task: FileTask, used: Location | None) -> float | None:
-        if task.fetch is None:
-            return None
-        if task.fetch.location is not used:
-            return 0.0  # another range has renewed it
-        task.expirations += 1
-        task.fetch.location = None
-        return 0.0 if task.expirations <= _EXPIRATIONS else None
-
-    def _mismatched(self, unit: Unit, error: ChecksumMismatch) -> None:
-        """Throw the file away, and begin it anew, or give up when that was done before."""
-        task, request = unit.task, unit.job.request
-        assert task.fetch is not None
-        task.fetch.partial.discard()
-        task.fetch.close()
-        request.listener(BytesDropped(request.model, task.remote.size))
-        task.mismatches += 1
-        wait = delay(
-            task.mismatches, first=self._settings.first_delay, most=self._settings.most_delay
-        )
-        with self._condition:
-            unit.job.failing = True
-            if task.mismatches > _MISMATCHES:
-                fail(unit.job, error)
-                return
-            unit.job.reopen(task, time.monotonic() + wait)
-        self._tell_retry(unit, error, wait)
-
-    def _tell_retry(self, unit: Unit, error: ModelCacheError | OSError, wait: float) -> None:
-        request = unit.job.request
-        if isinstance(error, ModelCacheError):
-            request.listener(
-                Retried(
-                    request.model,
-                    request.scheme,
-                    unit.task.remote.path,
-                    error.reason,
-                    str(error),
-                    wait,
-                )
-            )
-
-
-def _received(unit: Unit, size: int) -> None:
-    request = unit.job.request
-    request.listener(BytesReceived(request.model, request.scheme, size))
-
-
-def _disk_failure(error: OSError) -> ModelCacheError:
-    failure = ModelCacheError(
-        f"the cache's disk fails: {error.strerror or error}"
-        + (f" ({error.filename})" if error.filename else "")
-    )
-    failure.__cause__ = error
-    return failure

@@ -24,10 +24,14 @@ from modelcache.transfer.digesting import Digests, checksum, chunk_checksums
 
 @dataclass(frozen=True, slots=True, order=True)
 class Range:
-    """Bytes from `start` to before `end`, to be asked for in one request."""
+    """Bytes from `start` to before `end`, to be asked for in one request.
+
+    `whole`: the server sends the whole file anyway; what comes before `start` is passed over.
+    """
 
     start: int
     end: int
+    whole: bool = False
 
 
 class FileFetch:
@@ -96,7 +100,7 @@ class FileFetch:
                 # What lies further on would come again anyway: the bytes are taken in order.
                 self._pending.clear()
                 self._drop_waiting()
-                return Range(self._head, self.file.size)
+                return Range(self._head, self.file.size, whole=True)
             return self._pending.pop(0)
 
     def release(self, rest: Range | None) -> None:

@@ -88,7 +88,7 @@ class Receiver:
         with self._open(location, wanted, fetch.file.size, flow.cancel) as body:
             fetch.check_etag(body.etag)
             if body.start != wanted.start:
-                if not fetch.whole_only:
+                if not wanted.whole:
                     raise WholeFileOnly(f"{fetch.file.path}: the server sends whole files only")
                 self._skip(body, wanted.start, flow)
             while self.position < wanted.end:

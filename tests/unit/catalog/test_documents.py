@@ -3,9 +3,10 @@ from __future__ import annotations
 import time
 
 import pytest
+import yaml
 
 from modelcache.api import CachedModel, CompileCache
-from modelcache.catalog import Document, Problem, Severity, documents, read_documents
+from modelcache.catalog import Document, Problem, Severity, composing, documents, read_documents
 from tests.unit.catalog.samples import (
     API,
     compile_cache,
@@ -144,6 +145,30 @@ def test_merging_is_counted_as_well() -> None:
 def test_depth_without_end(opening: str) -> None:
     # PyYAML's own composer, which recurses in C, takes the process down with it.
     assert "nested deeper than 64" in problem(opening * 200_000).message
+
+
+def test_a_line_break_of_yaml_alone_begins_no_document() -> None:
+    # U+2028 ends a line for libyaml, but for no editor.
+    assert "a second document begins without a line ---" in problem("a: 1\u2028---\nb: 2\n").message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"\\ud800": 1\n',
+        'a: "\\ud800"\n',
+        '"\\UFFFFFFFF"\n',
+        f"%YAML 1.{'9' * 5000}\n--- a\n",
+        "[" * 2000,
+        "a: \x07\n",
+        "\u0000",
+        "\tb: 1",
+    ],
+)
+def test_without_libyaml(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(composing, "_LOADER", yaml.SafeLoader)
+    assert names(stream(model("a"), model("b"))) == ["a", "b"]
+    assert len(problems(text)) == 1
 
 
 def test_depth_by_aliases() -> None:

@@ -76,7 +76,7 @@ def test_nothing_changed_is_the_same_catalog_and_reads_no_file(
     catalog = FileCatalog(folder)
     first = catalog.read()
     now = time.time_ns() + 3_600_000_000_000
-    monkeypatch.setattr(files.time, "time_ns", lambda: now)
+    monkeypatch.setattr(time, "time_ns", lambda: now)
     assert catalog.read() is first
 
     def unexpected(name: str) -> None:
@@ -103,7 +103,7 @@ def test_two_edits_within_one_tick_of_the_clock_are_both_seen(folder: Path) -> N
         model("a", "x://y"),
         model("a", "hf://org/new", more="unknown: 1"),
         model("A", "hf://org/new"),
-        model("300" * 100),
+        model("x" * 300),
         model("a").replace("CachedModel", "CachedModl"),
         model("a").replace("v1alpha1", "v9"),
         model("a").replace("  name: a\n", ""),
@@ -258,7 +258,7 @@ def test_a_configmap_swapped_while_it_is_read_is_read_again(
     configmap(folder, "..2024_01", {"a.yaml": model("a"), "b.yaml": model("b")})
     catalog = FileCatalog(folder)
     read = files._content
-    swapped = []
+    swapped: list[str] = []
 
     def swapping(name: str) -> tuple[tuple[int, int, int, int, int], bytes]:
         found = read(name)

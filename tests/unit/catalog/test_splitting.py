@@ -45,8 +45,9 @@ def test_content_may_stand_beside_the_marker() -> None:
 
 
 def test_directives_belong_to_the_document_that_follows() -> None:
-    text = "%YAML 1.1\n---\na: 1\n...\n# more\n%YAML 1.1\n---\nb: 2\n"
-    assert [yaml.safe_load(chunk) for _, chunk in split(text)] == [{"a": 1}, {"b": 2}]
+    tag = "%YAML 1.1\n%TAG !y! tag:yaml.org,2002:\n"
+    text = f"{tag}---\na: !y!str 1\n...\n# more\n{tag}---\nb: !y!str 2\n"
+    assert [yaml.safe_load(chunk) for _, chunk in split(text)] == [{"a": "1"}, {"b": "2"}]
 
 
 def test_what_only_looks_like_a_directive_is_a_document_of_its_own() -> None:

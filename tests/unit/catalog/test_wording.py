@@ -135,7 +135,7 @@ def test_the_namespace_is_to_go() -> None:
 
 
 def test_all_that_is_wrong_is_told_from_top_to_bottom() -> None:
-    text = model("A", uri="x", more="priority: x\nfoo: 1")
+    text = model("A", uri="x", more="foo: 1\npriority: x")
     assert [p.line for p in problems(text)] == [4, 7, 8, 9]
 
 

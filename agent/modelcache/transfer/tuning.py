@@ -1,0 +1,31 @@
+"""How hard to pull: the engine's settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from modelcache.transfer.buffers import PIECE_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class TransferSettings:
+    """How hard to pull.
+
+    Attributes:
+        connections: how many fetch at once. More than 4 to 8 gain little on one node.
+        range_bytes: one request's bytes; a power of two, at most 16 MiB.
+        spare_buffers: mebibytes kept in memory for digests that wait for their turn.
+        bandwidth: bytes a second for all together; None is no limit.
+        tries: failures in a row, without a byte in between, after which a file's fetch is given up.
+        first_delay, most_delay: seconds between tries, at first and at most.
+        read_timeout: seconds of silence after which a connection is given up.
+    """
+
+    connections: int = 8
+    range_bytes: int = 8 * PIECE_BYTES
+    spare_buffers: int = 64
+    bandwidth: float | None = None
+    tries: int = 6
+    first_delay: float = 0.5
+    most_delay: float = 30.0
+    read_timeout: float = 20.0
