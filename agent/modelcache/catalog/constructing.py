@@ -92,11 +92,12 @@ def _key(key: Node, faults: list[Fault], path: Path) -> str | None:
     if isinstance(key, Collection):
         faults.append(Fault(path, key.line, "a list or mapping is no field name"))
         return None
-    name = construct(key, faults, path)
+    in_key: list[Fault] = []
+    name = construct(key, in_key, path)
     if isinstance(name, str):
         return name
-    what = f"the field name {key.text or 'null'} is no string in YAML: put it in quotes"
-    faults.append(Fault(path, key.line, what))
+    what = f"the field name {key.text[:64] or 'null'} is no string in YAML: put it in quotes"
+    faults.extend(in_key or [Fault(path, key.line, what)])
     return None
 
 

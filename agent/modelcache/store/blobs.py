@@ -51,7 +51,7 @@ class Blobs:
         A file system limits the links of a file (ext4: 65,000): past that the content is copied.
 
         Raises:
-            FileNotFoundError: no such blob.
+            FileNotFoundError: no such blob, or no such directory.
         """
         source = self.path(digest)
         try:
@@ -59,10 +59,20 @@ class Blobs:
         except OSError as error:
             if error.errno != errno.EMLINK:
                 raise
-            temporary = self._durable.temporary()
-            shutil.copyfile(source, temporary)
-            temporary.chmod(0o444)
+            self._copy(source, target)
+
+    def _copy(self, source: Path, target: Path) -> None:
+        temporary = self._durable.temporary()
+        try:
+            with source.open("rb") as content, temporary.open("xb") as copy:
+                os.fchmod(copy.fileno(), 0o444)
+                shutil.copyfileobj(content, copy, 1024 * 1024)
+                copy.flush()
+                self._durable.sync(copy.fileno())
             self._durable.rename(temporary, target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
     def sync(self, digests: Iterable[str]) -> None:
         """Make the names of blobs survive a power cut."""

@@ -15,11 +15,35 @@ import errno
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from modelcache.errors import InsufficientDisk
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+@contextmanager
+def disk_errors(needed: int) -> Iterator[None]:
+    """Writes of so many bytes: where they fail because the disk is full, the error is ours.
+
+    Raises:
+        InsufficientDisk
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            raise
+        raise InsufficientDisk(
+            f"the disk filled up while {needed} bytes were being written: free some space,"
+            " or evict a model (modelcache evict NAME)",
+            needed=needed,
+        ) from error
 
 
 class Durable:
@@ -56,9 +80,10 @@ class Durable:
     def make_directory(self, path: Path) -> None:
         """Make a directory and its parents, readable for all whatever the umask is."""
         missing = []
-        while not path.is_dir():
-            missing.append(path)
-            path = path.parent
+        folder = path
+        while not folder.is_dir():
+            missing.append(folder)
+            folder = folder.parent
         for folder in reversed(missing):
             try:
                 folder.mkdir()
@@ -66,6 +91,10 @@ class Durable:
                 continue
             folder.chmod(0o755)
             self.sync_directory(folder.parent)
+        if not missing and path.stat().st_mode & 0o755 != 0o755:
+            # A crash came between its making and the change of its mode.
+            with suppress(PermissionError):
+                path.chmod(0o755)
 
     def write_file(self, path: Path, content: bytes, *, mode: int = 0o644) -> None:
         """Write a whole file; who looks sees the old content or the new, also after a power cut."""
@@ -77,12 +106,12 @@ class Durable:
             while view:
                 view = view[os.write(fd, view) :]
             self.sync(fd)
+            self.rename(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
         finally:
             os.close(fd)
-        self.rename(temporary, path)
 
     def link(self, source: Path, target: Path) -> bool:
         """Link a file under a second name, unless that name is taken.
@@ -103,20 +132,45 @@ class Durable:
         os.rename(source, target)
         self.sync_directory(target.parent)
 
+    def put_directory(self, source: Path, target: Path) -> None:
+        """Rename a directory into place; one that lies there already is then at `source`."""
+        while True:
+            try:
+                self.rename(source, target)
+                return
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+            try:
+                self.exchange(source, target)
+                return
+            except FileNotFoundError:
+                continue  # another process has just removed it
+
     def exchange(self, one: Path, other: Path) -> None:
         """Swap two names atomically (renameat2(2), RENAME_EXCHANGE)."""
         if _libc.renameat2(
             _AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE
         ):
             number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), str(other))
+            if number not in (errno.EINVAL, errno.ENOSYS):
+                raise OSError(number, os.strerror(number), str(other))
+            # A file system without it (ZFS before 2.2): for a moment nothing has the name.
+            aside = self.temporary(".swap")
+            os.rename(other, aside)
+            os.rename(one, other)
+            os.rename(aside, one)
         self.sync_directory(other.parent)
 
     def symlink(self, target: str, path: Path) -> None:
         """Make a symbolic link, or point the one that is there elsewhere, atomically."""
         temporary = self.temporary(".link")
         os.symlink(target, temporary)
-        self.rename(temporary, path)
+        try:
+            self.rename(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
     def unlink(self, path: Path) -> None:
         """Remove a name for good. One that is not there is no error."""
@@ -133,6 +187,10 @@ class Durable:
             os.rename(path, trash)
         except FileNotFoundError:
             return
+        except OSError as error:
+            if error.errno not in _NO_SPACE:
+                raise
+            trash = path  # no room for another name: it goes where it is
         self.sync_directory(path.parent)
         shutil.rmtree(trash, ignore_errors=True)
 

@@ -13,16 +13,20 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import stat
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from modelcache.api.manifest import CHUNK_BYTES
 from modelcache.errors import InsufficientDisk
-from modelcache.store.durable import Durable
+from modelcache.store.durable import Durable, disk_errors
 from modelcache.store.locking import PROCESS_TOKEN, Lock, try_lock
 
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_LINE = re.compile(rb"([0-9]{1,19}) ([0-9]{1,19}) ([0-9a-f]{8})")
 
 
 class Busy(Exception):
@@ -57,9 +61,29 @@ class Partial:
         self._journal = -1
         self.data = folder / "data" if journaled else durable.temporary(".data")
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        self.fd = os.open(self.data, flags, 0o600)
         if journaled:
-            self.pieces = self._load_journal()
+            self._make_writable()
+        self.fd = os.open(self.data, flags, 0o600)
+        try:
+            if journaled:
+                self.pieces = self._load_journal()
+        except BaseException:
+            self._close_files()
+            raise
+
+    def _make_writable(self) -> None:
+        """Undo what a `finish` that a crash cut short has done to the data.
+
+        With a second name it is a blob already, and whatever was written here would be written
+        there too. With one name it is complete and ours, but only root opens a file of mode 0444.
+        """
+        with suppress(FileNotFoundError):
+            found = self.data.lstat()
+            if found.st_nlink > 1:
+                self.data.unlink()
+                (self.folder / "journal").unlink(missing_ok=True)
+            elif not found.st_mode & stat.S_IWUSR:
+                self.data.chmod(0o600)
 
     def _load_journal(self) -> list[Piece]:
         path = self.folder / "journal"
@@ -89,10 +113,14 @@ class Partial:
         """
         if self.size == 0:
             return
+        before = os.fstat(self.fd).st_size
         try:
-            os.posix_fallocate(self.fd, 0, self.size)
-        except OSError as error:
-            raise disk_error(error, self.size) from error
+            with disk_errors(self.size):
+                os.posix_fallocate(self.fd, 0, self.size)
+        except InsufficientDisk:
+            # What was claimed before it failed would keep the disk full (ext4).
+            os.ftruncate(self.fd, before)
+            raise
 
     def write(self, view: memoryview, offset: int) -> None:
         """Write bytes at their place. `record` them once they are all written.
@@ -100,20 +128,20 @@ class Partial:
         Raises:
             InsufficientDisk: the disk is full.
         """
-        try:
+        with disk_errors(len(view)):
             while view:
                 written = os.pwrite(self.fd, view, offset)
                 view, offset = view[written:], offset + written
-        except OSError as error:
-            raise disk_error(error, len(view)) from error
 
     def record(self, start: int, end: int, crc: int) -> None:
-        """Note in the journal that a piece is written."""
+        """Note in the journal that a piece is written.
+
+        Raises:
+            InsufficientDisk: the disk is full.
+        """
         if self._journal >= 0:
-            try:
+            with disk_errors(32):
                 os.write(self._journal, b"%d %d %08x\n" % (start, end, crc))
-            except OSError as error:
-                raise disk_error(error, 32) from error
 
     def read_into(self, view: memoryview, offset: int) -> None:
         """Read a written piece back."""
@@ -128,16 +156,34 @@ class Partial:
         """Make the content durable and give it its final name, unless that name is taken.
 
         The caller has checked the digest, and syncs the target's directory.
+
+        Raises:
+            InsufficientDisk: the disk is full.
+            OSError: the disk failed, and what was fetched is thrown away: after a failed fsync the
+                page cache is no witness of what the disk has.
         """
-        try:
-            os.fchmod(self.fd, 0o444)
-            self._durable.sync(self.fd)
+        with disk_errors(self.size):
+            try:
+                os.fchmod(self.fd, 0o444)
+                self._durable.sync(self.fd)
+            except OSError:
+                self.discard()
+                raise
             os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
             self._durable.make_directory(target.parent)
-            self._durable.link(self.data, target)
-        except OSError as error:
-            raise disk_error(error, self.size) from error
+            self._name(target)
         self.discard()
+
+    def _name(self, target: Path) -> None:
+        while not self._durable.link(self.data, target):
+            try:
+                found = target.lstat()
+            except FileNotFoundError:
+                continue  # another process has just removed it
+            if not stat.S_ISREG(found.st_mode) or found.st_size != self.size:
+                # Damage that the file system did; what is here was checked a moment ago.
+                self._durable.rename(self.data, target)
+            return
 
     def discard(self) -> None:
         """Throw away what was fetched, and let go of it."""
@@ -183,24 +229,30 @@ class Ingest:
 
         Raises:
             Busy: another thread or process has it.
+            InsufficientDisk: there is no room for its names.
         """
-        if not resumable:
-            return Partial(self._folder, size, lock=None, durable=self._durable, journaled=False)
-        folder = self._place(key)
+        with disk_errors(size):
+            if not resumable:
+                return Partial(
+                    self._folder, size, lock=None, durable=self._durable, journaled=False
+                )
+            folder = self._place(key)
+            lock = self._lock(folder)
+            if lock is None:
+                raise Busy(key)
+            try:
+                return Partial(folder, size, lock=lock, durable=self._durable, journaled=True)
+            except BaseException:
+                lock.release()
+                raise
+
+    def _lock(self, folder: Path) -> Lock | None:
         while True:
             folder.mkdir(exist_ok=True)
             try:
-                lock = try_lock(folder / "lock")
+                return try_lock(folder / "lock")
             except FileNotFoundError:
                 continue  # its last holder removed the folder in between
-            break
-        if lock is None:
-            raise Busy(key)
-        try:
-            return Partial(folder, size, lock=lock, durable=self._durable, journaled=True)
-        except BaseException:
-            lock.release()
-            raise
 
     def allocated(self, key: str) -> int:
         """Bytes of disk that a blob's partial file has claimed already."""
@@ -219,12 +271,15 @@ class Ingest:
         """
         removed = 0
         for folder in list(self._folder.iterdir()):
-            if folder.name in keep or not folder.is_dir():
+            if folder.name.partition(".")[0] in keep or not folder.is_dir():
                 continue
-            newest = max((p.stat().st_mtime for p in folder.iterdir()), default=0.0)
-            if time.time() - newest < older_than:
-                continue
-            lock = try_lock(folder / "lock")
+            try:
+                newest = max((p.stat().st_mtime for p in folder.iterdir()), default=0.0)
+                if time.time() - newest < older_than:
+                    continue
+                lock = try_lock(folder / "lock")
+            except FileNotFoundError:
+                continue  # its owner has just finished
             if lock is None:
                 continue
             self._durable.remove_tree(folder)
@@ -233,27 +288,18 @@ class Ingest:
         return removed
 
 
-def disk_error(error: OSError, needed: int) -> Exception:
-    """A failed write as an error of ours where the disk is full, else as it is."""
-    if error.errno in NO_SPACE:
-        return InsufficientDisk(
-            f"the disk filled up while {needed} bytes were being written: free some space,"
-            " or evict a model (modelcache evict NAME)",
-            needed=needed,
-        )
-    return error
-
-
 def _disjoint(journal: bytes, length: int) -> list[Piece]:
     """The pieces of a journal in order; where two overlap, the later line counts."""
     pieces: dict[int, Piece] = {}
-    for line in journal.splitlines():
-        try:
-            start, end, crc = line.split(b" ")
-            piece = Piece(int(start), int(end), int(crc, 16))
-        except ValueError:
+    for line in journal.split(b"\n"):
+        found = _LINE.fullmatch(line)
+        if found is None:
             continue  # a torn line
-        if 0 <= piece.start < piece.end <= length:
+        piece = Piece(int(found[1]), int(found[2]), int(found[3], 16))
+        # What a torn line and the next make together may cross the chunks of a manifest.
+        if piece.start < piece.end <= length and (
+            piece.start // CHUNK_BYTES == (piece.end - 1) // CHUNK_BYTES
+        ):
             pieces[piece.start] = piece
     kept: list[Piece] = []
     for piece in sorted(pieces.values(), key=lambda p: p.start):

@@ -32,6 +32,11 @@ class Layout:
     root: Path
 
     @property
+    def lock(self) -> Path:
+        """Held by who changes what is shown."""
+        return self.root / "ingest" / "lock"
+
+    @property
     def marker(self) -> Path:
         """The file that tells a cache from any other directory."""
         return self.root / "layout.json"
@@ -118,17 +123,21 @@ def open_layout(root: Path, durable: Durable | None = None) -> Layout:
     layout = Layout(Path(root).absolute())
     durable = durable or Durable(layout.scratch)
     try:
+        taken = [name for name in _OURS if (layout.root / name).exists()]
+        # Looked for after the rest: another process may be making the cache at this moment.
         if layout.marker.exists():
             _check_version(layout)
+        # An `ingest` alone is what a crash before the marker was written leaves.
+        elif [name for name in taken if name != "ingest"]:
+            raise StoreDamaged(
+                f"{layout.root} has {', '.join(taken)} in it but no layout.json, so it is not a"
+                " cache of ours: give --root an empty directory"
+            )
         else:
-            taken = [name for name in _OURS if (layout.root / name).exists()]
-            # An `ingest` alone is what a crash before the marker was written leaves.
-            if [name for name in taken if name != "ingest"]:
-                raise StoreDamaged(
-                    f"{layout.root} has {', '.join(taken)} in it but no layout.json, so it is not a"
-                    " cache of ours: give --root an empty directory"
-                )
-        for folder in (
+            durable.make_directory(layout.scratch)
+            marker = {"version": LAYOUT_VERSION, "id": str(uuid.uuid4())}
+            durable.write_file(layout.marker, json.dumps(marker).encode() + b"\n")
+        folders = (
             layout.scratch,
             layout.staging,
             layout.receipts,
@@ -138,17 +147,15 @@ def open_layout(root: Path, durable: Durable | None = None) -> Layout:
             layout.root / "models",
             layout.root / "hub",
             layout.manifests,
-        ):
+        )
+        for folder in folders:
             durable.make_directory(folder)
-        if not layout.marker.exists():
-            marker = {"version": LAYOUT_VERSION, "id": str(uuid.uuid4())}
-            durable.write_file(layout.marker, json.dumps(marker).encode() + b"\n")
+        devices = {folder.stat().st_dev for folder in (layout.root, *folders)}
     except OSError as error:
         raise StoreDamaged(
             f"{layout.root} can't be used as the cache's root: {error.strerror or error}"
         ) from error
-    devices = {folder.stat().st_dev for folder in (layout.ingest, layout.blobs, layout.manifests)}
-    if len(devices | {layout.root.stat().st_dev}) > 1:
+    if len(devices) > 1:
         raise StoreDamaged(f"{layout.root} spans several file systems: the cache needs one")
     return layout
 

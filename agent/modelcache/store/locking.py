@@ -2,19 +2,33 @@
 
 `flock(2)` is released by the kernel when its holder dies, however it dies, which is what makes a
 resume after SIGKILL immediate. Nothing relies on it for correctness: on a file system where it
-silently does nothing (some network file systems) `locks_work` is False, and every process keeps to
-directories of its own.
+silently does nothing (some network file systems) `locks_work` is False, every process keeps to
+directories of its own, and a commit looks again at what it has committed. The threads of one
+process are kept apart everywhere.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import structlog
 
 PROCESS_TOKEN = secrets.token_hex(6)
 """Tells this process from any other that works on the root."""
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+_held: set[str] = set()
+_mutex = threading.Lock()
+
+log = structlog.get_logger(__name__)
 
 
 class Lock:
@@ -22,29 +36,53 @@ class Lock:
 
     def __init__(self, fd: int, path: Path) -> None:
         self._fd = fd
-        self.path = path
+        self._path = path
 
     def release(self, *, remove: bool = False) -> None:
         """Give it back; `remove` takes the lock file away with it."""
         if self._fd >= 0:
             if remove:
-                self.path.unlink(missing_ok=True)
+                self._path.unlink(missing_ok=True)
             os.close(self._fd)
             self._fd = -1
+            with _mutex:
+                _held.discard(str(self._path))
 
 
 def try_lock(path: Path) -> Lock | None:
-    """Take the lock file at `path`, making it if need be; None when somebody holds it."""
+    """Take the lock file at `path`, making it if need be; None when somebody holds it.
+
+    Raises:
+        FileNotFoundError: its directory is not there.
+    """
+    with _mutex:
+        if str(path) in _held:
+            return None
+        _held.add(str(path))
+    fd = -1
+    try:
+        fd = _flock(path)
+    finally:
+        if fd < 0:
+            with _mutex:
+                _held.discard(str(path))
+    return Lock(fd, path) if fd >= 0 else None
+
+
+def _flock(path: Path) -> int:
+    """A descriptor that holds the lock, or -1."""
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(fd)
-            return None
-        except BaseException:
-            os.close(fd)
-            raise
+            return -1
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                os.close(fd)
+                raise
+            # As good as a lock that does nothing: `locks_work` has found that out.
         # Its holder may have removed the file while this waited: then the lock is of no use.
         try:
             now = os.stat(path)
@@ -52,18 +90,53 @@ def try_lock(path: Path) -> Lock | None:
             os.close(fd)
             continue
         if os.path.samestat(now, os.fstat(fd)):
-            return Lock(fd, path)
+            return fd
         os.close(fd)
 
 
 def locks_work(folder: Path) -> bool:
     """Whether flock keeps two holders apart on this file system, found out by trying."""
     path = folder / f"lock-test.{secrets.token_hex(6)}"
-    first = try_lock(path)
-    if first is None:
-        return False
-    second = try_lock(path)
-    if second is not None:
-        second.release()
-    first.release(remove=True)
-    return second is None
+    first = _flock(path)
+    second = _flock(path)
+    path.unlink(missing_ok=True)
+    for fd in (first, second):
+        if fd >= 0:
+            os.close(fd)
+    return first >= 0 and second < 0
+
+
+class Turns:
+    """Who changes what is shown, one at a time: threads for certain, processes if flock works.
+
+    A process that holds the lock and hangs (on a sick disk, say) holds the others up for `patience`
+    seconds; then they go on.
+    """
+
+    def __init__(self, path: Path, *, patience: float = 30.0) -> None:
+        self._path = path
+        self._patience = patience
+        self._threads = threading.RLock()
+        self._depth = 0
+
+    @contextmanager
+    def take(self) -> Iterator[None]:
+        """Take a turn; within a turn it may be taken again."""
+        with self._threads:
+            lock = self._wait() if self._depth == 0 else None
+            self._depth += 1
+            try:
+                yield
+            finally:
+                self._depth -= 1
+                if lock is not None:
+                    lock.release()
+
+    def _wait(self) -> Lock | None:
+        give_up = time.monotonic() + self._patience
+        while (lock := try_lock(self._path)) is None:
+            if time.monotonic() >= give_up:
+                log.warning("store.lock_held", path=str(self._path), seconds=self._patience)
+                return None
+            time.sleep(0.02)
+        return lock

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import structlog
 from pydantic import ValidationError
 
 from modelcache.api import Manifest
+from modelcache.errors import UnsafePath
 from modelcache.store.durable import Durable
 from modelcache.store.layout import Layout
+from modelcache.store.paths import relative_path
 
 log = structlog.get_logger(__name__)
 
@@ -59,20 +60,18 @@ class Manifests:
         except OSError:
             return None
 
-    def by_model(self) -> Iterator[tuple[str, list[Manifest]]]:
-        """Manifests by model, oldest first."""
-        grouped: dict[str, list[Manifest]] = {}
-        for manifest in self.all():
-            grouped.setdefault(manifest.model, []).append(manifest)
-        yield from sorted(grouped.items())
+    def is_there(self, model: str, snapshot: str) -> bool:
+        """Whether there is a manifest file, readable by this version or not."""
+        return self._layout.manifest(model, snapshot).exists()
 
 
 def _load(path: Path) -> Manifest | None:
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())
+        _check_paths(manifest)
     except FileNotFoundError:
         return None
-    except (ValidationError, OSError) as error:
+    except (ValidationError, UnsafePath, OSError) as error:
         # Without it the content counts as not there and is linked again from blobs that are.
         log.warning("manifest.unreadable", path=str(path), error=str(error).splitlines()[0])
         return None
@@ -80,3 +79,13 @@ def _load(path: Path) -> Manifest | None:
         log.warning("manifest.misplaced", path=str(path), model=manifest.model)
         return None
     return manifest
+
+
+def _check_paths(manifest: Manifest) -> None:
+    """Nobody who reads a manifest is led out of the root by it."""
+    for file in manifest.files:
+        relative_path(file.path)
+        if manifest.hub is not None:
+            relative_path(file.origin_path)
+    for ref in manifest.hub.refs if manifest.hub else ():
+        relative_path(ref)

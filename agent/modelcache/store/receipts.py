@@ -15,39 +15,59 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from modelcache.api import ManifestFile
+from modelcache.store.durable import disk_errors
 
 
 class Receipts:
-    """The receipts below one folder: a file of lines for each snapshot."""
+    """The receipts below one folder: a file of lines for each snapshot. `news` is for one thread."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._read: dict[Path, tuple[int, int]] = {}
 
     def _path(self, model: str, snapshot: str) -> Path:
         return self._folder / f"{model}.{snapshot}.jsonl"
 
     def append(self, model: str, snapshot: str, file: ManifestFile) -> None:
-        """Note a file whose blob is in the store."""
-        line = file.model_dump_json(by_alias=True).encode() + b"\n"
+        """Note a file whose blob is in the store.
+
+        Raises:
+            InsufficientDisk: the disk is full.
+        """
+        # It begins with a new line, so that a torn line before it is not made longer.
+        line = b"\n" + file.model_dump_json(by_alias=True).encode() + b"\n"
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        fd = os.open(self._path(model, snapshot), flags, 0o644)
-        try:
-            os.write(fd, line)
-        finally:
-            os.close(fd)
+        with disk_errors(len(line)):
+            fd = os.open(self._path(model, snapshot), flags, 0o644)
+            try:
+                os.write(fd, line)
+            finally:
+                os.close(fd)
 
     def read(self) -> Iterator[ManifestFile]:
         """All files of all receipts. Torn lines are passed over."""
         for path in list(self._folder.glob("*.jsonl")):
+            yield from _parse(_content(path, 0))
+
+    def news(self) -> Iterator[ManifestFile]:
+        """What was noted since the last call, by any process."""
+        read = {}
+        for path in list(self._folder.glob("*.jsonl")):
             try:
-                content = path.read_bytes()
+                inode = path.stat().st_ino
             except FileNotFoundError:
                 continue
-            for line in content.splitlines():
-                try:
-                    yield ManifestFile.model_validate_json(line)
-                except ValidationError:
-                    continue
+            known, offset = self._read.get(path, (inode, 0))
+            content = _content(path, offset if known == inode else 0)
+            whole = content.rfind(b"\n") + 1
+            read[path] = (inode, (offset if known == inode else 0) + whole)
+            yield from _parse(content[:whole])
+        self._read = read
+
+    def of_model(self, model: str) -> Iterator[tuple[str, list[ManifestFile]]]:
+        """The snapshots of a model that have receipts, each with its files."""
+        for path in list(self._folder.glob(f"{model}.*.jsonl")):
+            yield path.name.split(".")[1], list(_parse(_content(path, 0)))
 
     def drop(self, model: str, snapshot: str) -> None:
         """The manifest is there: the receipts have done their work."""
@@ -60,4 +80,22 @@ class Receipts:
                 if time.time() - path.stat().st_mtime >= older_than:
                     path.unlink()
             except FileNotFoundError:
+                continue
+
+
+def _content(path: Path, offset: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read()
+    except FileNotFoundError:
+        return b""
+
+
+def _parse(content: bytes) -> Iterator[ManifestFile]:
+    for line in content.split(b"\n"):
+        if line:
+            try:
+                yield ManifestFile.model_validate_json(line)
+            except ValidationError:
                 continue

@@ -12,12 +12,12 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from modelcache.errors import InsufficientDisk
-from modelcache.store.durable import Durable
+from modelcache.store.durable import Durable, disk_errors
 from modelcache.store.layout import Layout
 from modelcache.store.locking import PROCESS_TOKEN, Lock, try_lock
 
@@ -55,15 +55,21 @@ class KeepFree:
 class Reservation:
     """Bytes promised to one fetch. `consume` them as they reach the disk."""
 
-    def __init__(self, path: Path, lock: Lock | None, size: int) -> None:
+    def __init__(self, path: Path, lock: Lock | None, size: int, scratch: Path) -> None:
         self._path = path
         self._lock = lock
+        self._scratch = scratch
         self._mutex = threading.Lock()
         self._left = self._written = size
-        self._write()
 
-    def _write(self) -> None:
-        self._path.write_text(json.dumps({"bytes": self._left}))
+    def write(self) -> None:
+        """Tell all processes. No reader sees half of it; it needn't outlive a power cut."""
+        try:
+            self._scratch.write_text(json.dumps({"bytes": self._left}))
+            self._scratch.rename(self._path)
+        except BaseException:
+            self._scratch.unlink(missing_ok=True)
+            raise
         self._written = self._left
 
     def consume(self, size: int) -> None:
@@ -71,7 +77,8 @@ class Reservation:
         with self._mutex:
             self._left = max(0, self._left - size)
             if self._lock is not None and self._written - self._left >= _REWRITE_BYTES:
-                self._write()
+                with suppress(OSError):  # on a full disk too much stays promised, for a while
+                    self.write()
 
     def release(self) -> None:
         """Give back what is left."""
@@ -116,6 +123,9 @@ class Space:
             except (ValueError, KeyError, TypeError):
                 promised, age = 0, _STALE_SECONDS  # torn by a crash
             if path.name.startswith(PROCESS_TOKEN):
+                if not self._locks_reliable:
+                    with suppress(FileNotFoundError):
+                        os.utime(path)  # others tell by its age that we live
                 yield promised
                 continue
             if self._locks_reliable:
@@ -139,25 +149,38 @@ class Space:
         needed += files * _VIEW_BYTES_PER_FILE
         name = self._durable.temporary().name
         path = self._layout.reservations / f"{PROCESS_TOKEN}.{name}.json"
-        lock = try_lock(path.with_suffix(".lock"))
-        reservation = Reservation(path, lock, needed)
+        with disk_errors(needed):
+            lock = try_lock(path.with_suffix(".lock"))
+        reservation = Reservation(path, lock, needed, self._layout.scratch / name)
         try:
+            with disk_errors(needed):
+                reservation.write()
             self._check(needed, files, what)
             yield reservation
         finally:
             reservation.release()
 
+    def sweep(self) -> None:
+        """Remove what processes left that died between taking the lock and writing."""
+        if not self._locks_reliable:
+            return
+        for path in list(self._layout.reservations.glob("*.lock")):
+            if not path.with_suffix(".json").exists():
+                lock = try_lock(path)
+                if lock is not None:
+                    lock.release(remove=True)
+
     def _check(self, needed: int, files: int, what: str) -> None:
         found = os.statvfs(self._layout.root)
         capacity = found.f_blocks * found.f_frsize
         kept = self._keep_free.of(capacity)
-        others = sum(self._promised()) - needed
+        others = max(0, sum(self._promised()) - needed)
         available = found.f_bavail * found.f_frsize - kept - others
         if needed > available:
             raise InsufficientDisk(
                 f"{what} needs {_human(needed)} and {self._layout.root} has"
                 f" {_human(max(0, available))} to give ({_human(kept)} are kept free,"
-                f" {_human(max(0, others))} are promised to other fetches): free"
+                f" {_human(others)} are promised to other fetches): free"
                 f" {_human(needed - available)}, or evict a model (modelcache evict NAME)",
                 needed=needed,
                 available=max(0, available),

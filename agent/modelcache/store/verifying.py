@@ -6,14 +6,16 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
+from pathlib import Path
 
 from awscrt.checksums import crc32c
 
 from modelcache.api import Manifest, ManifestFile
 from modelcache.api.manifest import CHUNK_BYTES
 from modelcache.store.blobs import Blobs
+from modelcache.store.hubviews import has_hub_view, hub_snapshot
 from modelcache.store.layout import Layout
-from modelcache.store.views import relative_path
+from modelcache.store.paths import relative_path
 
 _READ_BYTES = 1024 * 1024
 
@@ -38,11 +40,13 @@ class Damage:
 
 
 def look(layout: Layout, blobs: Blobs, manifest: Manifest) -> list[Damage]:
-    """A quick look: every file is there, in blobs and in the plain view, with its size.
+    """A quick look: every file is there, in blobs and in its views, with its size.
 
-    Costs two `stat`s a file and reads nothing.
+    Costs three `stat`s a file and reads nothing.
     """
     view = layout.view(manifest.model, manifest.snapshot)
+    # Not where another snapshot of the same commit has that place.
+    hub = manifest.hub is not None and has_hub_view(layout, manifest)
     damages = []
     for file in manifest.files:
         if not blobs.has(file.sha256, file.size):
@@ -57,16 +61,25 @@ def look(layout: Layout, blobs: Blobs, manifest: Manifest) -> list[Damage]:
             continue
         if found.st_size != file.size or (found.st_mode & 0o170000) != 0o100000:
             damages.append(Damage(file.path, file.sha256, "another file in the view", blob=False))
+        elif hub and not _in_hub(hub_snapshot(layout, manifest), file):
+            damages.append(Damage(file.path, file.sha256, "missing from the hub view", blob=False))
     return damages
 
 
+def _in_hub(snapshot: Path, file: ManifestFile) -> bool:
+    try:
+        return (snapshot / relative_path(file.origin_path)).stat().st_size == file.size
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 def read_back(
-    blobs: Blobs,
+    path: Path,
     file: ManifestFile,
     on_bytes: Callable[[int], None],
     stop: Callable[[], None] = lambda: None,
 ) -> Damage | None:
-    """Read a blob and hash it. `stop` is called between reads and may raise.
+    """Read a file and hash it. `stop` is called between reads and may raise.
 
     Pages that this brings into the page cache are dropped again; nobody asked for them.
 
@@ -74,9 +87,9 @@ def read_back(
         The damage, with the chunks of 16 MiB that are wrong; None when it is whole.
     """
     try:
-        found, chunks, size = _read(blobs, file.sha256, on_bytes, stop)
+        found, chunks, size = _read(path, on_bytes, stop)
     except FileNotFoundError:
-        return Damage(file.path, file.sha256, "its blob is missing")
+        return Damage(file.path, file.sha256, "is missing")
     except OSError as error:
         return Damage(file.path, file.sha256, f"can't be read: {error.strerror}")
     if size != file.size:
@@ -93,7 +106,12 @@ def read_back(
 
 def describe(blobs: Blobs, digest: str, size: int, identity: str) -> ManifestFile | None:
     """What a manifest says of a blob, found out by reading it; a wrong one is removed: None."""
-    found, chunks, length = _read(blobs, digest, lambda _: None, lambda: None)
+    try:
+        found, chunks, length = _read(blobs.path(digest), lambda _: None, lambda: None)
+    except FileNotFoundError:
+        return None  # evicted a moment ago
+    except OSError:
+        found, chunks, length = "", (), -1  # the disk can't read it
     if found != digest or length != size:
         blobs.set_aside(digest)
         return None
@@ -103,10 +121,10 @@ def describe(blobs: Blobs, digest: str, size: int, identity: str) -> ManifestFil
 
 
 def _read(
-    blobs: Blobs, digest: str, on_bytes: Callable[[int], None], stop: Callable[[], None]
+    path: Path, on_bytes: Callable[[int], None], stop: Callable[[], None]
 ) -> tuple[str, tuple[str, ...], int]:
-    """The SHA-256, the CRC32C of each chunk, and the size that a blob has."""
-    fd = os.open(blobs.path(digest), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    """The SHA-256, the CRC32C of each chunk, and the size that a file has."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     view = memoryview(bytearray(_READ_BYTES))
     hashing, chunks, offset = sha256(), list[int](), 0
     try:

@@ -162,6 +162,20 @@ def test_a_directory_that_comes_back_later(folder: Path, watching: Watching) -> 
     assert reader.sees("hf://org/2")
 
 
+def test_another_directory_takes_its_place(folder: Path, watching: Watching) -> None:
+    (folder / "a.yaml").write_text(model("a", "hf://org/1"))
+    reader = watching(folder)
+    away = folder.rename(folder.with_name("away"))
+    calls = reader.calls
+    (away / "a.yaml").touch()
+    assert reader.called(calls + 1)
+    folder.mkdir()
+    (folder / "a.yaml").write_text(model("a", "hf://org/2"))
+    assert reader.sees("hf://org/2")
+    (folder / "a.yaml").write_text(model("a", "hf://org/3"))
+    assert reader.sees("hf://org/3")
+
+
 def test_polling_sees_what_inotify_does_not(
     tmp_path: Path, folder: Path, watching: Watching
 ) -> None:

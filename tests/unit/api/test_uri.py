@@ -76,7 +76,10 @@ def test_bad(text: str, said: str) -> None:
 _name = st.from_regex(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,20}[A-Za-z0-9_])?", fullmatch=True).filter(
     lambda name: "--" not in name and ".." not in name
 )
-_text = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=20)
+_text = st.one_of(
+    st.text(st.sampled_from("%4aF/@?#. é"), max_size=12),
+    st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=20),
+)
 _inner = _text.map(lambda text: text.strip("/"))
 _uris = st.one_of(
     st.builds(

@@ -158,7 +158,7 @@ def test_a_line_break_of_yaml_alone_begins_no_document() -> None:
         '"\\ud800": 1\n',
         'a: "\\ud800"\n',
         '"\\UFFFFFFFF"\n',
-        f"%YAML 1.{'9' * 5000}\n--- a\n",
+        f"%YAML 1.{'9' * 5000}\n",
         "[" * 2000,
         "a: \x07\n",
         "\u0000",
@@ -169,6 +169,15 @@ def test_without_libyaml(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(composing, "_LOADER", yaml.SafeLoader)
     assert names(stream(model("a"), model("b"))) == ["a", "b"]
     assert len(problems(text)) == 1
+
+
+def test_half_of_a_surrogate_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(composing, "_LOADER", yaml.SafeLoader)
+    half = problem(model("a", more='nodeSelector: {b: "\\ud800"}'))
+    assert (half.field, half.message) == (
+        "spec.nodeSelector.b",
+        "has half of a surrogate pair in it: not Unicode",
+    )
 
 
 def test_depth_by_aliases() -> None:

@@ -1,0 +1,195 @@
+"""The hub view: a model in the shape that `huggingface_hub` finds in `HF_HUB_CACHE`.
+
+`blobs/<etag>`, `snapshots/<commit>/…` linking to them, `refs/<branch>`, and `trees/<commit>.json`,
+the listing by which huggingface_hub 2 knows a snapshot to be whole. A commit has one place there,
+so of two snapshots of a model that select different files of one commit only one has it: the one
+that is shown. The listing says which.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from modelcache.api import HubIdentity, Manifest, ManifestFile
+from modelcache.store.blobs import Blobs
+from modelcache.store.durable import Durable
+from modelcache.store.layout import Layout
+from modelcache.store.paths import relative_path
+from modelcache.store.views import Staging
+
+
+def hub_folder(layout: Layout, name: str, hub: HubIdentity) -> Path:
+    """The repository's folder in a model's hub cache."""
+    return layout.hub(name) / f"models--{hub.repository.replace('/', '--')}"
+
+
+def hub_snapshot(layout: Layout, manifest: Manifest) -> Path:
+    """The snapshot's folder, which may be there or not."""
+    assert manifest.hub is not None
+    return hub_folder(layout, manifest.model, manifest.hub) / "snapshots" / manifest.hub.commit
+
+
+def same_commit(one: Manifest, other: Manifest) -> bool:
+    """Whether two manifests of one model have one place in its hub view."""
+    return (
+        one.hub is not None
+        and other.hub is not None
+        and (one.hub.repository, one.hub.commit) == (other.hub.repository, other.hub.commit)
+    )
+
+
+def build_hub_view(
+    layout: Layout, blobs: Blobs, durable: Durable, staging: Staging, manifest: Manifest
+) -> None:
+    """Put the hub view of a manifest in place, all but its refs.
+
+    Raises:
+        FileNotFoundError: a blob is missing.
+    """
+    hub = manifest.hub
+    assert hub is not None
+    folder = hub_folder(layout, manifest.model, hub)
+    for part in ("blobs", "refs", "snapshots", "trees"):
+        durable.make_directory(folder / part)
+    snapshot = staging.folder / "hub"
+    snapshot.mkdir()
+    for file in manifest.files:
+        _link_hub_blob(folder, blobs, durable, file)
+        place = snapshot / relative_path(file.origin_path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        ups = "../" * (2 + file.origin_path.count("/"))
+        os.symlink(f"{ups}blobs/{hub_blob_name(file)}", place)
+    for parent, _, _ in os.walk(snapshot):
+        os.chmod(parent, 0o755)  # noqa: S103 - pods of any user read the views
+    durable.sync_directory(folder / "blobs")
+    durable.sync_tree(snapshot)
+    listing = folder / "trees" / f"{hub.commit}.json"
+    if not has_hub_view(layout, manifest):
+        # The other selection's list must not be held against these files. With none,
+        # huggingface_hub takes them as they are.
+        durable.unlink(listing)
+    durable.put_directory(snapshot, folder / "snapshots" / hub.commit)
+    durable.write_file(listing, _listing(manifest), mode=0o444)
+
+
+def _listing(manifest: Manifest) -> bytes:
+    """The tree listing as huggingface_hub writes it (its `_tree_cache.py`, format 1).
+
+    It lists what was selected and no more, so that a view is whole by its own list. With it, an
+    offline `snapshot_download` notices a file that is missing, and an online one for this commit
+    asks the Hub nothing.
+    """
+    files: dict[str, dict[str, str | int]] = {}
+    for file in manifest.files:
+        entry: dict[str, str | int] = {"size": file.size, "blob_id": hub_blob_name(file)}
+        if hub_blob_name(file) == file.sha256:
+            entry |= {"lfs_sha256": file.sha256, "lfs_size": file.size}
+        files[file.origin_path] = entry
+    return _listing_head(manifest) + json.dumps(files, indent=1).encode() + b"}\n"
+
+
+def _listing_head(manifest: Manifest) -> bytes:
+    """How the listing begins: huggingface_hub reads over a key that it doesn't know."""
+    return b'{"format_version": 1, "modelcache_snapshot": "%s", "files": ' % (
+        manifest.snapshot.encode()
+    )
+
+
+def has_hub_view(layout: Layout, manifest: Manifest) -> bool:
+    """Whether the hub view of its commit is this manifest's. True where it needs none."""
+    hub = manifest.hub
+    if hub is None:
+        return True
+    head = _listing_head(manifest)
+    listing = hub_folder(layout, manifest.model, hub) / "trees" / f"{hub.commit}.json"
+    try:
+        with listing.open("rb") as file:
+            return file.read(len(head)) == head and hub_snapshot(layout, manifest).is_dir()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _link_hub_blob(folder: Path, blobs: Blobs, durable: Durable, file: ManifestFile) -> None:
+    target = folder / "blobs" / hub_blob_name(file)
+    source = blobs.path(file.sha256)
+    try:
+        if os.path.samestat(target.lstat(), source.lstat()):
+            return
+    except FileNotFoundError:
+        blobs.link(file.sha256, target)
+        return
+    # Another file, healed since: swapped in one step, as a pod may be about to open it.
+    temporary = durable.temporary()
+    blobs.link(file.sha256, temporary)
+    os.rename(temporary, target)
+
+
+def hub_blob_name(file: ManifestFile) -> str:
+    """The name of a file's content in the hub view: what the Hub says its ETag is."""
+    return file.etag if file.etag and file.etag.isalnum() else file.sha256
+
+
+def write_refs(layout: Layout, durable: Durable, manifest: Manifest) -> None:
+    """Let the branches lead to the manifest's commit: in a hub view, this is what publishes."""
+    hub = manifest.hub
+    if hub is None:
+        return
+    refs = hub_folder(layout, manifest.model, hub) / "refs"
+    for ref in hub.refs:
+        path = refs / relative_path(ref)
+        if not path.is_file() or path.read_text() != hub.commit:
+            durable.make_directory(path.parent)
+            durable.write_file(path, hub.commit.encode())
+
+
+def refs_lead_to(layout: Layout, manifest: Manifest) -> bool:
+    """Whether `write_refs` has nothing to do."""
+    hub = manifest.hub
+    if hub is None:
+        return True
+    refs = hub_folder(layout, manifest.model, hub) / "refs"
+    try:
+        return all((refs / relative_path(ref)).read_text() == hub.commit for ref in hub.refs)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def remove_refs(durable: Durable, folder: Path, commit: str) -> None:
+    """Let no branch of a repository's folder lead to a commit any more."""
+    for path in list(_files(folder / "refs")):
+        if path.read_text(errors="replace") == commit:
+            durable.unlink(path)
+
+
+def remove_hub_snapshot(durable: Durable, folder: Path, commit: str) -> None:
+    """Take a commit away from a repository's folder. Its blobs stay for `prune_hub`."""
+    remove_refs(durable, folder, commit)
+    durable.remove_tree(folder / "snapshots" / commit)
+    durable.unlink(folder / "trees" / f"{commit}.json")
+
+
+def prune_hub(durable: Durable, folder: Path, keep: set[str]) -> None:
+    """Remove a repository's blobs but those in `keep`, and the whole folder if it has no snapshot."""
+    if not any(_children(folder / "snapshots")):
+        durable.remove_tree(folder)
+        durable.remove_if_empty(folder.parent)
+        return
+    for path in _children(folder / "blobs"):
+        if path.name not in keep:
+            path.unlink(missing_ok=True)
+
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            yield Path(parent) / name

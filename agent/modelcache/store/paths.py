@@ -1,0 +1,21 @@
+"""The last gate before the disk for the names of files."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+from modelcache.errors import UnsafePath
+
+
+def relative_path(path: str) -> PurePosixPath:
+    """A file's path, as long as it stays below where it is joined to.
+
+    Origins' names were checked when they were resolved. This is for manifests and receipts too.
+
+    Raises:
+        UnsafePath
+    """
+    parts = path.split("/")
+    if any(part in ("", ".", "..") for part in parts) or "\0" in path or "\\" in path:
+        raise UnsafePath(f"{path[:200]!r} is not a path below a model's directory")
+    return PurePosixPath(*parts)
