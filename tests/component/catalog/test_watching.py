@@ -167,7 +167,7 @@ def test_another_directory_takes_its_place(folder: Path, watching: Watching) -> 
     reader = watching(folder)
     away = folder.rename(folder.with_name("away"))
     calls = reader.calls
-    (away / "a.yaml").touch()
+    (away / "b.yaml").touch()
     assert reader.called(calls + 1)
     folder.mkdir()
     (folder / "a.yaml").write_text(model("a", "hf://org/2"))

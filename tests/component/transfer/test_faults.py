@@ -29,6 +29,7 @@ from tests.support.hub import (
     Replace,
     Reset,
     ShortBody,
+    Source,
     Status,
     WrongContentRange,
     WrongLength,
@@ -194,7 +195,7 @@ def test_no_credentials_go_to_another_host(
     hub: HubServer, fetching: Fetching, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_planted")
-    files = {"a.safetensors": GeneratedContent(9 * MIB), "b.txt": b"x"}
+    files: dict[str, Source] = {"a.safetensors": GeneratedContent(9 * MIB), "b.txt": b"x"}
     hub.add_repo("org/secret", files, private=True, token="hf_planted")
     fetching.fetch("secret", "hf://org/secret")
     to_cdn = [request for request in hub.requests if request.server == "cdn"]

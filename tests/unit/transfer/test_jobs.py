@@ -1,0 +1,104 @@
+"""Which file, and which part of it, comes next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+from modelcache.origins.protocol import RemoteFile
+from modelcache.store import Ingest
+from modelcache.store.durable import Durable
+from modelcache.transfer import Cancel
+from modelcache.transfer.buffers import Buffers
+from modelcache.transfer.events import ignore
+from modelcache.transfer.filefetch import FileFetch
+from modelcache.transfer.jobs import FetchRequest, FileTask, Job, distinct
+
+MIB = 1024 * 1024
+
+
+def remote(path: str, size: int, sha256: str | None = None) -> RemoteFile:
+    return RemoteFile(path, path, size, f"identity:{path}", sha256=sha256)
+
+
+def job(*files: RemoteFile, priority: int = 0, sequence: int = 0) -> Job:
+    nothing = cast(Any, None)
+    request = FetchRequest(
+        model="m",
+        scheme="hf",
+        origin=nothing,
+        files=files,
+        ingest=nothing,
+        blob=nothing,
+        priority=priority,
+        cancel=Cancel(),
+        listener=ignore,
+        find=nothing,
+        on_allocated=nothing,
+        on_file=nothing,
+    )
+    return Job(request, sequence)
+
+
+def opened(task: FileTask, folder: Path) -> None:
+    """Have a task's file open, as a worker does."""
+    (folder / "scratch").mkdir(exist_ok=True)
+    ingest = Ingest(folder, Durable(folder / "scratch"), locks_reliable=True)
+    partial = ingest.claim(task.remote.path, task.remote.size)
+    task.fetch = FileFetch(task.remote, None, partial, Buffers(1), range_bytes=8 * MIB)
+
+
+def test_jobs_are_served_by_priority_then_size_then_turn() -> None:
+    big, small, high, late = (
+        job(remote("a", 9)),
+        job(remote("b", 1), sequence=1),
+        job(remote("c", 99), priority=5, sequence=2),
+        job(remote("d", 1), sequence=3),
+    )
+    assert sorted([late, big, small, high], key=lambda j: j.order) == [high, small, late, big]
+
+
+def test_each_connection_has_a_file_of_its_own_as_long_as_there_are_files(tmp_path: Path) -> None:
+    files = job(remote("a", 40 * MIB), remote("b", 30 * MIB))
+    first = files.next_unit(0.0, 8)
+    assert first is not None
+    assert first.wanted is None
+    opened(first.task, tmp_path)
+    own = files.next_unit(0.0, 8)
+    assert own is not None
+    assert own.task is first.task
+    assert own.wanted is not None
+    other = files.next_unit(0.0, 8)
+    assert other is not None
+    assert other.task is not first.task
+    # Both are open or being opened: the next helps with what is open.
+    helper = files.next_unit(0.0, 8)
+    assert helper is not None
+    assert helper.task is first.task
+    first.task.fetch.close()  # type: ignore[union-attr]
+
+
+def test_a_file_that_waits_for_its_next_try_is_passed_over() -> None:
+    files = job(remote("a", 10), remote("b", 5))
+    first = files.next_unit(0.0, 8)
+    assert first is not None
+    files.reopen(first.task, not_before=50.0)
+    assert files.next_time(10.0) == 40.0
+    second = files.next_unit(10.0, 8)
+    assert second is not None
+    assert second.task.remote.path == "b"
+    assert files.next_unit(10.0, 8) is None
+    again = files.next_unit(50.0, 8)
+    assert again is not None
+    assert again.task is first.task
+
+
+def test_not_more_files_are_open_than_allowed() -> None:
+    files = job(*(remote(str(n), 10) for n in range(5)))
+    assert [files.next_unit(0.0, 2) is not None for _ in range(3)] == [True, True, False]
+
+
+def test_the_same_content_stands_together() -> None:
+    digest = "a" * 64
+    grouped = distinct([remote("x", 1, digest), remote("y", 1, digest), remote("z", 1)])
+    assert [[file.path for file in group] for group in grouped.values()] == [["x", "y"], ["z"]]
