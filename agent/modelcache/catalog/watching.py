@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import structlog
 from watchdog.events import (
@@ -46,6 +46,8 @@ _EVENTS: Final[list[type[FileSystemEvent]]] = [
     FileModifiedEvent,
     FileMovedEvent,
 ]
+
+_Identity: TypeAlias = tuple[int, int]
 
 _log = structlog.get_logger(__name__)
 
@@ -158,9 +160,6 @@ class _Watches(FileSystemEventHandler):
         elif self._complaint and not reason:
             _log.info("the catalog is watched again")
         self._complaint = reason
-
-
-_Identity = tuple[int, int]
 
 
 def _identity(directory: Path) -> _Identity:

@@ -7,7 +7,7 @@
 from modelcache.store.ingest import Busy, Ingest, Partial, Piece, blob_key
 from modelcache.store.layout import Layout
 from modelcache.store.reservations import DiskSpace, KeepFree, Reservation
-from modelcache.store.store import Store
+from modelcache.store.store import Overtaken, Store
 from modelcache.store.verifying import Damage
 from modelcache.store.views import Staging
 
@@ -18,6 +18,7 @@ __all__ = [
     "Ingest",
     "KeepFree",
     "Layout",
+    "Overtaken",
     "Partial",
     "Piece",
     "Reservation",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from modelcache.api import HubIdentity, Manifest, ManifestFile
@@ -157,6 +157,28 @@ def refs_lead_to(layout: Layout, manifest: Manifest) -> bool:
         return False
 
 
+def heir_of_hub_view(
+    layout: Layout, manifest: Manifest, others: Sequence[Manifest]
+) -> Manifest | None:
+    """The newest other selection of a commit, when the commit's place is this manifest's."""
+    same = [other for other in others if same_commit(other, manifest)]
+    return same[-1] if same and not any(has_hub_view(layout, other) for other in same) else None
+
+
+def leave_hub_view(
+    layout: Layout, durable: Durable, manifest: Manifest, others: Sequence[Manifest]
+) -> None:
+    """Take away of a hub view what none of the model's other manifests has."""
+    hub = manifest.hub
+    if hub is None:
+        return
+    folder = hub_folder(layout, manifest.model, hub)
+    if not any(same_commit(other, manifest) for other in others):
+        remove_hub_snapshot(durable, folder, hub.commit)
+    owners = [m for m in others if m.hub and m.hub.repository == hub.repository]
+    prune_hub(durable, folder, {hub_blob_name(file) for m in owners for file in m.files})
+
+
 def remove_refs(durable: Durable, folder: Path, commit: str) -> None:
     """Let no branch of a repository's folder lead to a commit any more."""
     for path in list(_files(folder / "refs")):
@@ -172,7 +194,7 @@ def remove_hub_snapshot(durable: Durable, folder: Path, commit: str) -> None:
 
 
 def prune_hub(durable: Durable, folder: Path, keep: set[str]) -> None:
-    """Remove a repository's blobs but those in `keep`, and the whole folder if it has no snapshot."""
+    """Remove a repository's blobs but those in `keep`; without a snapshot the folder goes."""
     if not any(_children(folder / "snapshots")):
         durable.remove_tree(folder)
         durable.remove_if_empty(folder.parent)

@@ -196,18 +196,21 @@ class Partial:
         """Let go of it. What was fetched stays for the next who claims it."""
         if self.fd < 0:
             return
-        os.close(self.fd)
-        self.fd = -1
-        if self._lock is None:
+        journaled = self._journal >= 0
+        self._close_files()
+        if not journaled:
             self.data.unlink(missing_ok=True)
-            return
-        os.close(self._journal)
-        self._journal = -1
-        self._lock.release(remove=remove)
-        self._lock = None
-        if remove:
-            # A folder of its own, which only a file with a journal has.
+        if self._lock is not None:
+            self._lock.release(remove=remove)
+            self._lock = None
+        if remove and journaled:
             self._durable.remove_if_empty(self.folder)
+
+    def _close_files(self) -> None:
+        for fd in (self.fd, self._journal):
+            if fd >= 0:
+                os.close(fd)
+        self.fd = self._journal = -1
 
 
 class Ingest:

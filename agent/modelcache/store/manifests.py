@@ -64,6 +64,10 @@ class Manifests:
         """Whether there is a manifest file, readable by this version or not."""
         return self._layout.manifest(model, snapshot).exists()
 
+    def count(self, model: str) -> int:
+        """How many manifest files a model has, readable by this version or not."""
+        return len(list((self._layout.manifests / model).glob("*.json")))
+
 
 def _load(path: Path) -> Manifest | None:
     try:

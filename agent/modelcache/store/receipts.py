@@ -19,7 +19,7 @@ from modelcache.store.durable import disk_errors
 
 
 class Receipts:
-    """The receipts below one folder: a file of lines for each snapshot. `news` is for one thread."""
+    """The receipts below one folder: a file of lines for each snapshot."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -50,7 +50,7 @@ class Receipts:
             yield from _parse(_content(path, 0))
 
     def news(self) -> Iterator[ManifestFile]:
-        """What was noted since the last call, by any process."""
+        """What was noted since the last call, by any process. Not safe for threads."""
         read = {}
         for path in list(self._folder.glob("*.jsonl")):
             try:
@@ -63,6 +63,10 @@ class Receipts:
             read[path] = (inode, (offset if known == inode else 0) + whole)
             yield from _parse(content[:whole])
         self._read = read
+
+    def forget(self) -> None:
+        """Let `news` begin from the start."""
+        self._read = {}
 
     def of_model(self, model: str) -> Iterator[tuple[str, list[ManifestFile]]]:
         """The snapshots of a model that have receipts, each with its files."""

@@ -6,32 +6,45 @@ commit point), `current` and the hub view's refs. The order of a removal is the 
 
 from __future__ import annotations
 
+import re
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from modelcache.api import Manifest, ManifestFile
+from modelcache.api.meta import NAME_PATTERN
+from modelcache.errors import InsufficientDisk, ModelCacheError, StoreDamaged, UnsafePath
 from modelcache.store.blobs import Blobs
-from modelcache.store.durable import Durable
+from modelcache.store.durable import Durable, disk_errors
+from modelcache.store.hubviews import (
+    build_hub_view,
+    has_hub_view,
+    heir_of_hub_view,
+    hub_folder,
+    leave_hub_view,
+    refs_lead_to,
+    remove_refs,
+    same_commit,
+    write_refs,
+)
 from modelcache.store.ingest import Ingest
+from modelcache.store.knowing import Known
 from modelcache.store.layout import open_layout
-from modelcache.store.locking import locks_work, try_lock
+from modelcache.store.locking import Turns, locks_work
 from modelcache.store.manifests import Manifests
 from modelcache.store.receipts import Receipts
 from modelcache.store.reservations import KeepFree, Space
+from modelcache.store.sweeping import Sweeping
 from modelcache.store.verifying import Damage, describe, look, read_back
-from modelcache.store.views import (
-    Staging,
-    build_hub_view,
-    hub_blob_name,
-    refs_lead_to,
-    remove_hub_view,
-    write_refs,
-)
+from modelcache.store.views import Staging
 
-_LEFTOVER_SECONDS = 3600.0
+
+class Overtaken(ModelCacheError):
+    """Another process removed what this one was about to show. Again, it will do."""
+
+    retryable = True
 
 
 class Store:
@@ -45,7 +58,12 @@ class Store:
         """
         self.layout = open_layout(root)
         self._durable = Durable(self.layout.scratch)
-        reliable = locks_work(self.layout.scratch)
+        try:
+            reliable = locks_work(self.layout.scratch)
+        except OSError as error:
+            raise StoreDamaged(
+                f"{self.layout.root} can't be written: {error.strerror or error}"
+            ) from error
         self._locks_reliable = reliable
         self.blobs = Blobs(self.layout, self._durable)
         self.ingest = Ingest(self.layout.partials, self._durable, locks_reliable=reliable)
@@ -54,8 +72,9 @@ class Store:
         )
         self._manifests = Manifests(self.layout, self._durable)
         self._receipts = Receipts(self.layout.receipts)
+        self._turns = Turns(self.layout.lock)
         self._mutex = threading.RLock()
-        self._known: dict[str, ManifestFile] | None = None
+        self._known = Known(self._manifests, self._receipts)
 
     def manifests(self) -> list[Manifest]:
         """Every committed snapshot, oldest first."""
@@ -76,67 +95,104 @@ class Store:
     ) -> ManifestFile | None:
         """Content that the store has: by its digest, where that is known, else by its identity.
 
-        `fresh` reads again what other processes have noted meanwhile.
+        `fresh` reads what other processes have noted in the last moment.
 
         Returns:
             What is known of it, under a path that it has in some model; None when it isn't there.
         """
         with self._mutex:
-            if self._known is None or fresh:
-                self._known = self._read_known()
-            file = self._known.get(f"sha256:{digest}" if digest else identity)
+            file = self._known.of(identity, digest, fresh=fresh)
         digest = digest or (file.sha256 if file else None)
         if digest is None or not self.blobs.has(digest, size):
             return None
-        # A blob that nothing speaks of: a kill came between its name and the note.
-        return file or describe(self.blobs, digest, size, identity)
-
-    def _read_known(self) -> dict[str, ManifestFile]:
-        known: dict[str, ManifestFile] = {}
-        for file in self._receipts.read():
-            known[file.identity] = known[f"sha256:{file.sha256}"] = file
-        for manifest in self.manifests():
-            for file in manifest.files:
-                known[file.identity] = known[f"sha256:{file.sha256}"] = file
-        return known
+        if file is None:
+            # A blob that nothing speaks of: a kill came between its name and the note.
+            file = describe(self.blobs, digest, size, identity)
+            if file is not None:
+                with self._mutex:
+                    self._known.add(file)
+        return file
 
     def record(self, name: str, snapshot: str, file: ManifestFile) -> None:
-        """Note that a file of a snapshot being fetched has its blob."""
+        """Note that a file of a snapshot being fetched has its blob.
+
+        Raises:
+            InsufficientDisk: the disk is full.
+        """
         self._receipts.append(name, snapshot, file)
         with self._mutex:
-            if self._known is not None:
-                self._known[file.identity] = self._known[f"sha256:{file.sha256}"] = file
+            self._known.add(file)
 
     @contextmanager
     def staging(self) -> Iterator[Staging]:
-        """A view to build; what isn't published is removed at the end."""
-        staging = Staging(self.layout, self.blobs, self._durable)
+        """A view to build; what isn't published is removed at the end.
+
+        Raises:
+            InsufficientDisk: the disk is full.
+        """
+        with disk_errors(0):
+            staging = Staging(self.layout, self.blobs, self._durable)
         try:
             yield staging
         finally:
             staging.close()
 
     def commit(self, staging: Staging, manifest: Manifest) -> None:
-        """Show a snapshot whose files all have their blobs and are linked in `staging`."""
-        with self._mutex:
-            self.blobs.sync(file.sha256 for file in manifest.files)
-            staging.publish(self.layout.view(manifest.model, manifest.snapshot))
-            if manifest.hub is not None:
-                build_hub_view(self.layout, self.blobs, self._durable, staging, manifest)
-            self._manifests.write(manifest)
-            self.show(manifest)
-            self._receipts.drop(manifest.model, manifest.snapshot)
+        """Show a snapshot whose files all have their blobs and are linked in `staging`.
+
+        Raises:
+            InsufficientDisk: the disk is full; nothing is shown.
+            Overtaken: another process evicts what it needs; nothing is shown.
+        """
+        try:
+            with self._turns.take(), disk_errors(0):
+                self.blobs.sync(file.sha256 for file in manifest.files)
+                staging.publish(self.layout.view(manifest.model, manifest.snapshot))
+                if manifest.hub is not None:
+                    build_hub_view(self.layout, self.blobs, self._durable, staging, manifest)
+                self._check(manifest)
+                self._manifests.write(manifest)
+                try:
+                    # Whoever removes looks for a manifest again after its work, and whoever commits
+                    # looks for the files again after the manifest: one of both sees the other.
+                    self._check(manifest)
+                except Overtaken:
+                    self._manifests.remove(manifest.model, manifest.snapshot)
+                    raise
+                self.show(manifest)
+                self._receipts.drop(manifest.model, manifest.snapshot)
+        except FileNotFoundError as error:
+            raise Overtaken(f"{manifest.model}: {error.filename} was just removed") from error
+
+    def _check(self, manifest: Manifest) -> None:
+        damages = self.look(manifest)
+        if damages:
+            raise Overtaken(f"{manifest.model}: {damages[0].path}: {damages[0].what}")
 
     def show(self, manifest: Manifest) -> None:
-        """Let `current` and the hub view's refs lead to a committed snapshot."""
-        if self._manifests.current(manifest.model) != manifest.snapshot:
-            self._durable.symlink(manifest.snapshot, self.layout.current(manifest.model))
-        write_refs(self.layout, self._durable, manifest)
+        """Let `current` and the hub view lead to a committed snapshot.
+
+        Raises:
+            InsufficientDisk: the disk is full.
+            Overtaken: another process evicts it.
+        """
+        try:
+            with self._turns.take(), disk_errors(0):
+                if not has_hub_view(self.layout, manifest):
+                    with self.staging() as staging:
+                        build_hub_view(self.layout, self.blobs, self._durable, staging, manifest)
+                if self._manifests.current(manifest.model) != manifest.snapshot:
+                    self._durable.symlink(manifest.snapshot, self.layout.current(manifest.model))
+                write_refs(self.layout, self._durable, manifest)
+        except FileNotFoundError as error:
+            raise Overtaken(f"{manifest.model}: {error.filename} was just removed") from error
 
     def is_shown(self, manifest: Manifest) -> bool:
         """Whether `current` and the hub view lead to it, as `show` leaves them."""
-        return self._manifests.current(manifest.model) == manifest.snapshot and refs_lead_to(
-            self.layout, manifest
+        return (
+            self._manifests.current(manifest.model) == manifest.snapshot
+            and has_hub_view(self.layout, manifest)
+            and refs_lead_to(self.layout, manifest)
         )
 
     def look(self, manifest: Manifest) -> list[Damage]:
@@ -152,14 +208,21 @@ class Store:
         """Read a snapshot back, whole. See `verifying.read_back`."""
         damages = {damage.path: damage for damage in self.look(manifest)}
         digests: dict[str, Damage | None] = {}
+        view = self.layout.view(manifest.model, manifest.snapshot)
         for file in manifest.files:
             if file.path in damages and damages[file.path].blob:
                 continue
+            blob = self.blobs.path(file.sha256)
             if file.sha256 not in digests:
-                digests[file.sha256] = read_back(self.blobs, file, on_bytes, stop)
+                digests[file.sha256] = read_back(blob, file, on_bytes, stop)
             damage = digests[file.sha256]
             if damage is not None:
-                damages[file.path] = damage
+                damages[file.path] = replace(damage, path=file.path)
+            elif file.path not in damages and not blob.samefile(view / file.path):
+                # A copy, because the blob had no more links to give; or what somebody put there.
+                damage = read_back(view / file.path, file, on_bytes, stop)
+                if damage is not None:
+                    damages[file.path] = replace(damage, blob=False)
         return list(damages.values())
 
     def withdraw(self, manifest: Manifest, damages: list[Damage]) -> None:
@@ -168,96 +231,119 @@ class Store:
         Good blobs stay, so that only the bad ones are fetched again.
         """
         bad = {damage.sha256 for damage in damages if damage.blob}
-        with self._mutex:
-            for other in self.manifests():
-                shares = any(file.sha256 in bad for file in other.files)
-                if not shares and (other.model, other.snapshot) != (
-                    manifest.model,
-                    manifest.snapshot,
-                ):
-                    continue
-                for file in other.files:
-                    if file.sha256 not in bad:
-                        self._receipts.append(other.model, other.snapshot, file)
-                self._unshow(other)
-                self._remove_hub(other)
+        with self._turns.take():
+            # First: whatever comes between, a look tells that the snapshots are not whole.
             for digest in bad:
                 self.blobs.set_aside(digest)
+            for other in self.manifests():
+                mine = (other.model, other.snapshot) == (manifest.model, manifest.snapshot)
+                if not mine and not any(file.sha256 in bad for file in other.files):
+                    continue
+                self._note_good(other, bad)
+                self._unshow(other, {other.snapshot})
+                self._remove_hub(other)
+
+    def _note_good(self, manifest: Manifest, bad: set[str]) -> None:
+        try:
+            for file in manifest.files:
+                if file.sha256 not in bad:
+                    self._receipts.append(manifest.model, manifest.snapshot, file)
+        except InsufficientDisk:
+            pass  # more is read or fetched again than need be, but the damage is not shown
 
     def evict(self, name: str, snapshot: str | None = None) -> int:
         """Remove a model, or one snapshot of it, and the blobs that nothing else uses.
 
+        Without `snapshot`, what an earlier withdrawal or crash left of the model goes too.
+
         Returns:
             Bytes that were freed.
+
+        Raises:
+            UnsafePath: no model can have that name.
         """
-        with self._mutex:
+        if not re.fullmatch(NAME_PATTERN, name):
+            raise UnsafePath(f"{name[:80]!r} is no model's name")
+        with self._turns.take():
             gone = [m for m in self.snapshots(name) if snapshot in (None, m.snapshot)]
+            digests = {file.sha256 for manifest in gone for file in manifest.files}
+            going = {manifest.snapshot for manifest in gone}
             for manifest in gone:
-                self._unshow(manifest)
+                self._unshow(manifest, going)
             for manifest in gone:
                 self._remove_hub(manifest)
                 self._durable.remove_tree(self.layout.view(name, manifest.snapshot))
                 self._receipts.drop(name, manifest.snapshot)
+            if snapshot is None:
+                digests |= self._remove_rest(name)
             self._durable.remove_if_empty(self.layout.model(name))
-            return self.blobs.remove_unused(f.sha256 for m in gone for f in m.files)
+            freed = self.blobs.remove_unused(digests)
+            for manifest in self.snapshots(name):
+                if manifest.snapshot in going and self.look(manifest):
+                    # Another process has committed it meanwhile: see `commit`.
+                    self._unshow(manifest, going)
+            return freed
 
-    def _unshow(self, manifest: Manifest) -> None:
-        """The manifest goes first; an older snapshot of the model takes over, if there is one."""
-        self._manifests.remove(manifest.model, manifest.snapshot)
+    def _remove_rest(self, name: str) -> set[str]:
+        digests = set()
+        for snapshot, files in self._receipts.of_model(name):
+            digests |= {file.sha256 for file in files}
+            self._receipts.drop(name, snapshot)
+        self._durable.unlink(self.layout.current(name))
+        for folder in (
+            self.layout.manifests / name,
+            self.layout.hub(name),
+            self.layout.model(name),
+        ):
+            self._durable.remove_tree(folder)
+        return digests
+
+    def _unshow(self, manifest: Manifest, going: Collection[str]) -> None:
+        """Take the manifest away; an older snapshot of the model takes over, if there is one.
+
+        `going` are the model's snapshots that are about to go: none of them takes over. What shows
+        the snapshot goes before the manifest, so that after a crash nothing shows what isn't there.
+        """
+        others = [m for m in self.snapshots(manifest.model) if m.snapshot not in going]
         if self._manifests.current(manifest.model) == manifest.snapshot:
-            left = [m for m in self.snapshots(manifest.model) if not self.look(m)]
-            if left:
-                self.show(left[-1])
-            else:
+            whole = [m for m in others if not self.look(m)]
+            try:
+                if not whole:
+                    raise Overtaken("nothing takes over")
+                self.show(whole[-1])
+            except (InsufficientDisk, Overtaken):
                 self._durable.unlink(self.layout.current(manifest.model))
+        hub = manifest.hub
+        if hub is not None and not any(same_commit(m, manifest) for m in others):
+            remove_refs(self._durable, hub_folder(self.layout, manifest.model, hub), hub.commit)
+        self._manifests.remove(manifest.model, manifest.snapshot)
 
     def _remove_hub(self, manifest: Manifest) -> None:
-        others = [m for m in self.snapshots(manifest.model) if m.hub is not None]
-        if any(m.hub == manifest.hub and m.snapshot != manifest.snapshot for m in others):
-            return  # the same commit in another selection: its view is the one that is there
-        keep = {
-            hub_blob_name(file)
-            for m in others
-            if m.hub and manifest.hub and m.hub.repository == manifest.hub.repository
-            for file in m.files
-        }
-        remove_hub_view(self.layout, self._durable, manifest, keep)
+        """Take a snapshot out of the hub view; another selection of its commit gets the place."""
+        others = [m for m in self.snapshots(manifest.model) if m.snapshot != manifest.snapshot]
+        heir = heir_of_hub_view(self.layout, manifest, others)
+        if heir is not None:
+            try:
+                with self.staging() as staging:
+                    build_hub_view(self.layout, self.blobs, self._durable, staging, heir)
+            except (FileNotFoundError, InsufficientDisk):
+                others.remove(heir)  # it is not whole: `look` tells
+        leave_hub_view(self.layout, self._durable, manifest, others)
 
     def sweep(self, keep: frozenset[str] = frozenset(), *, older_than: float = 86_400.0) -> None:
-        """Remove what crashes left: scratch, staged views, partial files and blobs nobody wants.
+        """Remove what crashes left: scratch, views without a manifest, partial files and blobs.
 
         `keep` are the keys of partial files (`ingest.blob_key`) that stay whatever their age;
         `older_than` seconds is how long the others are kept for a fetch that may come back.
         """
-        for path in list(self.layout.scratch.iterdir()):
-            if _age(path) >= _LEFTOVER_SECONDS:
-                self._durable.remove_tree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        for path in list(self.layout.staging.iterdir()):
-            lock = try_lock(path / "lock") if self._locks_reliable and path.is_dir() else None
-            if lock is not None or _age(path) >= 86_400.0:
-                self._durable.remove_tree(path)
-            if lock is not None:
-                lock.release()
+        sweeping = Sweeping(self.layout, self._durable, older_than)
+        sweeping.scratch()
+        sweeping.staging(self._locks_reliable)
         self.ingest.sweep(keep, older_than)
+        self.space.sweep()
         self._receipts.sweep(older_than)
-        with self._mutex:
-            waiting = {file.sha256 for file in self._receipts.read()}
-            unused = (
-                path for path in self.layout.blobs.glob("*/*") if _is_orphan(path, older_than)
-            )
-            self.blobs.remove_unused({path.name for path in unused} - waiting)
-
-
-def _is_orphan(blob: Path, older_than: float) -> bool:
-    try:
-        found = blob.lstat()
-    except FileNotFoundError:
-        return False
-    return found.st_nlink == 1 and time.time() - found.st_ctime >= older_than
-
-
-def _age(path: Path) -> float:
-    try:
-        return time.time() - path.lstat().st_mtime
-    except FileNotFoundError:
-        return 0.0
+        with self._turns.take():
+            sweeping.views(self._manifests)
+            sweeping.hub(self._manifests, self.manifests())
+        waiting = {file.sha256 for file in self._receipts.read()}
+        self.blobs.remove_unused(sweeping.orphans() - waiting)

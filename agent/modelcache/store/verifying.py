@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from modelcache.store.layout import Layout
 from modelcache.store.paths import relative_path
 
 _READ_BYTES = 1024 * 1024
+_ROT = (errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.EREMOTEIO)
+"""What reading gives on a disk that lost something: a bad sector, a file system's checksum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +88,17 @@ def read_back(
 
     Returns:
         The damage, with the chunks of 16 MiB that are wrong; None when it is whole.
+
+    Raises:
+        OSError: it could not be read for a reason that lies not in the disk.
     """
     try:
         found, chunks, size = _read(path, on_bytes, stop)
     except FileNotFoundError:
         return Damage(file.path, file.sha256, "is missing")
     except OSError as error:
+        if error.errno not in _ROT:
+            raise
         return Damage(file.path, file.sha256, f"can't be read: {error.strerror}")
     if size != file.size:
         return Damage(file.path, file.sha256, f"has {size} bytes instead of {file.size}")
@@ -110,8 +118,10 @@ def describe(blobs: Blobs, digest: str, size: int, identity: str) -> ManifestFil
         found, chunks, length = _read(blobs.path(digest), lambda _: None, lambda: None)
     except FileNotFoundError:
         return None  # evicted a moment ago
-    except OSError:
-        found, chunks, length = "", (), -1  # the disk can't read it
+    except OSError as error:
+        if error.errno not in _ROT:
+            raise
+        found, chunks, length = "", (), -1
     if found != digest or length != size:
         blobs.set_aside(digest)
         return None
