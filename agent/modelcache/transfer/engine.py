@@ -7,7 +7,7 @@ are fetched a connection each, and one big file by all of them.
 One job never holds up another: as long as others have work, a job leaves them connections; a
 connection that has been silent for some seconds doesn't count against the limit, so another takes
 its place; a file whose origin fails waits for its next try without a connection; and a job whose
-last try failed, or that has a silent connection, gets no second one until bytes come.
+last try failed gets one connection until bytes come.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from modelcache.transfer.working import Worker
 
 log = structlog.get_logger(__name__)
 
-_QUIET_SECONDS = 3.0
+_QUIET_SECONDS = 5.0
 _ABANDON_SECONDS = 0.8
 _MOST_THREADS = 64
 
@@ -126,11 +126,10 @@ class Engine:
         with self._condition:
             while not self._closed:
                 now = time.monotonic()
-                silent = {unit.job for unit in self._units if now - unit.heard >= _QUIET_SECONDS}
                 loud = sum(1 for unit in self._units if now - unit.heard < _QUIET_SECONDS)
                 if loud < self._settings.connections:
                     for job in sorted(self._jobs, key=lambda job: job.order):
-                        if job.units >= (1 if job in silent else self._share(job)):
+                        if job.units >= self._share(job):
                             continue
                         unit = job.next_unit(now, self._settings.connections)
                         if unit is not None:

@@ -17,7 +17,7 @@ from modelcache.transfer.filefetch import FileFetch, Range
 from modelcache.transfer.http import Body, HttpClient
 from modelcache.transfer.limiting import Bandwidth
 
-_READ_BYTES = 64 * 1024
+_READ_BYTES = 128 * 1024
 """Read at once: small enough that a slow connection shows that it is alive every few seconds."""
 
 _FICLONE = 0x40049409

@@ -126,9 +126,9 @@ def test_what_came_before_a_broken_connection_is_not_fetched_again(
     hub: HubServer, fetching: Fetching, content: GeneratedContent
 ) -> None:
     for _ in range(5):
-        hub.fault(WEIGHTS, ShortBody(after=5 * MIB + 1))
+        hub.fault(WEIGHTS, ShortBody(after=5 * MIB + 300_000))
     assert_whole(fetching, fetching.fetch("model", URI), content)
-    assert fetching.received == SIZE + 2
+    assert hub.bytes_sent() == fetching.received == SIZE + 2
 
 
 def test_an_object_replaced_half_way_is_never_mixed(

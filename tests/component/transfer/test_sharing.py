@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 
-from modelcache.transfer import TransferSettings
+from modelcache.transfer import Cancel, TransferSettings
 from tests.component.transfer.conftest import MakeFetching
 from tests.support.fetching import Fetching
-from tests.support.hub import GeneratedContent, HubServer, Stall, Status
+from tests.support.hub import GeneratedContent, HubServer, Source, Stall, Status
 
 MIB = 1024 * 1024
 
@@ -81,22 +81,37 @@ def test_a_hanging_model_holds_up_no_other(hub: HubServer, make_fetching: MakeFe
 
 def test_no_more_connections_than_allowed(hub: HubServer, make_fetching: MakeFetching) -> None:
     fetching = make_fetching(TransferSettings(connections=3))
-    files = {f"{n}.safetensors": GeneratedContent(9 * MIB, n) for n in range(8)}
-    hub.add_repo("org/a", files)
-    hub.set_rate(100 * MIB)
+    names = ("a", "b", "c")
+    for name in names:
+        files: dict[str, Source] = {
+            f"{name}{n}.safetensors": GeneratedContent(9 * MIB, n + ord(name)) for n in range(4)
+        }
+        hub.add_repo(f"org/{name}", files)
+    hub.set_rate(150 * MIB)
+    runs = [fetching.in_background(name, f"hf://org/{name}") for name in names]
     most = 0
+    while not all(run.ended(0.01) for run in runs):
+        most = max(most, sum(r.server == "cdn" and not r.finished for r in hub.requests))
+    for run in runs:
+        run.result()
+    assert 2 <= most <= 3
 
-    def look(requests: list[object]) -> bool:
-        nonlocal most
-        now = [r for r in hub.requests if r.server == "cdn" and not r.finished]
-        most = max(most, len(now))
-        return False
 
-    run = fetching.in_background("a", "hf://org/a")
-    while not run.ended(0.01):
-        look([])
-    run.result()
-    assert 1 <= most <= 3
+def test_space_that_a_file_has_is_promised_no_more(
+    hub: HubServer, make_fetching: MakeFetching
+) -> None:
+    fetching = make_fetching()
+    hub.add_repo("org/a", {"a.safetensors": GeneratedContent(600 * MIB, 1)})
+    hub.fault("a.safetensors", Stall(after=MIB, times=None))
+    cancel = Cancel()
+    run = fetching.in_background("a", "hf://org/a", cancel=cancel)
+    assert hub.wait_until(
+        lambda requests: any(r.server == "cdn" and r.bytes_sent for r in requests)
+    )
+    assert fetching.store.space.measure().reserved < 300 * MIB
+    cancel.set()
+    run.ended(5)
+    assert fetching.store.space.measure().reserved == 0
 
 
 def test_an_empty_model_file_and_a_deep_path(hub: HubServer, fetching: Fetching) -> None:

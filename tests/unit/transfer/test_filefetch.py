@@ -118,6 +118,37 @@ def test_the_rest_of_a_broken_range_is_asked_for_again(tmp_path: Path) -> None:
     fetch.close()
 
 
+def test_from_a_server_of_whole_files_all_is_taken_in_order(tmp_path: Path) -> None:
+    fetch = open_fetch(tmp_path, spare=4)
+    first, second, third = fetch.claim(), fetch.claim(), fetch.claim()
+    bring(fetch, first)
+    bring(fetch, third)
+    fetch.whole_only = True
+    assert not fetch.idle, "another connection is still at it"
+    fetch.release(second)
+    assert fetch.idle
+    whole = fetch.claim()
+    assert whole == Range(first.end, SIZE, whole=True)
+    assert not fetch.idle
+    bring(fetch, whole)
+    assert fetch.finish().sha256 == DIGEST
+    fetch.close()
+
+
+def test_buffers_that_waited_are_given_back(tmp_path: Path) -> None:
+    buffers = Buffers(spare=2)
+    remote = RemoteFile("model", "model", SIZE, "identity", sha256=DIGEST)
+    fetch = FileFetch(remote, None, claim(tmp_path), buffers, range_bytes=RANGE)
+    first, second = fetch.claim(), fetch.claim()
+    bring(fetch, second)
+    assert buffers.may() is None, "both spare buffers wait for the first range"
+    fetch.whole_only = True
+    fetch.release(first)
+    fetch.claim()
+    assert buffers.may() is not None
+    fetch.close()
+
+
 def test_a_wrong_byte_is_noticed(tmp_path: Path) -> None:
     fetch = open_fetch(tmp_path, sha256="0" * 64)
     for wanted in ranges(fetch):
