@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from modelcache.api.meta import API_VERSION, SUBDOMAIN_PATTERN, ApiModel, Condition, ObjectMeta
+from modelcache.api.meta import API_VERSION, SUBDOMAIN_PATTERN, ApiModel, Conditions, ObjectMeta
 from modelcache.api.uri import URI_PATTERN, SourceURI, parse_uri
 from modelcache.errors import UsageError
 
@@ -184,16 +184,7 @@ class CachedModelStatus(ApiModel):
     """The size of what one node holds."""
     nodes: NodeCounts = NodeCounts()
     """How far the nodes are."""
-    conditions: Annotated[
-        tuple[Condition, ...],
-        Field(
-            max_length=16,
-            json_schema_extra={
-                "x-kubernetes-list-type": "map",
-                "x-kubernetes-list-map-keys": ["type"],
-            },
-        ),
-    ] = ()
+    conditions: Conditions = ()
     """The condition Ready, with a reason of the closed set."""
 
 

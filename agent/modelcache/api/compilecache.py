@@ -12,7 +12,7 @@ from modelcache.api.meta import (
     NAME_PATTERN,
     SUBDOMAIN_PATTERN,
     ApiModel,
-    Condition,
+    Conditions,
     Name,
     ObjectMeta,
 )
@@ -107,16 +107,7 @@ class CompileCacheStatus(ApiModel):
     """The generation of the object that this speaks of."""
     digests: Annotated[tuple[Digest, ...], Field(max_length=64)] = ()
     """Bundles published for this object, newest first."""
-    conditions: Annotated[
-        tuple[Condition, ...],
-        Field(
-            max_length=16,
-            json_schema_extra={
-                "x-kubernetes-list-type": "map",
-                "x-kubernetes-list-map-keys": ["type"],
-            },
-        ),
-    ] = ()
+    conditions: Conditions = ()
     """The present state."""
 
 

@@ -92,3 +92,16 @@ class Condition(ApiModel):
     """When the status last changed."""
     observed_generation: int | None = None
     """The generation of the object that this speaks of."""
+
+
+Conditions = Annotated[
+    tuple[Condition, ...],
+    Field(
+        max_length=16,
+        json_schema_extra={
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["type"],
+        },
+    ),
+]
+"""An object's conditions, one of each type."""

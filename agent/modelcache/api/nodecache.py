@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from modelcache.api.meta import API_VERSION, SUBDOMAIN_PATTERN, ApiModel, Condition, ObjectMeta
+from modelcache.api.meta import API_VERSION, SUBDOMAIN_PATTERN, ApiModel, Conditions, ObjectMeta
 from modelcache.errors import Reason
 
 NonNegative = Annotated[int, Field(ge=0)]
@@ -108,16 +108,7 @@ class NodeCacheStatus(ApiModel):
     """The disk."""
     catalog: CatalogReport = CatalogReport()
     """The catalog."""
-    conditions: Annotated[
-        tuple[Condition, ...],
-        Field(
-            max_length=16,
-            json_schema_extra={
-                "x-kubernetes-list-type": "map",
-                "x-kubernetes-list-map-keys": ["type"],
-            },
-        ),
-    ] = ()
+    conditions: Conditions = ()
     """The condition ModelCacheReady."""
 
 

@@ -14,8 +14,6 @@ import ssl
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 import certifi
@@ -30,6 +28,7 @@ from modelcache.errors import (
     RateLimited,
 )
 from modelcache.origins.protocol import HttpLocation
+from modelcache.origins.waiting import retry_after_seconds
 from modelcache.transfer.cancelling import Cancel
 
 _CONNECT_SECONDS = 10.0
@@ -241,7 +240,7 @@ def _refusal(
         hint = response.read(2048).decode("utf-8", "replace")
     except _BROKEN:
         hint = ""
-    wait = retry_after(response.headers.get("Retry-After"))
+    wait = retry_after_seconds(response.headers.get("Retry-After"))
     if status in (401, 403):
         if location.renewable:
             return LocationExpired(f"{place} refuses the credentials (HTTP {status})")
@@ -253,21 +252,6 @@ def _refusal(
     if status == 429 or (status == 503 and "SlowDown" in hint):
         return RateLimited(f"{place} asks for fewer requests (HTTP {status})", retry_after=wait)
     return OriginUnavailable(f"{place} answers HTTP {status}", retry_after=wait)
-
-
-def retry_after(value: str | None) -> float | None:
-    """A Retry-After header in seconds: a number, or an HTTP date (RFC 9110, 10.2.3)."""
-    if value is None:
-        return None
-    if value.strip().isdigit():
-        return float(value)
-    try:
-        moment = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
 
 
 def _redirected(url: SplitResult, response: http.client.HTTPResponse) -> SplitResult:

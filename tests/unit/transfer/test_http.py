@@ -6,7 +6,6 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -22,7 +21,7 @@ from modelcache.errors import (
 )
 from modelcache.origins.protocol import HttpLocation
 from modelcache.transfer import Cancel
-from modelcache.transfer.http import HttpClient, LocationExpired, retry_after
+from modelcache.transfer.http import HttpClient, LocationExpired
 
 BODY = bytes(range(256)) * 4
 SIZE = len(BODY)
@@ -232,17 +231,3 @@ def test_nobody_there(client: HttpClient) -> None:
 def test_a_name_that_is_not_known(client: HttpClient) -> None:
     with pytest.raises(OriginUnavailable, match="can't be reached"):
         get(client, "http://no-such-host.invalid/")
-
-
-@pytest.mark.parametrize(
-    ("value", "seconds"), [(None, None), ("5", 5.0), (" 12 ", 12.0), ("soon", None), ("-3", None)]
-)
-def test_retry_after(value: str | None, seconds: float | None) -> None:
-    assert retry_after(value) == seconds
-
-
-def test_retry_after_as_a_date() -> None:
-    import time
-
-    assert retry_after(formatdate(time.time() + 30, usegmt=True)) == pytest.approx(30, abs=2)
-    assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
