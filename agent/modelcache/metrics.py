@@ -9,7 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
@@ -35,6 +41,8 @@ class Metrics:
     """The registry, and a listener that counts events. Safe for threads."""
 
     def __init__(self, node: Callable[[], NodeCache | None]) -> None:
+        # Without it there is a second series for each, which nobody asks for.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.registry.register(_NodeCollector(node))
         self._received = Counter(
@@ -152,7 +160,7 @@ def _disk(node: NodeCache) -> Iterable[Metric]:
     disk, catalog = node.status.disk, node.status.catalog
     for name, what, value in (
         ("disk_capacity_bytes", "Size of the cache's file system.", disk.capacity),
-        ("disk_available_bytes", "Free for fetches, before what is kept free.", disk.available),
+        ("disk_available_bytes", "Free for fetches, without what is kept free.", disk.available),
         ("disk_used_bytes", "Content of the models in the cache.", disk.used),
         ("disk_reserved_bytes", "Promised to fetches under way.", disk.reserved),
         ("catalog_objects", "Objects of the catalog in force.", catalog.objects),

@@ -5,16 +5,20 @@ The descriptions here are the help texts of the flags.
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import AliasChoices, BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_UNITS |= {f"{unit}i": 2 ** (10 * power) for power, unit in enumerate("kmgt", start=1)}
+from modelcache.api.meta import SUBDOMAIN_PATTERN
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "p": 10**15}
+_UNITS |= {f"{unit}i": 2 ** (10 * power) for power, unit in enumerate("kmgtp", start=1)}
+_SIZE = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*((?:[kmgtp]i?)?)b?")
 
 
 def parse_size(text: str) -> int:
@@ -23,11 +27,10 @@ def parse_size(text: str) -> int:
     Raises:
         ValueError
     """
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]{0,2})[bB]?", text.strip())
-    unit = found[2].lower() if found else None
-    if found is None or unit not in _UNITS:
+    found = _SIZE.fullmatch(text.strip().lower())
+    if found is None:
         raise ValueError(f"{text!r} is not a size: write 500M, 10Gi or a number of bytes")
-    return int(float(found[1]) * _UNITS[unit])
+    return int(float(found[1]) * _UNITS[found[2]])
 
 
 def _size(value: object) -> object:
@@ -42,15 +45,22 @@ def _comma_separated(value: object) -> object:
 
 def _share_or_size(value: object) -> object:
     text = str(value).strip()
-    if text.endswith("%"):
-        if not 0 <= float(text[:-1]) < 100:
-            raise ValueError(f"{text!r} is not between 0% and 100%")
-    else:
+    if not text.endswith("%"):
         parse_size(text)
+    elif not re.fullmatch(r"[0-9]{1,2}(\.[0-9]{1,6})?", text[:-1]):
+        raise ValueError(f"{text!r} is not a share: write 0% to 99%, or a size such as 20Gi")
     return text
 
 
-Size = Annotated[int, BeforeValidator(_size), Field(ge=0)]
+def _node_name(value: object) -> object:
+    if not re.fullmatch(SUBDOMAIN_PATTERN, str(value)) or len(str(value)) > 253:
+        raise ValueError(
+            f"{value!r} can't be a node's name: lower-case letters, digits, hyphens and dots"
+        )
+    return value
+
+
+Size = Annotated[int, BeforeValidator(_size), Field(gt=0)]
 ShareOrSize = Annotated[str, BeforeValidator(_share_or_size)]
 Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_comma_separated)]
 Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
@@ -102,10 +112,11 @@ class AgentSettings(FetchSettings):
         Path("/etc/modelcache/catalog"),
         description="What this node is to hold: a YAML file, or a directory of them. Watched.",
     )
-    node_name: str = Field(
-        default_factory=lambda: socket.gethostname().lower(),
-        description="This node's name, in reports and for node affinity.",
-        validation_alias=AliasChoices("node_name", "MODELCACHE_NODE_NAME", "NODE_NAME"),
+    node_name: Annotated[str, BeforeValidator(_node_name)] = Field(
+        default_factory=lambda: os.environ.get("NODE_NAME") or socket.gethostname().lower(),
+        description="This node's name, in reports and for node affinity; by default NODE_NAME"
+        " from the environment, or the host's.",
+        validate_default=True,
     )
     node_labels: Texts = Field(
         (),
@@ -134,13 +145,30 @@ class AgentSettings(FetchSettings):
         "info", description="The least important lines to write."
     )
 
-    @model_validator(mode="after")
-    def _readable(self) -> Self:
-        _ = self.labels, self.address
-        for folder in self.file_roots:
-            if not folder.is_absolute():
-                raise ValueError(f"file root {str(folder)!r} is not an absolute path")
-        return self
+    @field_validator("node_labels")
+    @classmethod
+    def _are_pairs(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        for label in labels:
+            if not re.fullmatch(r"[^=]+=[^=]*", label):
+                raise ValueError(f"{label!r} is not written key=value")
+        return labels
+
+    @field_validator("file_roots")
+    @classmethod
+    def _are_absolute(cls, roots: tuple[Path, ...]) -> tuple[Path, ...]:
+        for root in roots:
+            if not root.is_absolute():
+                raise ValueError(f"{str(root)!r} is not an absolute path")
+        return roots
+
+    @field_validator("listen")
+    @classmethod
+    def _is_address(cls, listen: str) -> str:
+        host, colon, port = listen.rpartition(":")
+        written = colon and re.fullmatch(r"[0-9]{1,5}", port) and int(port) <= 65535
+        if listen and (not written or (":" in host and not host.startswith("["))):
+            raise ValueError(f"{listen!r} is not written address:port, such as 0.0.0.0:8080")
+        return listen
 
     @property
     def labels(self) -> dict[str, str] | None:
@@ -148,9 +176,6 @@ class AgentSettings(FetchSettings):
         if not self.node_labels:
             return None
         pairs = [label.partition("=") for label in self.node_labels]
-        for key, equals, _ in pairs:
-            if not key or not equals:
-                raise ValueError(f"node label {key!r} is not written key=value")
         return {key: value for key, _, value in pairs}
 
     @property
@@ -158,7 +183,5 @@ class AgentSettings(FetchSettings):
         """(host, port) to listen on."""
         if not self.listen:
             return None
-        host, colon, port = self.listen.rpartition(":")
-        if not colon or not port.isdigit() or int(port) > 65535:
-            raise ValueError(f"{self.listen!r} is not written address:port")
+        host, _, port = self.listen.rpartition(":")
         return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - as asked for

@@ -111,7 +111,13 @@ def read(cache: Path, *questions: Question, hub_url: str = "", uid: int | None =
     with tempfile.TemporaryDirectory() as home:
         Path(home).chmod(0o777)
         finished = subprocess.run(
-            [sys.executable, "-c", _READER, json.dumps(questions), str(uid or os.getuid())],
+            [
+                sys.executable,
+                "-c",
+                _READER,
+                json.dumps(questions),
+                str(os.getuid() if uid is None else uid),
+            ],
             env={
                 **os.environ,
                 "HF_HUB_OFFLINE": "1",
@@ -140,7 +146,7 @@ def read_only(folder: Path) -> Iterator[Path]:
         mounted.mkdir()
         subprocess.run(["mount", "--bind", folder, mounted], check=True)
         # Lazily, so that whatever still has a file open, nothing stays mounted.
-        undo.callback(subprocess.run, ["umount", "--lazy", mounted], check=True)
+        undo.callback(lambda: subprocess.run(["umount", "--lazy", mounted], check=True))
         subprocess.run(["mount", "-o", "remount,ro,bind", mounted], check=True)
         yield mounted
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import json
 import signal
 import sys
-import threading
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -13,18 +12,19 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from modelcache.api import ModelState, NodeCache
 from modelcache.cli.display import Display
 from modelcache.cli.options import (
     BandwidthOption,
     Connections,
     KeepFreeOption,
+    Output,
     Root,
     SecretsDir,
     flag,
     settings,
 )
-from modelcache.errors import EXIT_CODES
+from modelcache.cli.output import Format
+from modelcache.errors import EXIT_CODES, ModelCacheError, UsageError
 from modelcache.service.agent import Agent
 from modelcache.service.logs import configure_logs
 from modelcache.settings import AgentSettings
@@ -32,24 +32,28 @@ from modelcache.settings import AgentSettings
 
 def agent(
     root: Root = None,
-    catalog: Annotated[Path | None, flag("catalog")] = None,
+    catalog: Annotated[Path | None, flag("catalog", "PATH")] = None,
     once: Annotated[
         bool, typer.Option("--once", help="Try everything once, then end; 0 if all is ready.")
     ] = False,
-    node_name: Annotated[str | None, flag("node_name")] = None,
-    node_labels: Annotated[str | None, flag("node_labels")] = None,
-    file_roots: Annotated[str | None, flag("file_roots")] = None,
+    node_name: Annotated[str | None, flag("node_name", "NAME")] = None,
+    node_labels: Annotated[str | None, flag("node_labels", "KEY=VALUE,...")] = None,
+    file_roots: Annotated[str | None, flag("file_roots", "PATH,...")] = None,
     secrets_dir: SecretsDir = None,
     keep_free: KeepFreeOption = None,
     connections: Connections = None,
     bandwidth: BandwidthOption = None,
-    models_at_once: Annotated[int | None, flag("models_at_once")] = None,
-    max_labels: Annotated[int | None, flag("max_labels")] = None,
-    listen: Annotated[str | None, flag("listen")] = None,
-    log_format: Annotated[str | None, flag("log_format")] = None,
-    log_level: Annotated[str | None, flag("log_level")] = None,
-) -> None:
-    """Keep this node's cache at what the catalog wants, until told to stop (SIGTERM)."""
+    models_at_once: Annotated[int | None, flag("models_at_once", "NUMBER")] = None,
+    max_labels: Annotated[int | None, flag("max_labels", "NUMBER")] = None,
+    listen: Annotated[str | None, flag("listen", "ADDRESS")] = None,
+    log_format: Annotated[str | None, flag("log_format", "FORMAT")] = None,
+    log_level: Annotated[str | None, flag("log_level", "LEVEL")] = None,
+    output: Output = Format.TABLE,
+) -> int:
+    """Keep this node's cache at what a catalog wants, until told to stop (SIGTERM).
+
+    With -o json its last report is printed at the end; logs go to stderr in any case.
+    """
     if once and listen is None:
         listen = ""  # nobody asks an agent that is about to end
     found = settings(
@@ -78,25 +82,18 @@ def agent(
     bars = Display(daemon.progress, console) if people and console.is_terminal else nullcontext()
     with bars:
         report = daemon.run()
-    code = _exit_code(report) if once else 0
-    _leave(code)
+    if output is Format.JSON:
+        if report is None:
+            raise ModelCacheError("stopped before there was anything to report")
+        print(json.dumps(report.to_document(), indent=2))
+    return _exit_code(daemon) if once else 0
 
 
-def _exit_code(report: NodeCache) -> int:
+def _exit_code(daemon: Agent) -> int:
     """0 when every wanted model is ready, else the code of the first one's reason."""
-    assert report.status is not None
-    missing = [m for m in report.status.models if m.wanted and m.state is not ModelState.READY]
-    if report.status.catalog.problem_count:
-        return 2
-    if not missing:
+    if not daemon.catalog_is_good:
+        return UsageError.exit_code
+    if not daemon.missing:
         return 0
-    return EXIT_CODES[missing[0].reason] if missing[0].reason else 1
-
-
-def _leave(code: int) -> None:
-    """End the process. Threads that hang in a library's call are not waited for."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if threading.active_count() > 1:
-        os._exit(code)
-    raise typer.Exit(code)
+    reason = daemon.missing[0].reason
+    return EXIT_CODES[reason] if reason else 1

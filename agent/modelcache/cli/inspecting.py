@@ -7,8 +7,16 @@ from typing import Annotated
 import typer
 
 from modelcache.api import Manifest, ModelReport
-from modelcache.cli.options import Output, Root, open_store, settings
-from modelcache.cli.output import Format, age, human_bytes, one_line, print_json, print_table
+from modelcache.cli.options import Output, Root, flag, open_store, settings
+from modelcache.cli.output import (
+    Format,
+    age,
+    human_bytes,
+    one_line,
+    print_json,
+    print_notes,
+    print_table,
+)
 from modelcache.errors import NotFound
 from modelcache.planning.labelling import labels as node_labels
 from modelcache.service.looking import model_reports
@@ -28,13 +36,13 @@ def ls(root: Root = None, output: Output = Format.TABLE) -> None:
     else:
         columns = ["NAME", "STATE", "REVISION", "SIZE", "FILES", "AGE", "SOURCE", "NOTE"]
         print_table(columns, [_row(report) for report in reports])
+        print_notes({r.name: r.message for r in reports if r.message})
 
 
 def _row(report: ModelReport) -> list[str]:
     size = human_bytes(report.bytes_total)
     if report.bytes_done < report.bytes_total:
         size = f"{human_bytes(report.bytes_done)} of {size}"
-    note = f"{report.reason}: {one_line(report.message or '')}" if report.reason else ""
     return [
         report.name,
         report.state.value,
@@ -43,7 +51,7 @@ def _row(report: ModelReport) -> list[str]:
         str(report.files or ""),
         age(report.finished_at),
         report.source or "",
-        note or ("" if report.wanted else "not in the catalog"),
+        report.reason or ("" if report.wanted else "not in the catalog"),
     ]
 
 
@@ -91,9 +99,13 @@ def _facts(report: ModelReport) -> list[tuple[str, str]]:
     ]
 
 
-def labels(root: Root = None, output: Output = Format.TABLE) -> None:
+def labels(
+    root: Root = None,
+    max_labels: Annotated[int | None, flag("max_labels", "NUMBER")] = None,
+    output: Output = Format.TABLE,
+) -> None:
     """Print the labels that the node carries on account of what the cache holds."""
-    most = settings(AgentSettings).max_labels
+    most = settings(AgentSettings, max_labels=max_labels).max_labels
     found = node_labels(model_reports(open_store(root)), most)
     if output is Format.JSON:
         print_json("NodeLabels", {"labels": found})

@@ -13,23 +13,24 @@ from modelcache.cli.inspecting import Name, find_report, find_snapshots
 from modelcache.cli.options import Output, Root, open_store
 from modelcache.cli.output import Format, human_bytes, print_json, print_table
 from modelcache.errors import ChecksumMismatch
+from modelcache.service.reporting import read_node_report
 from modelcache.store import Damage, Store
 
 
 def verify(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="The model's name; all without it.")
+        str | None, typer.Argument(metavar="NAME", help="The model's name; all without it.")
     ] = None,
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Only tell; don't withdraw what is damaged.")
     ] = False,
     root: Root = None,
     output: Output = Format.TABLE,
-) -> None:
+) -> int:
     """Read models back and compare every byte with its digest.
 
-    A damaged snapshot is withdrawn, so that nothing shows it any more; an agent then fetches the
-    damaged files again, and only those.
+    What is damaged is withdrawn, so that nothing shows it any more; an agent then fetches the
+    damaged files again, and only those. Exit code 5 when something was damaged.
     """
     store = open_store(root)
     snapshots = find_snapshots(store, name)
@@ -38,25 +39,29 @@ def verify(
         for manifest, found in damages:
             store.withdraw(manifest, found)
     checked = [(manifest, _of(damages, manifest)) for manifest in snapshots]
-    if damages and output is Format.TABLE:
-        _tell(checked)
+    if output is Format.JSON:
+        print_json("VerifyResult", {"snapshots": [_plain(m, found) for m, found in checked]})
+        return ChecksumMismatch.exit_code if damages else 0
+    _tell(checked)
     if damages:
         names = ", ".join(sorted({manifest.model for manifest, _ in damages}))
         count = sum(len(found) for _, found in damages)
-        what = "left as they are" if report_only else "withdrawn, to be fetched again"
-        raise ChecksumMismatch(f"{count} damaged files in {names}: {what}")
-    if output is Format.JSON:
-        print_json(
-            "VerifyResult",
-            {
-                "snapshots": [
-                    {"model": m.model, "snapshot": m.snapshot, "bytes": m.size, "damaged": []}
-                    for m in snapshots
-                ]
-            },
-        )
-    else:
-        _tell(checked)
+        what = "left as it is" if report_only else "withdrawn, to be fetched again"
+        noun = "file" if count == 1 else "files"
+        raise ChecksumMismatch(f"{count} damaged {noun} in {names}: {what}")
+    return 0
+
+
+def _plain(manifest: Manifest, damages: list[Damage]) -> dict[str, object]:
+    return {
+        "model": manifest.model,
+        "snapshot": manifest.snapshot,
+        "bytes": manifest.size,
+        "damaged": [
+            {"path": d.path, "message": d.what, "ranges": [list(r) for r in d.ranges]}
+            for d in damages
+        ],
+    }
 
 
 def _verify(
@@ -116,13 +121,11 @@ def evict(name: Name, root: Root = None, output: Output = Format.TABLE) -> None:
         print_json("EvictResult", {"name": name, "freedBytes": freed})
         return
     print(f"{name}: removed, {human_bytes(freed)} freed")
-    if report.wanted and report.priority is not None and _has_agent(store, name):
+    if report.wanted and _has_agent(store, name):
         print("The agent's catalog has it, so it will be fetched again.")
 
 
 def _has_agent(store: Store, name: str) -> bool:
-    from modelcache.service.reporting import read_node_report
-
     report = read_node_report(store.layout)
     models = report.status.models if report and report.status else ()
     return any(model.name == name and model.wanted for model in models)

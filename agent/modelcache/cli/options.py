@@ -10,31 +10,32 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
 from modelcache.cli.output import Format
-from modelcache.errors import UsageError
+from modelcache.errors import StoreDamaged, UsageError
 from modelcache.settings import AgentSettings, StoreSettings
 from modelcache.store import KeepFree, Store
 
 Settings = TypeVar("Settings", bound=BaseSettings)
 
 
-def flag(field: str, *names: str) -> Any:
+def flag(field: str, metavar: str = "TEXT", *names: str) -> Any:
     """A typer option for a field of the settings. None, its default, leaves the setting alone."""
     description = AgentSettings.model_fields[field].description or ""
     variable = f"MODELCACHE_{field.upper()}"
     default = AgentSettings.model_fields[field].default
-    shown = f" [default: {default}]" if isinstance(default, str | int | Path) and default else ""
+    shown = f"default: {default}; " if isinstance(default, str | int | Path) and default else ""
     return typer.Option(
         *(names or (f"--{field.replace('_', '-')}",)),
-        help=f"{description}{shown} [{variable}]",
+        help=f"{description} [{shown}{variable}]",
+        metavar=metavar,
         show_default=False,
     )
 
 
-Root = Annotated[Path | None, flag("root")]
-KeepFreeOption = Annotated[str | None, flag("keep_free")]
-SecretsDir = Annotated[Path | None, flag("secrets_dir")]
-Connections = Annotated[int | None, flag("connections")]
-BandwidthOption = Annotated[str | None, flag("bandwidth")]
+Root = Annotated[Path | None, flag("root", "DIRECTORY")]
+KeepFreeOption = Annotated[str | None, flag("keep_free", "SIZE")]
+SecretsDir = Annotated[Path | None, flag("secrets_dir", "DIRECTORY")]
+Connections = Annotated[int | None, flag("connections", "NUMBER")]
+BandwidthOption = Annotated[str | None, flag("bandwidth", "SIZE")]
 Output = Annotated[Format, typer.Option("--output", "-o", help="How to print.")]
 
 
@@ -48,7 +49,7 @@ def settings(kind: type[Settings], **given: Any) -> Settings:
         return kind(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else ""
+        name = str(first["loc"][0]).lower().removeprefix("modelcache_") if first["loc"] else ""
         message = first["msg"].removeprefix("Value error, ")
         where = f"--{name.replace('_', '-')} (or MODELCACHE_{name.upper()}): " if name else ""
         raise UsageError(f"{where}{message}") from error
@@ -62,9 +63,16 @@ def open_store(root: Path | None, keep_free: str | None = None, *, create: bool 
         StoreDamaged
     """
     found = settings(StoreSettings, root=root, keep_free=keep_free)
-    if not create and not (found.root / "layout.json").exists():
-        raise UsageError(
-            f"{found.root} is not a model cache: give --root, or fill it with modelcache prefetch"
-        )
     keep_bytes, keep_ratio = found.keep_free_parts
-    return Store(found.root, keep_free=KeepFree(keep_bytes, keep_ratio))
+    try:
+        if not create and not (found.root / "layout.json").exists():
+            raise UsageError(
+                f"{found.root} is not a model cache: give --root, or fill it with modelcache"
+                " prefetch"
+            )
+        return Store(found.root, keep_free=KeepFree(keep_bytes, keep_ratio))
+    except OSError as error:
+        raise StoreDamaged(
+            f"{found.root} can't be opened: {error.strerror or error}; run it as the user that"
+            " the agent runs as"
+        ) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -32,12 +32,13 @@ def print_json(kind: str, content: dict[str, Any]) -> None:
 def print_error(error: ModelCacheError, output: Format) -> None:
     """Tell a person in one line on stderr, or a program in a document on stdout."""
     if output is Format.JSON:
-        print_json("Error", {"reason": _reason(error), "message": str(error)})
+        print_json("Error", {"reason": reason_of(error), "message": str(error)})
     else:
         print(f"modelcache: {one_line(str(error))}", file=sys.stderr)
 
 
-def _reason(error: ModelCacheError) -> str:
+def reason_of(error: ModelCacheError) -> str:
+    """The reason as documents have it: one of the closed set, or Usage."""
     usage = error.exit_code == 2 and error.reason is Reason.INTERNAL
     return "Usage" if usage else error.reason.value
 
@@ -63,6 +64,14 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     console.print(table)
 
 
+def print_notes(notes: Mapping[str, str]) -> None:
+    """Print below a table what is too long for a column."""
+    if notes:
+        print()
+    for name, message in notes.items():
+        print(f"{name}: {one_line(message)}")
+
+
 def human_bytes(size: float) -> str:
     """`1.5 GiB`."""
     for unit in ("B", "KiB", "MiB", "GiB"):
@@ -84,5 +93,5 @@ def age(moment: datetime | None) -> str:
 
 
 def one_line(message: str) -> str:
-    """A message without line breaks."""
-    return " ".join(message.split())
+    """A message without line breaks, and without what a terminal takes for a command."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(message.split()))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
 import signal
 import threading
+import time
 from contextlib import nullcontext
 from typing import Annotated
 
 import typer
 from pydantic import ValidationError
 
-from modelcache.api import Manifest, Source, SourceURI, parse_uri
+from modelcache.api import Manifest, ModelState, Source, SourceURI, parse_uri
 from modelcache.api.meta import NAME_MAX, NAME_PATTERN
 from modelcache.cli.display import Display
 from modelcache.cli.options import (
@@ -24,8 +26,15 @@ from modelcache.cli.options import (
     open_store,
     settings,
 )
-from modelcache.cli.output import Format, human_bytes, one_line, print_json, print_table
-from modelcache.errors import ModelCacheError, OriginChanged, UsageError
+from modelcache.cli.output import (
+    Format,
+    human_bytes,
+    print_json,
+    print_notes,
+    print_table,
+    reason_of,
+)
+from modelcache.errors import Cancelled, ModelCacheError, OriginChanged, UsageError
 from modelcache.origins import OriginSettings, SecretStore, open_origin
 from modelcache.service.logs import configure_logs
 from modelcache.service.progress import ProgressBook
@@ -41,31 +50,40 @@ from modelcache.transfer import (
 )
 
 _CHANGED_TRIES = 3
+_END_SECONDS = 3.0
 
 
 def prefetch(
     uris: Annotated[
         list[str],
         typer.Argument(
-            metavar="URI...",
+            metavar="URI",
             help="hf://org/name[@revision][/path], s3://bucket/prefix, file:///path.",
         ),
     ],
     name: Annotated[
-        str | None, typer.Option("--name", help="The model's name in the cache (one URI only).")
+        str | None,
+        typer.Option(
+            "--name", metavar="NAME", help="The model's name in the cache (one URI only)."
+        ),
     ] = None,
     include: Annotated[
-        list[str] | None, typer.Option("--include", help="Glob of wanted files; may be repeated.")
+        list[str] | None,
+        typer.Option("--include", metavar="GLOB", help="Wanted files; may be repeated."),
     ] = None,
     exclude: Annotated[
-        list[str] | None, typer.Option("--exclude", help="Glob of unwanted files; may be repeated.")
+        list[str] | None,
+        typer.Option("--exclude", metavar="GLOB", help="Unwanted files; may be repeated."),
     ] = None,
     allow_unsafe_formats: Annotated[
         bool,
         typer.Option("--allow-unsafe-formats", help="Take files that can run code when loaded."),
     ] = False,
     secret: Annotated[
-        str | None, typer.Option("--secret", help="Secret in --secrets-dir with the credentials.")
+        str | None,
+        typer.Option(
+            "--secret", metavar="NAME", help="Secret in --secrets-dir with the credentials."
+        ),
     ] = None,
     root: Root = None,
     secrets_dir: SecretsDir = None,
@@ -73,7 +91,7 @@ def prefetch(
     connections: Connections = None,
     bandwidth: BandwidthOption = None,
     output: Output = Format.TABLE,
-) -> None:
+) -> int:
     """Fetch models into the cache, verified, and show them."""
     found = settings(
         FetchSettings,
@@ -91,9 +109,14 @@ def prefetch(
         signal.signal(number, lambda *_: fetching.stop())
     with Display(fetching.book) if output is Format.TABLE else nullcontext():
         fetching.run(wanted)
-    _tell(fetching, output)
-    if fetching.errors:
-        raise next(iter(fetching.errors.values()))
+    first = next(iter(fetching.errors.values()), None)
+    if output is Format.JSON:
+        print_json("PrefetchResult", {"models": [*map(fetching.plain, wanted)]})
+        return first.exit_code if first else 0
+    _tell(fetching)
+    if first:
+        raise first
+    return 0
 
 
 class _Fetching:
@@ -125,11 +148,32 @@ class _Fetching:
         ]
         for thread in threads:
             thread.start()
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(0.2)  # short, so that signals are handled in between
+        give_up = math.inf
+        while any(thread.is_alive() for thread in threads) and time.monotonic() < give_up:
+            time.sleep(0.05)  # short: signals are handled in between
+            if self._cancel.is_set():
+                give_up = min(give_up, time.monotonic() + _END_SECONDS)
         self._engine.close()
+        for name in wanted:
+            if name not in self.manifests:  # it hangs where it can't be stopped
+                self.errors.setdefault(name, Cancelled("stopped on request"))
         self.errors = {name: self.errors[name] for name in wanted if name in self.errors}
+
+    def plain(self, name: str) -> dict[str, object]:
+        """What became of a model, as JSON has it."""
+        if name in self.errors:
+            error = self.errors[name]
+            state, reason = ModelState.FAILED.value, reason_of(error)
+            return {"name": name, "state": state, "reason": reason, "message": str(error)}
+        manifest = self.manifests[name]
+        return {
+            "name": name,
+            "state": ModelState.READY.value,
+            "revision": manifest.revision,
+            "bytes": manifest.size,
+            "files": len(manifest.files),
+            "path": str(self._store.layout.current(name)),
+        }
 
     def _one(self, name: str, source: Source) -> None:
         try:
@@ -146,6 +190,9 @@ class _Fetching:
                         raise
         except ModelCacheError as error:
             self.errors[name] = error
+        except Exception as error:  # noqa: BLE001 - the thread's outermost line: told at the end
+            what = error.strerror if isinstance(error, OSError) else f"a defect: {error!r}"
+            self.errors[name] = ModelCacheError(f"{name}: {what}")
 
 
 def _wanted(
@@ -189,28 +236,12 @@ def default_name(uri: SourceURI) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower())[:NAME_MAX].strip("-") or "model"
 
 
-def _tell(fetching: _Fetching, output: Format) -> None:
-    if output is Format.JSON:
-        if not fetching.errors:
-            print_json(
-                "PrefetchResult",
-                {
-                    "models": [
-                        {
-                            "name": name,
-                            "revision": manifest.revision,
-                            "bytes": manifest.size,
-                            "files": len(manifest.files),
-                        }
-                        for name, manifest in fetching.manifests.items()
-                    ]
-                },
-            )
-        return
+def _tell(fetching: _Fetching) -> None:
+    notes: dict[str, str] = {}
     rows = [
         [
             name,
-            "Ready",
+            ModelState.READY.value,
             manifest.revision[:12],
             human_bytes(manifest.size),
             str(len(manifest.files)),
@@ -218,11 +249,13 @@ def _tell(fetching: _Fetching, output: Format) -> None:
         ]
         for name, manifest in fetching.manifests.items()
     ]
-    # The last error is what the command ends with; several are told here.
+    # One error is what the command ends with; several are told here.
     if len(fetching.errors) > 1 or (fetching.errors and rows):
         rows += [
-            [name, "Failed", "", "", "", f"{error.reason}: {one_line(str(error))}"]
+            [name, ModelState.FAILED.value, "", "", "", reason_of(error)]
             for name, error in fetching.errors.items()
         ]
+        notes = {name: str(error) for name, error in fetching.errors.items()}
     if rows:
-        print_table(["NAME", "STATE", "REVISION", "SIZE", "FILES", "MESSAGE"], rows)
+        print_table(["NAME", "STATE", "REVISION", "SIZE", "FILES", "NOTE"], rows)
+        print_notes(notes)

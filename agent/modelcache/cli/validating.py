@@ -16,7 +16,7 @@ from modelcache.errors import UsageError
 def validate(
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE...", help="Catalog files, or directories of them."),
+        typer.Argument(metavar="FILE", help="Catalog files, or directories of them."),
     ],
     output: Output = Format.TABLE,
 ) -> None:

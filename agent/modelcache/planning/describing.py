@@ -7,13 +7,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from modelcache.api import CachedModel, Manifest, ModelReport, ModelState
-from modelcache.planning.planner import Fetch, Held, Running
+from modelcache.errors import Reason
+from modelcache.planning.planner import Fetch, Held, Resolve, Running
+from modelcache.planning.sources import source_digest
 from modelcache.planning.trials import Trial
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A fetch under way, in bytes. `started_at` is in seconds since the epoch."""
+    """A fetch under way, in bytes.
+
+    `started_at` is in seconds since the epoch. `reason` and `message` say what went wrong since
+    bytes last came and is being tried again; None when they come.
+    """
 
     revision: str = ""
     done: int = 0
@@ -21,6 +27,8 @@ class Progress:
     files: int = 0
     committing: bool = False
     started_at: float | None = None
+    reason: Reason | None = None
+    message: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +50,8 @@ def describe(
 ) -> ModelReport:
     """One model's report.
 
-    A model that is ready stays ready while a newer revision is fetched or its fetch fails.
+    A model that is ready stays ready while a newer revision is fetched or its fetch fails. It is
+    not ready with what was fetched for another source: a file may be missing that is now asked for.
 
     Args:
         name: the model's name.
@@ -51,6 +60,8 @@ def describe(
         trial, running, progress: what is remembered, under way, and how far it is.
         paths: where its views are.
     """
+    if model is not None and trial is not None and trial.source != source_digest(model.spec.source):
+        trial = None
     ready = _ready(model, held)
     state = _state(model, ready, trial, running, progress)
     # A fetch that runs but is not told of yet has the progress of the one before.
@@ -78,8 +89,14 @@ def describe(
         report |= {"revision": trial.resolved.revision, "bytes_total": trial.resolved.size}
     if current is not None and current.started_at is not None:
         report["started_at"] = _moment(current.started_at)
+    if current is not None and current.reason is not None:
+        report |= {"reason": current.reason, "message": current.message}
+    elif running is not None and running.kind is Resolve and running.stuck:
+        report |= {"reason": Reason.ORIGIN_UNAVAILABLE, "message": "the origin does not answer"}
+    elif trial is not None and trial.failures:
+        report |= {"reason": trial.reason, "message": trial.message}
     if trial is not None and trial.failures:
-        report |= {"reason": trial.reason, "message": trial.message, "attempts": trial.failures}
+        report["attempts"] = trial.failures
         if running is None and model is not None:
             report["retry_at"] = _moment(trial.retry_at)
     source = model.spec.source if model else (ready.source if ready else None)
@@ -99,8 +116,10 @@ def with_progress(report: ModelReport, progress: Progress) -> ModelReport:
     if report.state not in (ModelState.DOWNLOADING, ModelState.VERIFYING):
         return report
     state = ModelState.VERIFYING if progress.committing else ModelState.DOWNLOADING
+    started = progress.started_at
     return report.model_copy(
         update={
+            "started_at": report.started_at if started is None else _moment(started),
             "bytes_done": min(progress.done, progress.total),
             "bytes_total": progress.total,
             "files": progress.files,
@@ -111,12 +130,14 @@ def with_progress(report: ModelReport, progress: Progress) -> ModelReport:
 
 
 def _ready(model: CachedModel | None, held: Sequence[tuple[Held, Manifest]]) -> Manifest | None:
-    """The snapshot to speak of: whole, and shown if one is."""
+    """The snapshot to speak of: whole; of a wanted model the one that is shown for its source."""
     whole = [(h, manifest) for h, manifest in held if h.whole]
-    shown = [manifest for h, manifest in whole if h.shown]
-    if model is not None and not shown:
-        return None
-    manifests = shown or [manifest for _, manifest in whole]
+    manifests = [manifest for h, manifest in whole if h.shown]
+    if model is not None:
+        source = source_digest(model.spec.source)
+        manifests = [m for h, m in whole if h.shown and h.source == source]
+    elif not manifests:
+        manifests = [manifest for _, manifest in whole]
     return manifests[-1] if manifests else None
 
 

@@ -6,10 +6,11 @@ touches neither disk nor network nor clock.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from modelcache.api import CachedModel
+from modelcache.planning.sources import source_digest
 from modelcache.planning.trials import Trial
 
 
@@ -74,18 +75,37 @@ Action = Resolve | Fetch | Show | Withdraw | Stop
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """Something that runs for a model. `source` is the digest of the source that it is for."""
+    """Something that runs for a model.
+
+    Attributes:
+        kind: what it is.
+        source: the digest of the source that it is for.
+        stuck: whether its origin gives no answer at present.
+    """
 
     kind: type[Resolve] | type[Fetch]
     source: str
+    stuck: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much may run at once."""
+    """How much may run at once.
+
+    What is stuck doesn't count, so that origins that hang hold nobody up; with it, at most
+    `patience` times as much runs.
+    """
 
     resolving: int = 4
     fetching: int = 8
+    patience: int = 4
+
+    def left(self, kind: type[Resolve] | type[Fetch], running: Iterable[Running]) -> int:
+        """How many more of a kind may begin."""
+        most = self.fetching if kind is Fetch else self.resolving
+        same = [what for what in running if what.kind is kind]
+        moving = sum(1 for what in same if not what.stuck)
+        return max(0, min(most - moving, most * self.patience - len(same)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +170,10 @@ def plan(
             fetches.append((model, trial.resolved.size))
     resolves.sort(key=lambda model: (-model.spec.priority, model.name))
     fetches.sort(key=lambda pair: (-pair[0].spec.priority, pair[1], pair[0].name))
-    busy = [what.kind for what in running.values()]
-    free_fetches = max(0, limits.fetching - busy.count(Fetch))
-    free_resolves = max(0, limits.resolving - busy.count(Resolve))
-    actions += [Fetch(model.name) for model, _ in fetches[:free_fetches]]
-    actions += [Resolve(model.name) for model in resolves[:free_resolves]]
+    free = limits.left(Fetch, running.values())
+    actions += [Fetch(model.name) for model, _ in fetches[:free]]
+    free = limits.left(Resolve, running.values())
+    actions += [Resolve(model.name) for model in resolves[:free]]
     return Plan(tuple(actions), min(wakes, default=None))
 
 
@@ -166,35 +185,39 @@ def _need(
     now: float,
 ) -> _Need:
     need = _Need([Withdraw(model.name, h.snapshot) for h in held if not h.whole])
-    source = model.spec.source.digest()
+    source = source_digest(model.spec.source)
     if running is not None and running.source != source:
         need.actions.append(Stop(model.name))
     if trial is not None and trial.source != source:
         trial = None
-    mine = [h for h in held if h.whole and h.source == source]
-    ready = mine[-1] if mine else None
+    ready = _ready([h for h in held if h.whole and h.source == source], trial)
     resolved = trial.resolved if trial else None
-    if resolved is not None:
-        same = next((h for h in mine if h.snapshot == resolved.snapshot), None)
-        ready = same or ready
-        if same is not None:
-            resolved = None
+    if resolved is not None and ready is not None and ready.snapshot == resolved.snapshot:
+        resolved = None
     if ready is not None and not ready.shown:
         need.actions.append(Show(model.name, ready.snapshot))
     if running is not None:
         return need
-    due = _due(model, ready, trial)
-    if due is None:
-        if resolved is None:
-            return need
-        due = trial.retry_at if trial else 0.0
-    if due > now:
-        need.wake_at = due
-    elif resolved is not None:
+    if resolved is not None:
         need.fetch = True
-    else:
+        return need
+    due = _due(model, ready, trial)
+    if due is not None and due > now:
+        need.wake_at = due
+    elif due is not None:
         need.resolve = True
     return need
+
+
+def _ready(mine: Sequence[Held], trial: Trial | None) -> Held | None:
+    """The snapshot to show: what the origin was last found to hold, else the one that is shown.
+
+    The newest only where neither is there: an origin may go back to an older revision.
+    """
+    known = trial.snapshot if trial else None
+    shown = [h for h in mine if h.shown]
+    same = [h for h in mine if h.snapshot == known]
+    return next(iter((*same, *shown[-1:], *mine[-1:])), None)
 
 
 def _due(model: CachedModel, ready: Held | None, trial: Trial | None) -> float | None:

@@ -42,7 +42,8 @@ class Trial:
 
     Attributes:
         source: the digest of the source that this speaks of; another source begins anew.
-        resolved: what the origin holds, as far as it is known and not yet used up.
+        resolved: what the origin holds and is to be fetched.
+        snapshot: what the origin was last found to hold, by its name on the disk.
         checked_at: when the origin was last asked, in seconds since the epoch.
         failures: in a row.
         reason, message: of the last failure.
@@ -51,6 +52,7 @@ class Trial:
 
     source: str
     resolved: Resolved | None = None
+    snapshot: str | None = None
     checked_at: float | None = None
     failures: int = 0
     reason: Reason | None = None
@@ -59,7 +61,7 @@ class Trial:
 
     def found(self, resolved: Resolved) -> Trial:
         """The origin has answered."""
-        return replace(self, resolved=resolved, checked_at=resolved.at)
+        return replace(self, resolved=resolved, snapshot=resolved.snapshot, checked_at=resolved.at)
 
     def succeeded(self) -> Trial:
         """The model is there. What the origin holds is asked anew the next time."""
@@ -72,7 +74,6 @@ class Trial:
         """
         failures = self.failures + 1
         reason = error.reason if isinstance(error, ModelCacheError) else Reason.INTERNAL
-        message = str(error) if isinstance(error, ModelCacheError) else f"a defect: {error!r}"
         first = 30.0 if reason in _PATIENT else 5.0
         if isinstance(error, OriginChanged):
             first = 1.0
@@ -82,6 +83,14 @@ class Trial:
             resolved=None,
             failures=failures,
             reason=reason,
-            message=message,
+            message=_message(error),
             retry_at=now + delay(failures, first=first, most=MOST_DELAY, wish=wish),
         )
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, ModelCacheError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return f"a defect: {error!r}"

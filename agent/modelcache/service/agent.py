@@ -9,18 +9,21 @@ from pathlib import Path
 import structlog
 
 from modelcache import __version__
-from modelcache.api import NodeCache
+from modelcache.api import ModelReport, NodeCache
 from modelcache.catalog import FileCatalog
 from modelcache.catalog.watching import CatalogWatch
 from modelcache.metrics import CONTENT_TYPE, Metrics
 from modelcache.origins import OriginSettings, SecretStore
 from modelcache.planning.planner import Limits
-from modelcache.service.endpoints import Answer, Endpoints, document, text
+from modelcache.service.endpoints import Answer, Endpoints, document, host_and_port, text
 from modelcache.service.heartbeats import Task
+from modelcache.service.inventory import Inventory
 from modelcache.service.logs import log_event
 from modelcache.service.progress import ProgressBook
 from modelcache.service.reconciling import Node, Reconciler
-from modelcache.service.reporting import Reporter, read_node_report
+from modelcache.service.reporting import Reporter, is_unreadable, read_node_report
+from modelcache.service.telling import Telling, is_missing
+from modelcache.service.working import Crew
 from modelcache.settings import AgentSettings
 from modelcache.store import KeepFree, Store
 from modelcache.transfer import Cancel, Engine, ModelFetcher, TransferSettings
@@ -30,6 +33,9 @@ log = structlog.get_logger(__name__)
 
 _SWEEP_SECONDS = 3600.0
 _END_SECONDS = 3.0
+_DAY = 86_400.0
+# Generous: a commit of many files holds the store for a while, and a restart has it begin anew.
+_LATE_SECONDS = 600.0
 
 
 class Agent:
@@ -47,13 +53,14 @@ class Agent:
         keep_bytes, keep_ratio = settings.keep_free_parts
         self._store = Store(settings.root, keep_free=KeepFree(keep_bytes, keep_ratio))
         self.progress = ProgressBook()
-        self._metrics = Metrics(self._report)
+        self._metrics = Metrics(lambda: self._reporter.current())
         self._engine = Engine(
             TransferSettings(connections=settings.connections, bandwidth=settings.bandwidth)
         )
         self._catalog = FileCatalog(settings.catalog)
-        self._reconciler = Reconciler(
-            store=self._store,
+        inventory = Inventory(self._store)
+        self._telling = Telling(self.progress, inventory.paths, _wanted_before(self._store))
+        self._crew = Crew(
             fetcher=ModelFetcher(
                 self._store, self._engine, fan_out(self.progress, self._metrics, log_event)
             ),
@@ -63,24 +70,31 @@ class Agent:
                 secrets=SecretStore(settings.secrets_dir),
             ),
             progress=self.progress,
+            cancel=self._cancel,
+            on_end=self._wake,
+        )
+        self._reconciler = Reconciler(
+            store=self._store,
+            inventory=inventory,
+            crew=self._crew,
+            telling=self._telling,
             node=Node(settings.node_name, settings.labels),
             limits=Limits(fetching=settings.models_at_once),
-            cancel=self._cancel,
+            stopping=self._cancel.is_set,
             wake=self._wake,
-            remembered=_wanted_before(self._store),
         )
         self._reporter = Reporter(
             store=self._store,
             node_name=settings.node_name,
-            reports=self._reconciler.reports,
+            reports=self._telling.reports,
             catalog=lambda: self._reconciler.catalog,
-            used=self._reconciler.inventory.used,
+            used=inventory.used,
             max_labels=settings.max_labels,
         )
         self._tasks = {
-            "catalog": Task("catalog", self._read_catalog, late_after=120.0),
-            "reconcile": Task("reconcile", self._reconcile, late_after=120.0),
-            "report": Task("report", self._reporter.cycle, late_after=60.0),
+            "catalog": Task("catalog", self._read_catalog, late_after=_LATE_SECONDS),
+            "reconcile": Task("reconcile", self._reconcile, late_after=_LATE_SECONDS),
+            "report": Task("report", self._reporter.cycle, late_after=_LATE_SECONDS),
             "sweep": Task("sweep", self._sweep, late_after=3 * _SWEEP_SECONDS),
         }
         self._watch = CatalogWatch(settings.catalog, self._tasks["catalog"].wake)
@@ -91,7 +105,7 @@ class Agent:
                     "/livez": self._livez,
                     "/readyz": self._readyz,
                     "/metrics": lambda: (200, CONTENT_TYPE, self._metrics.exposition()),
-                    "/v1/node": lambda: document(self._reporter.current().to_document()),
+                    "/v1/node": self._node,
                 },
             )
             if settings.address
@@ -103,50 +117,72 @@ class Agent:
         """Where the endpoints are."""
         return self._endpoints.address if self._endpoints else None
 
+    @property
+    def catalog_is_good(self) -> bool:
+        """Whether all that the catalog says is in force."""
+        return self._reconciler.catalog is not None and self._reconciler.catalog.complete
+
+    @property
+    def missing(self) -> tuple[ModelReport, ...]:
+        """The models that are to be there and are not."""
+        return tuple(filter(is_missing, self._telling.reports() or ()))
+
     def stop(self) -> None:
         """Have `run` return, within some seconds. May be called from a signal handler's thread."""
         # In a thread of its own: a signal may arrive while this thread holds one of our locks.
         threading.Thread(target=self._cancel.set, daemon=True).start()
 
-    def run(self) -> NodeCache:
+    def run(self) -> NodeCache | None:
         """Work until `stop`, or, with `once`, until everything was tried.
 
         Returns:
-            The last report.
+            The last report; None when it was stopped before there was one.
         """
         log.info(
             "agent.started",
             version=__version__,
             root=str(self._store.layout.root),
             catalog=str(self._settings.catalog),
-            listen=":".join(map(str, self.address)) if self.address else None,
+            listen=host_and_port(self.address) if self.address else None,
         )
         if self._endpoints:
             self._endpoints.start()
-        self._read_catalog()
         self._watch.start()
         for task in self._tasks.values():
             task.start(self._cancel)
+        hung: set[str] = set()
         while not self._cancel.event.wait(1.0):
-            for task in self._tasks.values():
-                if task.late:
-                    log.error("task.hung", task=task.name)
+            late = {task.name for task in self._tasks.values() if task.late}
+            for name in sorted(late - hung):
+                log.error("task.hung", task=name)
+            hung = late
         return self._end()
 
-    def _end(self) -> NodeCache:
+    def _end(self) -> NodeCache | None:
         deadline = time.monotonic() + _END_SECONDS
-        self._watch.stop()
-        for task in self._tasks.values():
-            if not task.join(max(0.0, deadline - time.monotonic())):
-                log.warning("task.left_behind", task=task.name)
+        # In a thread of its own: it may hang on the catalog's file system.
+        watch = threading.Thread(target=self._watch.stop, daemon=True)
+        watch.start()
+        watch.join(1.0)
+        left = [task.name for task in self._tasks.values() if not task.join(deadline)]
+        if left:
+            log.warning("task.left_behind", tasks=left)
+        else:
+            self._crew.join(deadline)
         self._engine.close()
-        # What was cancelled has ended, or is about to: a last round notes how far it came.
-        self._reconciler.cycle()
-        self._reporter.cycle()
-        if self._endpoints:
-            self._endpoints.close()
-        log.info("agent.stopped")
-        return self._reporter.current()
+        try:
+            if not left:
+                # A last round notes how far those came that were stopped.
+                self._reconciler.cycle()
+                self._reporter.cycle()
+            return self._reporter.current()
+        except OSError as error:
+            log.warning("report.not_written", error=str(error))
+            return None
+        finally:
+            if self._endpoints:
+                self._endpoints.close()
+            log.info("agent.stopped")
 
     # The tasks
 
@@ -172,21 +208,28 @@ class Agent:
         return wait
 
     def _sweep(self) -> float:
-        self._store.sweep()
+        # What an origin that is away for some days had given is not to be fetched again.
+        self._store.sweep(older_than=7 * _DAY if self.missing else _DAY)
         return _SWEEP_SECONDS
 
     # The endpoints
 
-    def _report(self) -> NodeCache | None:
-        return self._reporter.current()
+    def _node(self) -> Answer:
+        report = self._reporter.current()
+        if report is None:
+            return text(503, "the cache was not looked at yet")
+        return document(report.to_document())
 
     def _livez(self) -> Answer:
         late = [task.name for task in self._tasks.values() if task.late]
         return text(500, f"hung: {', '.join(late)}") if late else text(200, "ok")
 
     def _readyz(self) -> Answer:
-        if self._reconciler.catalog is None:
+        catalog = self._reconciler.catalog
+        if catalog is None:
             return text(503, "the catalog was not read yet")
+        if is_unreadable(catalog):
+            return text(503, f"nothing of the catalog can be read: {catalog.problems[0]}")
         probe: Path = self._store.layout.scratch / "readyz"
         try:
             probe.write_bytes(b"ok")
@@ -196,7 +239,7 @@ class Agent:
         return text(200, "ok")
 
 
-def _wanted_before(store: Store) -> frozenset[str]:
+def _wanted_before(store: Store) -> dict[str, ModelReport]:
     report = read_node_report(store.layout)
     models = report.status.models if report and report.status else ()
-    return frozenset(model.name for model in models if model.wanted)
+    return {model.name: model for model in models if model.wanted}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import socketserver
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -31,9 +32,21 @@ def document(content: dict[str, Any]) -> Answer:
     return 200, "application/json", json.dumps(content).encode() + b"\n"
 
 
+def host_and_port(address: tuple[str, int]) -> str:
+    """`127.0.0.1:8080` or `[::1]:8080`."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 64
     routes: dict[str, Route]
+
+    def server_bind(self) -> None:
+        # Not HTTPServer's: it asks the DNS for this host's name, and waits where nobody answers.
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
         log.debug("http.broken", client=str(client_address))
@@ -42,6 +55,8 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: _Server
+    server_version = "modelcache"
+    sys_version = ""
     timeout = 30
 
     def do_GET(self) -> None:
@@ -51,7 +66,13 @@ class _Handler(BaseHTTPRequestHandler):
             known = ", ".join(sorted(self.server.routes))
             self._send(text(404, f"{path} is not here; there are {known}"))
             return
-        self._send(route())
+        try:
+            answer = route()
+        except Exception:
+            # The request's outermost line: who asks is told, and so is who reads the log.
+            log.exception("http.failed", path=path)
+            answer = text(500, "failed; the agent's log says why")
+        self._send(answer)
 
     do_HEAD = do_GET  # noqa: N815 - the base class's name
 
@@ -84,8 +105,7 @@ class Endpoints:
             self._server = server_class(address, _Handler)
         except OSError as error:
             raise UsageError(
-                f"can't listen on {address[0]}:{address[1]}:"
-                f" {error.strerror or error}; set --listen"
+                f"can't listen on {host_and_port(address)}: {error.strerror or error}; set --listen"
             ) from error
         self._server.routes = routes
         self._thread = threading.Thread(
@@ -104,5 +124,6 @@ class Endpoints:
 
     def close(self) -> None:
         """Stop listening."""
-        self._server.shutdown()
+        if self._thread.is_alive():
+            self._server.shutdown()
         self._server.server_close()

@@ -18,6 +18,7 @@ from modelcache.transfer import Cancel
 log = structlog.get_logger(__name__)
 
 _PAUSE_SECONDS = 1.0
+_MOST_PAUSE_SECONDS = 60.0
 
 
 class Task:
@@ -43,10 +44,10 @@ class Task:
         """Have the next round at once."""
         self._wake.set()
 
-    def join(self, seconds: float) -> bool:
-        """Wait for the end; whether it came in time."""
+    def join(self, deadline: float) -> bool:
+        """Wait for the end until a moment of `time.monotonic`; whether it came in time."""
         if self._thread is not None:
-            self._thread.join(seconds)
+            self._thread.join(max(0.0, deadline - time.monotonic()))
         return self._thread is None or not self._thread.is_alive()
 
     @property
@@ -55,17 +56,23 @@ class Task:
         return time.monotonic() - self._beat > self._late_after
 
     def _run(self, cancel: Cancel) -> None:
-        while not cancel.is_set():
+        failures = 0
+        while True:
+            # Before the look at `cancel`: a wake that comes after it is not to be lost.
             self._wake.clear()
+            if cancel.is_set():
+                return
             self._beat = time.monotonic()
             try:
                 wait = self._cycle()
+                failures = 0
             except Cancelled:
                 wait = None
             except Exception:
                 # The loop's outermost line: whatever went wrong in one round, the next may go well.
                 log.exception("task.failed", task=self.name)
-                wait = _PAUSE_SECONDS
+                wait = min(_MOST_PAUSE_SECONDS, _PAUSE_SECONDS * 2.0 ** min(failures, 10))
+                failures += 1
             self._beat = time.monotonic()
             most = self._late_after / 3
             self._wake.wait(most if wait is None else max(0.0, min(wait, most)))

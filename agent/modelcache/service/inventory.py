@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
+
+import structlog
 
 from modelcache.api import Manifest
 from modelcache.planning.describing import Paths
 from modelcache.planning.planner import Held
+from modelcache.planning.sources import source_digest
 from modelcache.store import Store
 
+log = structlog.get_logger(__name__)
+
 _LOOK_SECONDS = 60.0
+_LOOK_SHARE = 100.0
+"""A look's time is at most one part in so many of the time between two looks."""
+
+Snapshots = list[tuple[Held, Manifest]]
+"""A model's snapshots, oldest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    manifest: Manifest
+    whole: bool
+    due: float
 
 
 class Inventory:
@@ -17,40 +35,63 @@ class Inventory:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._looks: dict[tuple[str, str], tuple[float, Manifest, bool]] = {}
-        self._counted: tuple[tuple[Manifest, ...], int] = ((), 0)
+        self._looks: dict[tuple[str, str], _Look] = {}
+        self._paths: dict[str, Paths] = {}
+        self._counted: list[Manifest] = []
+        self._used = 0
 
-    def read(self) -> dict[str, list[tuple[Held, Manifest]]]:
+    def read(self) -> dict[str, Snapshots]:
         """Snapshots by model, oldest first."""
-        found: dict[str, list[tuple[Held, Manifest]]] = {}
-        looks: dict[tuple[str, str], tuple[float, Manifest, bool]] = {}
-        now = time.monotonic()
-        for manifest in self._store.manifests():
+        found: dict[str, Snapshots] = {}
+        looks: dict[tuple[str, str], _Look] = {}
+        manifests = self._store.manifests()
+        for manifest in manifests:
             key = (manifest.model, manifest.snapshot)
             look = self._looks.get(key)
-            if look is None or look[1] is not manifest or now - look[0] >= _LOOK_SECONDS:
-                look = (now, manifest, not self._store.look(manifest))
+            if look is None or look.manifest is not manifest or time.monotonic() >= look.due:
+                look = self._look(manifest)
             looks[key] = look
             held = Held(
                 snapshot=manifest.snapshot,
-                source=manifest.source.digest(),
+                source=source_digest(manifest.source),
                 created_at=manifest.created_at.timestamp(),
-                whole=look[2],
-                shown=look[2] and self._store.is_shown(manifest),
+                whole=look.whole,
+                shown=look.whole and self._store.is_shown(manifest),
             )
             found.setdefault(manifest.model, []).append((held, manifest))
         self._looks = looks
+        self._count(manifests)
         return found
+
+    def look_again(self, manifest: Manifest) -> None:
+        """Have the next `read` look at a snapshot, however lately it was looked at."""
+        self._looks.pop((manifest.model, manifest.snapshot), None)
 
     def used(self) -> int:
         """Bytes of all content that the snapshots have; what they share counts once."""
-        manifests = tuple(self._store.manifests())
-        if [*map(id, manifests)] != [*map(id, self._counted[0])]:
-            sizes = {file.sha256: file.size for m in manifests for file in m.files}
-            self._counted = (manifests, sum(sizes.values()))
-        return self._counted[1]
+        return self._used
 
     def paths(self, name: str) -> Paths:
         """Where a model's views are."""
-        layout = self._store.layout
-        return Paths(plain=str(layout.current(name)), hub=str(layout.hub(name)))
+        if name not in self._paths:
+            layout = self._store.layout
+            self._paths[name] = Paths(str(layout.current(name)), str(layout.hub(name)))
+        return self._paths[name]
+
+    def _look(self, manifest: Manifest) -> _Look:
+        began = time.monotonic()
+        try:
+            whole = not self._store.look(manifest)
+        except OSError as error:
+            # Not to be read is not there; and it is no other model's fault.
+            log.warning("model.unreadable", model=manifest.model, message=str(error))
+            whole = False
+        ended = time.monotonic()
+        pause = max(_LOOK_SECONDS, (ended - began) * _LOOK_SHARE)
+        return _Look(manifest, whole, ended + pause)
+
+    def _count(self, manifests: list[Manifest]) -> None:
+        if [*map(id, manifests)] == [*map(id, self._counted)]:
+            return
+        sizes = {file.sha256: file.size for m in manifests for file in m.files}
+        self._counted, self._used = manifests, sum(sizes.values())

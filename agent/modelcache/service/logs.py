@@ -14,12 +14,18 @@ log = structlog.get_logger("modelcache.transfer")
 
 
 def configure_logs(*, as_json: bool, level: str, stream: TextIO | None = None) -> None:
-    """Set up structlog for this process. Libraries' own logs are let through from warnings on."""
-    stream = stream or sys.stderr
+    """Set up structlog for this process. Libraries' own logs are let through from warnings on.
+
+    `stream` is stderr by default, also when that is replaced later, as progress bars do.
+    """
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if as_json
-        else structlog.dev.ConsoleRenderer(colors=stream.isatty())
+        else structlog.dev.ConsoleRenderer(
+            colors=(stream or sys.stderr).isatty(),
+            # Not the default: that prints local variables, and one may hold a token.
+            exception_formatter=structlog.dev.plain_traceback,
+        )
     )
     processors: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -31,10 +37,30 @@ def configure_logs(*, as_json: bool, level: str, stream: TextIO | None = None) -
     structlog.configure(
         processors=[*processors, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(stream),
+        logger_factory=lambda *_: structlog.PrintLogger(stream or sys.stderr),
         cache_logger_on_first_use=False,
     )
-    logging.basicConfig(stream=stream, level=logging.WARNING, format="%(name)s: %(message)s")
+    handler = _Handler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=processors,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.captureWarnings(True)
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes libraries' records where the rest of the log goes."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._given = stream
+        super().__init__(stream or sys.stderr)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = self._given or sys.stderr
+        super().emit(record)
 
 
 def log_event(event: Event) -> None:

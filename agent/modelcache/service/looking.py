@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from modelcache.api import ModelReport, ModelState
+from collections.abc import Sequence
+
+from modelcache.api import Manifest, ModelReport, ModelState
+from modelcache.errors import Reason
 from modelcache.planning.describing import describe
 from modelcache.service.inventory import Inventory
 from modelcache.service.reporting import read_node_report
 from modelcache.store import Store
+
+_DAMAGED = {
+    "state": ModelState.FAILED,
+    "reason": Reason.CHECKSUM_MISMATCH,
+    "message": "files are missing or have another size: run modelcache verify",
+}
+_GONE = {
+    "state": ModelState.PENDING,
+    "bytes_done": 0,
+    "finished_at": None,
+    "path": None,
+    "hub_path": None,
+}
 
 
 def model_reports(store: Store) -> tuple[ModelReport, ...]:
@@ -22,19 +38,33 @@ def model_reports(store: Store) -> tuple[ModelReport, ...]:
     found: dict[str, ModelReport] = {}
     for name, held in inventory.read().items():
         mine = describe(name, None, held, None, None, None, inventory.paths(name))
+        ready = mine.state is ModelState.READY
         agents = told.get(name)
-        # Without an agent's word, what is here is wanted: somebody has prefetched it.
-        update: dict[str, object] = {"wanted": True}
-        if agents is not None:
-            update = {
-                field: getattr(agents, field)
-                for field in ("wanted", "priority", "pinned", "reason", "message", "attempts")
-            }
-        found[name] = mine.model_copy(update=update)
+        if agents is None:
+            # Without an agent's word, what is here is wanted: somebody has prefetched it.
+            found[name] = mine.model_copy(update={"wanted": True, **({} if ready else _DAMAGED)})
+        elif ready and not _is_passed_over(store, agents, [manifest for _, manifest in held]):
+            kept = ("wanted", "priority", "pinned", "reason", "message", "attempts")
+            update = {field: getattr(agents, field) for field in kept}
+            found[name] = mine.model_copy(update=update)
     for name, agents in told.items():
         if name not in found and agents.wanted:
             gone = agents.state is ModelState.READY
-            found[name] = (
-                agents.model_copy(update={"state": ModelState.PENDING}) if gone else agents
-            )
+            found[name] = agents.model_copy(update=_GONE) if gone else agents
     return tuple(found[name] for name in sorted(found))
+
+
+def _is_passed_over(store: Store, agents: ModelReport, held: Sequence[Manifest]) -> bool:
+    """Whether the agent knew of these snapshots and did not call the model ready for them.
+
+    They are then for a source that the catalog has no longer.
+    """
+    if not agents.wanted or agents.state is ModelState.READY:
+        return False
+    layout = store.layout
+    try:
+        told_at = layout.node_report.stat().st_mtime_ns
+        since = max(layout.manifest(m.model, m.snapshot).stat().st_mtime_ns for m in held)
+    except FileNotFoundError:
+        return False
+    return since < told_at

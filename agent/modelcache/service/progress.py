@@ -15,6 +15,7 @@ from modelcache.transfer.events import (
     Event,
     FetchEnded,
     FetchStarted,
+    Retried,
 )
 
 
@@ -43,7 +44,13 @@ class ProgressBook:
             if now is None:
                 return
             if isinstance(event, BytesReceived | BytesResumed):
-                self._fetches[event.model] = replace(now, done=now.done + event.size)
+                self._fetches[event.model] = replace(
+                    now, done=now.done + event.size, reason=None, message=None
+                )
+            elif isinstance(event, Retried):
+                self._fetches[event.model] = replace(
+                    now, reason=event.reason, message=event.message
+                )
             elif isinstance(event, BytesDropped):
                 self._fetches[event.model] = replace(now, done=max(0, now.done - event.size))
             elif isinstance(event, Committing):

@@ -1,37 +1,34 @@
-"""The reconciler: plans, and has the plan carried out, one thread for each model at work."""
+"""The reconciler: plans, has the plan carried out, and judges what came of it."""
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import structlog
 
-from modelcache.api import CachedModel, ModelReport, ModelState, Source
+from modelcache.api import CachedModel, Manifest
 from modelcache.catalog import Catalog
-from modelcache.errors import Cancelled, ModelCacheError
-from modelcache.origins import Origin, OriginSettings, Revision, open_origin
-from modelcache.planning.describing import describe, with_progress
+from modelcache.errors import ModelCacheError
 from modelcache.planning.placement import selects
 from modelcache.planning.planner import (
     Action,
     Fetch,
     Limits,
     Resolve,
-    Running,
     Show,
     Stop,
     Withdraw,
     plan,
 )
+from modelcache.planning.sources import source_digest
 from modelcache.planning.trials import Resolved, Trial
-from modelcache.service.inventory import Inventory
-from modelcache.service.progress import ProgressBook
+from modelcache.service.inventory import Inventory, Snapshots
+from modelcache.service.telling import Telling, is_missing
+from modelcache.service.working import Crew, Found, Result
 from modelcache.store import Store
-from modelcache.transfer import Cancel, ModelFetch, ModelFetcher, delay, resolve
+from modelcache.transfer import delay
 
 log = structlog.get_logger(__name__)
 
@@ -46,32 +43,6 @@ class Node:
     labels: Mapping[str, str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """What a resolution gave, kept for the fetch that follows."""
-
-    origin: Origin
-    revision: Revision
-
-
-@dataclass(frozen=True, slots=True)
-class _Result:
-    """The end of something that ran."""
-
-    name: str
-    what: Running
-    found: _Found | None = None
-    error: BaseException | None = None
-
-
-@dataclass(slots=True)
-class _Work:
-    """Something that runs."""
-
-    what: Running
-    cancel: Cancel = field(default_factory=Cancel)
-
-
 class Reconciler:
     """Keeps the store at what the catalog wants. `cycle` is called from one thread."""
 
@@ -79,35 +50,31 @@ class Reconciler:
         self,
         *,
         store: Store,
-        fetcher: ModelFetcher,
-        origins: OriginSettings,
-        progress: ProgressBook,
+        inventory: Inventory,
+        crew: Crew,
+        telling: Telling,
         node: Node,
         limits: Limits,
-        cancel: Cancel,
+        stopping: Callable[[], bool],
         wake: Callable[[], None],
-        remembered: Iterable[str] = (),
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """`remembered`: the models that this node was last known to want. They count as wanted
-        until a catalog was read without problems, for a broken document may be theirs."""
+        """`stopping` says whether nothing new is to begin; `wake` asks for another cycle; `clock`
+        gives seconds since the epoch."""
         self._store = store
-        self._fetcher = fetcher
-        self._origins = origins
-        self._progress = progress
+        self._inventory = inventory
+        self._crew = crew
+        self._telling = telling
         self._node = node
         self._limits = limits
-        self._cancel = cancel
+        self._stopping = stopping
         self._wake = wake
-        self._remembered = frozenset(remembered)
-        self.inventory = Inventory(store)
+        self._clock = clock
         self._catalog: Catalog | None = None
+        self._seen: Catalog | None = None
+        self._wanted: dict[str, CachedModel] = {}
         self._trials: dict[str, Trial] = {}
-        self._found: dict[str, _Found] = {}
-        self._running: dict[str, _Work] = {}
-        self._results: queue.SimpleQueue[_Result] = queue.SimpleQueue()
-        self._mutex = threading.Lock()
-        self._reports: tuple[ModelReport, ...] = ()
-        self.cycles = 0
+        self._found: dict[str, Found] = {}
 
     @property
     def catalog(self) -> Catalog | None:
@@ -120,222 +87,158 @@ class Reconciler:
         self._wake()
 
     def cycle(self) -> float:
-        """One round: take in results, plan, begin what is to begin.
+        """One round: take in results, plan, begin what is to begin, tell.
 
         Returns:
             Seconds until the next round is due.
         """
-        self._take_results()
-        now = time.time()
-        if self._catalog is None:
-            self._update_reports(None)
+        catalog = self._catalog
+        if catalog is None:
             return _CYCLE_SECONDS
-        wanted = self._wanted(self._catalog)
-        self._forget(wanted)
-        inventory = self.inventory.read()
+        self._take_in(catalog)
+        results = self._crew.results()
+        inventory = self._inventory.read()
+        for result in results:
+            self._judge(result, inventory)
+        now = self._clock()
         held = {name: [h for h, _ in pairs] for name, pairs in inventory.items()}
-        running = {name: work.what for name, work in self._running.items()}
-        planned = plan(wanted, held, self._trials, running, now, self._limits)
-        for action in planned.actions:
-            self._begin(action, wanted)
-        self._update_reports(wanted)
-        self.cycles += 1
+        running = self._crew.running()
+        planned = plan(self._wanted, held, self._trials, running, now, self._limits)
+        if not self._stopping():
+            for action in planned.actions:
+                self._begin(action, inventory)
+            if any(isinstance(action, Show | Withdraw) for action in planned.actions):
+                inventory = self._inventory.read()
+        self._telling.update(self._wanted, inventory, self._trials, self._crew.running())
         if planned.wake_at is None:
             return _CYCLE_SECONDS
         return min(_CYCLE_SECONDS, max(0.05, planned.wake_at - now))
 
-    def reports(self) -> tuple[ModelReport, ...]:
-        """What is to be said of each model, with its progress at this moment."""
-        with self._mutex:
-            reports = self._reports
-        fetching = self._progress.all()
-        return tuple(
-            with_progress(report, fetching[report.name]) if report.name in fetching else report
-            for report in reports
-        )
-
     @property
     def settled(self) -> bool:
         """Whether every model is ready or has failed once, and nothing runs."""
+        reports = self._telling.reports()
         return (
-            self.cycles > 0
-            and not self._running
-            and self._results.empty()
-            and all(
-                report.state is ModelState.READY or report.attempts
-                for report in self._reports
-                if report.wanted
-            )
+            reports is not None
+            and self._seen is self._catalog
+            and not self._crew.running()
+            and all(report.attempts or not is_missing(report) for report in reports)
         )
 
-    def _wanted(self, catalog: Catalog) -> dict[str, CachedModel]:
+    def _take_in(self, catalog: Catalog) -> None:
+        """Turn to a catalog that is new. An object that was changed begins anew, without delay."""
+        if catalog is self._seen:
+            return
+        before, self._seen = self._wanted, catalog
         labels = self._node.labels
-        return {
+        self._wanted = {
             name: model
             for name, model in catalog.models.items()
             if labels is None or selects(model.spec, self._node.name, labels)
         }
-
-    def _forget(self, wanted: Mapping[str, CachedModel]) -> None:
-        assert self._catalog is not None
-        if self._catalog.complete:
-            self._remembered = frozenset()
-        for name in set(self._trials) - set(wanted):
-            del self._trials[name]
-        for name in set(self._found) - set(wanted):
-            del self._found[name]
+        self._telling.catalog_read(catalog)
+        for name in {*self._trials, *self._found}:
+            old, new = before.get(name), self._wanted.get(name)
+            if old is None or new is None or old.spec != new.spec:
+                self._trials.pop(name, None)
+                self._found.pop(name, None)
 
     # Carrying out
 
-    def _begin(self, action: Action, wanted: Mapping[str, CachedModel]) -> None:
-        match action:
-            case Stop(name):
-                self._running[name].cancel.set()
-            case Withdraw(name, snapshot):
-                self._withdraw(name, snapshot)
-            case Show(name, snapshot):
-                for manifest in self._store.snapshots(name):
-                    if manifest.snapshot == snapshot:
-                        self._store.show(manifest)
-                        log.info("model.shown", model=name, snapshot=snapshot)
-            case Resolve(name) | Fetch(name):
-                self._start(type(action), wanted[name])
+    def _begin(self, action: Action, inventory: Mapping[str, Snapshots]) -> None:
+        """Carry out one action. What fails is this model's failure and no other's."""
+        try:
+            match action:
+                case Stop(name):
+                    self._crew.stop(name)
+                case Withdraw(name, snapshot):
+                    self._withdraw(_manifest(inventory[name], snapshot))
+                case Show(name, snapshot):
+                    self._show(_manifest(inventory[name], snapshot))
+                case Resolve(name):
+                    self._crew.start(self._wanted[name], None)
+                case Fetch(name):
+                    self._crew.start(self._wanted[name], self._found.get(name))
+        except (ModelCacheError, OSError) as error:
+            model = self._wanted.get(action.name)
+            if model is None:
+                log.warning("store.failed", model=action.name, message=str(error))
+                return
+            source = source_digest(model.spec.source)
+            self._fail(action.name, self._trials.get(action.name), source, error)
 
-    def _withdraw(self, name: str, snapshot: str) -> None:
-        for manifest in self._store.snapshots(name):
-            if manifest.snapshot == snapshot:
-                damages = self._store.look(manifest)
-                if damages:
-                    log.error(
-                        "model.damaged",
-                        model=name,
-                        snapshot=snapshot,
-                        files=len(damages),
-                        first=f"{damages[0].path}: {damages[0].what}",
-                    )
-                    self._store.withdraw(manifest, damages)
+    def _withdraw(self, manifest: Manifest) -> None:
+        self._inventory.look_again(manifest)
+        damages = self._store.look(manifest)
+        if damages:
+            log.error(
+                "model.damaged",
+                model=manifest.model,
+                snapshot=manifest.snapshot,
+                files=len(damages),
+                first=f"{damages[0].path}: {damages[0].what}",
+            )
+            self._store.withdraw(manifest, damages)
         self._wake()
 
-    def _start(self, kind: type[Resolve] | type[Fetch], model: CachedModel) -> None:
-        source = model.spec.source
-        found = self._found.get(model.name) if kind is Fetch else None
-        work = _Work(Running(kind, source.digest()), Cancel(self._cancel))
-        self._running[model.name] = work
-
-        def run() -> None:
-            result: _Found | None = None
-            error: BaseException | None = None
-            try:
-                if found is None:
-                    result = self._resolve(source, work.cancel)
-                else:
-                    self._fetch(model, found, work.cancel)
-            except ModelCacheError as failure:
-                error = failure
-            except Exception as failure:
-                # The thread's outermost line: one model's defect is its own failed try.
-                log.exception("model.defect", model=model.name)
-                error = failure
-            self._results.put(_Result(model.name, work.what, result, error))
-            work.cancel.close()
-            self._wake()
-
-        threading.Thread(
-            target=run, name=f"{kind.__name__.lower()}-{model.name}", daemon=True
-        ).start()
-
-    def _resolve(self, source: Source, cancel: Cancel) -> _Found:
-        origin = open_origin(source, self._origins)
-        return _Found(origin, resolve(origin, source, cancel))
-
-    def _fetch(self, model: CachedModel, found: _Found, cancel: Cancel) -> None:
-        self._fetcher.fetch(
-            ModelFetch(
-                model.name, model.spec.source, found.origin, found.revision, model.spec.priority
-            ),
-            cancel,
-        )
+    def _show(self, manifest: Manifest) -> None:
+        self._store.show(manifest)
+        log.info("model.shown", model=manifest.model, snapshot=manifest.snapshot)
 
     # Results
 
-    def _take_results(self) -> None:
-        while True:
-            try:
-                result = self._results.get_nowait()
-            except queue.Empty:
-                return
-            self._running.pop(result.name, None)
-            trial = self._trials.get(result.name)
-            if trial is None or trial.source != result.what.source:
-                trial = Trial(result.what.source)
-            self._trials[result.name] = self._judge(result, trial)
-
-    def _judge(self, result: _Result, trial: Trial) -> Trial:
-        now = time.time()
-        if isinstance(result.error, Cancelled):
-            return trial
+    def _judge(self, result: Result, inventory: Mapping[str, Snapshots]) -> None:
+        name, source = result.name, result.what.source
+        trial = self._trials.get(name)
+        if name not in self._wanted or (result.error is not None and result.stopped):
+            return
+        if trial is None or trial.source != source:
+            trial = Trial(source)
         if result.error is not None:
-            self._found.pop(result.name, None)
-            failed = trial.failed(result.error, now, delay)
-            log.warning(
-                "model.failed",
-                model=result.name,
-                reason=failed.reason,
-                message=failed.message,
-                attempts=failed.failures,
-                retry_seconds=round(failed.retry_at - now, 1),
-            )
-            return failed
+            self._fail(name, trial, source, result.error)
+            return
         if result.found is not None:
             revision = result.found.revision
+            now = self._clock()
             trial = trial.found(Resolved(revision.snapshot, revision.id, revision.size, now))
-            if self._is_held(result.name, result.what.source, revision.snapshot):
-                return trial.succeeded()
-            self._found[result.name] = result.found
-            return trial
-        self._found.pop(result.name, None)
-        return trial.succeeded()
+            if _holds(inventory, name, source, revision.snapshot):
+                trial = trial.succeeded()
+            else:
+                self._found[name] = result.found
+            self._trials[name] = trial
+            return
+        self._found.pop(name, None)
+        if trial.snapshot is not None and not _holds(inventory, name, source, trial.snapshot):
+            # Without a pause it would be fetched again and again.
+            lost = ModelCacheError("what was fetched is not there, or not whole, any more")
+            self._fail(name, trial, source, lost)
+            return
+        self._trials[name] = trial.succeeded()
 
-    def _is_held(self, name: str, source: str, snapshot: str) -> bool:
-        """Whether the origin holds what is here already: there is nothing to fetch."""
-        return any(
-            held.whole and (held.source, held.snapshot) == (source, snapshot)
-            for held, _ in self.inventory.read().get(name, ())
+    def _fail(self, name: str, trial: Trial | None, source: str, error: BaseException) -> None:
+        if trial is None or trial.source != source:
+            trial = Trial(source)
+        self._found.pop(name, None)
+        now = self._clock()
+        failed = trial.failed(error, now, delay)
+        self._trials[name] = failed
+        log.warning(
+            "model.failed",
+            model=name,
+            reason=failed.reason,
+            message=failed.message,
+            attempts=failed.failures,
+            retry_seconds=round(failed.retry_at - now, 1),
         )
 
-    def _update_reports(self, wanted: Mapping[str, CachedModel] | None) -> None:
-        """`wanted` is None before a catalog was read: then nothing is said to be unwanted."""
-        inventory = self.inventory.read()
-        names = sorted({*(wanted or ()), *inventory})
-        reports = []
-        for name in names:
-            work = self._running.get(name)
-            report = describe(
-                name,
-                wanted.get(name) if wanted else None,
-                inventory.get(name, ()),
-                self._trials.get(name),
-                work.what if work else None,
-                self._progress.of(name),
-                self.inventory.paths(name),
-            )
-            if not report.wanted and (name in self._remembered):
-                report = report.model_copy(update={"wanted": True})
-            reports.append(report)
-        before = {report.name: _shown(report) for report in self._reports}
-        with self._mutex:
-            self._reports = tuple(reports)
-        for report in reports:
-            if _shown(report) and _shown(report) != before.get(report.name):
-                log.info(
-                    "model.ready",
-                    model=report.name,
-                    revision=(report.revision or "")[:12],
-                    bytes=report.bytes_total,
-                    files=report.files,
-                )
+
+def _manifest(snapshots: Snapshots, snapshot: str) -> Manifest:
+    return next(manifest for held, manifest in snapshots if held.snapshot == snapshot)
 
 
-def _shown(report: ModelReport) -> str | None:
-    """The revision that a model is ready with."""
-    return report.revision if report.state is ModelState.READY else None
+def _holds(inventory: Mapping[str, Snapshots], name: str, source: str, snapshot: str) -> bool:
+    """Whether what the origin holds is here, whole: there is nothing to fetch."""
+    return any(
+        held.whole and (held.source, held.snapshot) == (source, snapshot)
+        for held, _ in inventory.get(name, ())
+    )

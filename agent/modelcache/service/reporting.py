@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import Literal
 
 import structlog
 from pydantic import ValidationError
 
 from modelcache import __version__
 from modelcache.api import (
-    CatalogReport,
     Condition,
     DiskReport,
     ModelReport,
@@ -25,6 +25,7 @@ from modelcache.api import (
 )
 from modelcache.api.nodecache import NodeMeta
 from modelcache.catalog import Catalog
+from modelcache.errors import ModelCacheError
 from modelcache.planning.labelling import labels
 from modelcache.store import Layout, Store
 from modelcache.store.durable import Durable
@@ -39,34 +40,39 @@ def read_node_report(layout: Layout) -> NodeCache | None:
     """The report that an agent last wrote to the root; None when there is none to be read."""
     try:
         return NodeCache.model_validate_json(layout.node_report.read_bytes())
-    except (FileNotFoundError, ValidationError):
+    except (OSError, ValidationError):
         return None
 
 
-def ready_condition(reports: tuple[ModelReport, ...], before: Condition | None) -> Condition:
-    """Whether all that the node is to hold is there."""
+def is_unreadable(catalog: Catalog) -> bool:
+    """Whether nothing that was written is in force."""
+    return not catalog.complete and not catalog.documents
+
+
+def ready_condition(
+    reports: Sequence[ModelReport], catalog: Catalog, before: Condition | None, now: datetime
+) -> Condition:
+    """Whether all that the node is to hold is there. Unknown when the catalog can't be read."""
     wanted = [report for report in reports if report.wanted]
     missing = [report for report in wanted if report.state is not ModelState.READY]
     failed = [report for report in missing if report.attempts]
-    if not missing:
-        status, reason = "True", "AllReady"
-        message = f"{len(wanted)} of {len(wanted)} models are ready"
-    else:
+    status: Literal["True", "False", "Unknown"]
+    message = f"{len(wanted) - len(missing)} of {len(wanted)} models are ready"
+    if missing:
         status, reason = "False", "ModelsFailing" if failed else "ModelsPending"
-        message = f"{len(wanted) - len(missing)} of {len(wanted)} models are ready; " + "; ".join(
-            f"{r.name}: {r.reason or r.state}" for r in (failed or missing)[:5]
-        )
-    changed = before is None or before.status != status
+        message += "; " + "; ".join(f"{r.name}: {r.reason or r.state}" for r in missing[:5])
+    elif is_unreadable(catalog):
+        status, reason = "Unknown", "CatalogUnreadable"
+        message = f"nothing of the catalog can be read: {catalog.problems[0]}"
+    else:
+        status, reason = "True", "AllReady"
+    same = before is not None and before.status == status
     return Condition(
         type=READY_CONDITION,
-        status="True" if status == "True" else "False",
+        status=status,
         reason=reason,
         message=message,
-        last_transition_time=(
-            datetime.now(UTC).replace(microsecond=0) if changed else before.last_transition_time
-        )
-        if before is not None
-        else datetime.now(UTC).replace(microsecond=0),
+        last_transition_time=before.last_transition_time if before and same else now,
     )
 
 
@@ -78,11 +84,12 @@ class Reporter:
         *,
         store: Store,
         node_name: str,
-        reports: Callable[[], tuple[ModelReport, ...]],
+        reports: Callable[[], tuple[ModelReport, ...] | None],
         catalog: Callable[[], Catalog | None],
         used: Callable[[], int],
         max_labels: int,
     ) -> None:
+        """`reports` and `catalog` give None as long as nothing is known: nothing is reported."""
         self._store = store
         self._durable = Durable(store.layout.scratch)
         self._node_name = node_name
@@ -91,20 +98,22 @@ class Reporter:
         self._used = used
         self._max_labels = max_labels
         self._mutex = threading.Lock()
-        self._written: bytes | None = None
+        self._written: NodeCacheStatus | None = None
+        self._complaint = ""
         before = read_node_report(store.layout)
         conditions = before.status.conditions if before and before.status else ()
         self._condition = next((c for c in conditions if c.type == READY_CONDITION), None)
 
-    def current(self) -> NodeCache:
-        """The report as of now."""
-        reports = self._reports()
-        catalog = self._catalog()
+    def current(self) -> NodeCache | None:
+        """The report as of now; None as long as nothing is known."""
+        reports, catalog = self._reports(), self._catalog()
+        if reports is None or catalog is None:
+            return None
         space = self._store.space.measure()
+        now = datetime.now(UTC).replace(microsecond=0)
         with self._mutex:
-            if catalog is not None:
-                self._condition = ready_condition(reports, self._condition)
-            conditions = (self._condition,) if self._condition else ()
+            self._condition = ready_condition(reports, catalog, self._condition, now)
+            condition = self._condition
         return NodeCache(
             metadata=NodeMeta(name=self._node_name),
             status=NodeCacheStatus(
@@ -118,23 +127,33 @@ class Reporter:
                     used=self._used(),
                     reserved=space.reserved,
                 ),
-                catalog=catalog.report() if catalog else CatalogReport(),
-                conditions=conditions,
+                catalog=catalog.report(),
+                conditions=(condition,),
             ),
         )
 
     def cycle(self) -> float:
         """Write the report if it has changed."""
-        document = self.current().to_document()
-        content = json.dumps(document, indent=1).encode() + b"\n"
+        report = self.current()
+        if report is None or report.status is None:
+            return _WRITE_SECONDS
         # Free space moves all the time, through others' doing; alone it is no news.
-        document["status"]["disk"] = {}
-        news = json.dumps(document).encode()
+        news = report.status.model_copy(update={"disk": _ANY_DISK})
         if news != self._written:
+            content = json.dumps(report.to_document(), indent=1).encode() + b"\n"
             try:
                 self._durable.write_file(self._store.layout.node_report, content)
-            except OSError as error:
-                log.warning("report.not_written", error=error.strerror)
+            except (OSError, ModelCacheError) as error:
+                self._complain(str(error))
             else:
                 self._written = news
+                self._complaint = ""
         return _WRITE_SECONDS
+
+    def _complain(self, error: str) -> None:
+        if error != self._complaint:
+            log.warning("report.not_written", error=error)
+        self._complaint = error
+
+
+_ANY_DISK = DiskReport(capacity=0, available=0, used=0, reserved=0)

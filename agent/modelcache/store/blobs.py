@@ -10,12 +10,14 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from modelcache.errors import UnsafePath
 from modelcache.store.durable import Durable
 from modelcache.store.layout import Layout
+from modelcache.store.paths import children
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -36,6 +38,16 @@ class Blobs:
         if not _DIGEST.fullmatch(digest):
             raise UnsafePath(f"{digest[:80]!r} is not a SHA-256 in hex")
         return self._layout.blob(digest)
+
+    def unlinked(self) -> Iterator[Path]:
+        """Blobs that are in no view."""
+        for folder in children(self._layout.blobs):
+            for path in children(folder):
+                if not _DIGEST.fullmatch(path.name):
+                    continue  # somebody else's
+                with suppress(FileNotFoundError):
+                    if path.lstat().st_nlink == 1:
+                        yield path
 
     def has(self, digest: str, size: int) -> bool:
         """Whether a blob is there with its size. Its content was checked before it got its name."""

@@ -28,7 +28,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 @contextmanager
-def disk_errors(needed: int) -> Iterator[None]:
+def disk_errors(needed: int = 0) -> Iterator[None]:
     """Writes of so many bytes: where they fail because the disk is full, the error is ours.
 
     Raises:
@@ -40,8 +40,8 @@ def disk_errors(needed: int) -> Iterator[None]:
         if error.errno not in _NO_SPACE:
             raise
         raise InsufficientDisk(
-            f"the disk filled up while {needed} bytes were being written: free some space,"
-            " or evict a model (modelcache evict NAME)",
+            f"the disk filled up{f' while {needed} bytes were being written' if needed else ''}:"
+            " free some space, or evict a model (modelcache evict NAME)",
             needed=needed,
         ) from error
 
@@ -178,7 +178,11 @@ class Durable:
             os.unlink(path)
         except FileNotFoundError:
             return
-        self.sync_directory(path.parent)
+        self._sync_removal(path)
+
+    def _sync_removal(self, path: Path) -> None:
+        with suppress(FileNotFoundError):  # its directory was removed after it
+            self.sync_directory(path.parent)
 
     def remove_tree(self, path: Path) -> None:
         """Remove a directory with all below it: it is gone at once, its content bit by bit."""
@@ -191,7 +195,7 @@ class Durable:
             if error.errno not in _NO_SPACE:
                 raise
             trash = path  # no room for another name: it goes where it is
-        self.sync_directory(path.parent)
+        self._sync_removal(path)
         shutil.rmtree(trash, ignore_errors=True)
 
     def remove_if_empty(self, path: Path) -> None:

@@ -17,7 +17,7 @@ from modelcache.api import HubIdentity, Manifest, ManifestFile
 from modelcache.store.blobs import Blobs
 from modelcache.store.durable import Durable
 from modelcache.store.layout import Layout
-from modelcache.store.paths import relative_path
+from modelcache.store.paths import children, relative_path
 from modelcache.store.views import Staging
 
 
@@ -182,7 +182,11 @@ def leave_hub_view(
 def remove_refs(durable: Durable, folder: Path, commit: str) -> None:
     """Let no branch of a repository's folder lead to a commit any more."""
     for path in list(_files(folder / "refs")):
-        if path.read_text(errors="replace") == commit:
+        try:
+            leads_there = path.read_text(errors="replace") == commit
+        except FileNotFoundError:
+            continue
+        if leads_there:
             durable.unlink(path)
 
 
@@ -195,20 +199,13 @@ def remove_hub_snapshot(durable: Durable, folder: Path, commit: str) -> None:
 
 def prune_hub(durable: Durable, folder: Path, keep: set[str]) -> None:
     """Remove a repository's blobs but those in `keep`; without a snapshot the folder goes."""
-    if not any(_children(folder / "snapshots")):
+    if not any(children(folder / "snapshots")):
         durable.remove_tree(folder)
         durable.remove_if_empty(folder.parent)
         return
-    for path in _children(folder / "blobs"):
+    for path in children(folder / "blobs"):
         if path.name not in keep:
             path.unlink(missing_ok=True)
-
-
-def _children(folder: Path) -> list[Path]:
-    try:
-        return list(folder.iterdir())
-    except FileNotFoundError:
-        return []
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -94,16 +94,14 @@ def _flock(path: Path) -> int:
         os.close(fd)
 
 
-def locks_work(folder: Path) -> bool:
-    """Whether flock keeps two holders apart on this file system, found out by trying."""
-    path = folder / f"lock-test.{secrets.token_hex(6)}"
+def locks_work(path: Path) -> bool:
+    """Whether flock keeps two holders apart on a lock file's file system, found out by trying."""
     first = _flock(path)
-    second = _flock(path)
-    path.unlink(missing_ok=True)
+    second = _flock(path) if first >= 0 else -1  # somebody is kept out: us
     for fd in (first, second):
         if fd >= 0:
             os.close(fd)
-    return first >= 0 and second < 0
+    return second < 0
 
 
 class Turns:

@@ -12,7 +12,7 @@ from modelcache.api import Manifest
 from modelcache.errors import UnsafePath
 from modelcache.store.durable import Durable
 from modelcache.store.layout import Layout
-from modelcache.store.paths import relative_path
+from modelcache.store.paths import children, relative_path
 
 log = structlog.get_logger(__name__)
 
@@ -28,7 +28,10 @@ class Manifests:
     def all(self) -> list[Manifest]:
         """Every manifest that is there now, oldest first."""
         seen: dict[Path, tuple[tuple[int, int, int], Manifest | None]] = {}
-        for path in self._layout.manifests.glob("*/*.json"):
+        folders = children(self._layout.manifests)
+        for path in (path for folder in folders for path in children(folder)):
+            if path.suffix != ".json":
+                continue
             try:
                 found = path.stat()
             except FileNotFoundError:
@@ -66,7 +69,8 @@ class Manifests:
 
     def count(self, model: str) -> int:
         """How many manifest files a model has, readable by this version or not."""
-        return len(list((self._layout.manifests / model).glob("*.json")))
+        found = children(self._layout.manifests / model)
+        return sum(path.suffix == ".json" for path in found)
 
 
 def _load(path: Path) -> Manifest | None:

@@ -1,8 +1,8 @@
-"""The last gate before the disk for the names of files."""
+"""The last gate before the disk for the names of files; and looking into directories."""
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from modelcache.errors import UnsafePath
 
@@ -19,3 +19,14 @@ def relative_path(path: str) -> PurePosixPath:
     if any(part in ("", ".", "..") for part in parts) or "\0" in path or "\\" in path:
         raise UnsafePath(f"{path[:200]!r} is not a path below a model's directory")
     return PurePosixPath(*parts)
+
+
+def children(folder: Path) -> list[Path]:
+    """What is in a directory; nothing where it is gone, since others remove directories too.
+
+    (`Path.glob` raises FileNotFoundError for a directory that goes while it looks.)
+    """
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []

@@ -59,7 +59,8 @@ class Store:
         self.layout = open_layout(root)
         self._durable = Durable(self.layout.scratch)
         try:
-            reliable = locks_work(self.layout.scratch)
+            # A file that is there already: on a full disk a model can still be evicted.
+            reliable = locks_work(self.layout.lock)
         except OSError as error:
             raise StoreDamaged(
                 f"{self.layout.root} can't be written: {error.strerror or error}"
@@ -130,7 +131,7 @@ class Store:
         Raises:
             InsufficientDisk: the disk is full.
         """
-        with disk_errors(0):
+        with disk_errors():
             staging = Staging(self.layout, self.blobs, self._durable)
         try:
             yield staging
@@ -145,7 +146,7 @@ class Store:
             Overtaken: another process evicts what it needs; nothing is shown.
         """
         try:
-            with self._turns.take(), disk_errors(0):
+            with self._turns.take(), disk_errors():
                 self.blobs.sync(file.sha256 for file in manifest.files)
                 staging.publish(self.layout.view(manifest.model, manifest.snapshot))
                 if manifest.hub is not None:
@@ -177,7 +178,7 @@ class Store:
             Overtaken: another process evicts it.
         """
         try:
-            with self._turns.take(), disk_errors(0):
+            with self._turns.take(), disk_errors():
                 if not has_hub_view(self.layout, manifest):
                     with self.staging() as staging:
                         build_hub_view(self.layout, self.blobs, self._durable, staging, manifest)
@@ -346,4 +347,4 @@ class Store:
             sweeping.views(self._manifests)
             sweeping.hub(self._manifests, self.manifests())
         waiting = {file.sha256 for file in self._receipts.read()}
-        self.blobs.remove_unused(sweeping.orphans() - waiting)
+        self.blobs.remove_unused(sweeping.orphans(self.blobs) - waiting)

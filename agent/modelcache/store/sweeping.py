@@ -12,11 +12,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from modelcache.api import Manifest
+from modelcache.store.blobs import Blobs
 from modelcache.store.durable import Durable
 from modelcache.store.hubviews import hub_blob_name, hub_folder, prune_hub, remove_hub_snapshot
 from modelcache.store.layout import Layout
 from modelcache.store.locking import try_lock
 from modelcache.store.manifests import Manifests
+from modelcache.store.paths import children
 
 _SCRATCH_SECONDS = 3600.0
 
@@ -34,7 +36,7 @@ class Sweeping:
 
     def scratch(self) -> None:
         """Names that nobody is to see: an hour is long for one of them."""
-        for path in _children(self._layout.scratch):
+        for path in children(self._layout.scratch):
             if _age(path) >= min(_SCRATCH_SECONDS, self._older_than):
                 if path.is_dir() and not path.is_symlink():
                     self._durable.remove_tree(path)
@@ -43,7 +45,7 @@ class Sweeping:
 
     def staging(self, locks_reliable: bool) -> None:
         """Views whose builder died."""
-        for path in _children(self._layout.staging):
+        for path in children(self._layout.staging):
             if not locks_reliable:
                 if self._is_old(path):
                     self._durable.remove_tree(path)
@@ -58,11 +60,11 @@ class Sweeping:
 
     def views(self, manifests: Manifests) -> None:
         """Plain views without a manifest, and `current` where it leads to none."""
-        for model in _children(self._layout.root / "models"):
+        for model in children(self._layout.root / "models"):
             current = manifests.current(model.name)
             if current is not None and not manifests.is_there(model.name, current):
                 self._durable.unlink(self._layout.current(model.name))
-            for view in _children(model):
+            for view in children(model):
                 if view.is_symlink() or not view.is_dir():
                     continue
                 if not manifests.is_there(model.name, view.name) and self._is_old(view):
@@ -75,47 +77,34 @@ class Sweeping:
         by_model: dict[str, list[Manifest]] = {}
         for manifest in readable:
             by_model.setdefault(manifest.model, []).append(manifest)
-        for model in _children(self._layout.root / "hub"):
+        for model in children(self._layout.root / "hub"):
             mine = by_model.get(model.name, [])
             if manifests.count(model.name) > len(mine):
                 continue  # what a manifest of another version needs can't be told
-            for folder in model.glob("models--*"):
+            for folder in children(model):
+                if not folder.name.startswith("models--"):
+                    continue
                 self._hub_folder(folder, [m for m in mine if _is_in(self._layout, m, folder)])
             if self._is_old(model):
                 self._durable.remove_if_empty(model)
 
     def _hub_folder(self, folder: Path, owners: list[Manifest]) -> None:
         commits = {manifest.hub.commit for manifest in owners if manifest.hub}
-        places = (*_children(folder / "snapshots"), *_children(folder / "trees"))
+        places = (*children(folder / "snapshots"), *children(folder / "trees"))
         for path in places:
             if path.name.removesuffix(".json") not in commits and self._is_old(path):
                 remove_hub_snapshot(self._durable, folder, path.name.removesuffix(".json"))
         if self._is_old(folder / "blobs"):
             prune_hub(self._durable, folder, {hub_blob_name(f) for m in owners for f in m.files})
 
-    def orphans(self) -> set[str]:
+    def orphans(self, blobs: Blobs) -> set[str]:
         """The digests of old blobs that are in no view."""
-        found = set()
-        for path in self._layout.blobs.glob("*/*"):
-            try:
-                links = path.lstat().st_nlink
-            except FileNotFoundError:
-                continue
-            if links == 1 and self._is_old(path):
-                found.add(path.name)
-        return found
+        return {path.name for path in blobs.unlinked() if self._is_old(path)}
 
 
 def _is_in(layout: Layout, manifest: Manifest, folder: Path) -> bool:
     hub = manifest.hub
     return hub is not None and hub_folder(layout, manifest.model, hub) == folder
-
-
-def _children(folder: Path) -> list[Path]:
-    try:
-        return list(folder.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
 
 
 def _age(path: Path) -> float:

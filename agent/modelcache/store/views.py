@@ -26,14 +26,18 @@ class Staging:
         self._mutex = threading.Lock()
         self._made: set[Path] = set()
         making = durable.temporary(".staging")
+        self.folder = layout.staging / making.stem
+        self.plain = self.folder / "plain"
         making.mkdir()
         # Locked before it has its name: no sweep finds it without an owner.
         self._lock: Lock | None = try_lock(making / "lock")
-        self.folder = layout.staging / making.stem
-        os.rename(making, self.folder)
-        self.plain = self.folder / "plain"
-        self.plain.mkdir()
-        self.plain.chmod(0o755)
+        try:
+            os.rename(making, self.folder)
+            self.plain.mkdir()
+            self.plain.chmod(0o755)
+        except BaseException:
+            self.close()
+            raise
 
     def add(self, path: str, digest: str) -> None:
         """Link a blob to its place. Twice is as good as once.
@@ -44,7 +48,7 @@ class Staging:
             UnsafePath: it would lie outside of the view.
         """
         target = self.plain / relative_path(path)
-        with disk_errors(0):
+        with disk_errors():
             with self._mutex:
                 self._make_parents(target)
             self._blobs.link(digest, target)

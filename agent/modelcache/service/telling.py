@@ -1,0 +1,107 @@
+"""What is to be said of each model: kept as the last cycle saw it, with progress of the moment."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from modelcache.api import CachedModel, ModelReport, ModelState
+from modelcache.catalog import Catalog
+from modelcache.planning.describing import Paths, describe, with_progress
+from modelcache.planning.planner import Running
+from modelcache.planning.trials import Trial
+from modelcache.service.inventory import Snapshots
+from modelcache.service.progress import ProgressBook
+
+log = structlog.get_logger(__name__)
+
+
+class Telling:
+    """The models' reports. Updated from one thread, read from any."""
+
+    def __init__(
+        self,
+        progress: ProgressBook,
+        paths: Callable[[str], Paths],
+        remembered: Mapping[str, ModelReport] | None = None,
+    ) -> None:
+        """`remembered`: what was last reported of the models that this node was known to want.
+
+        They count as wanted until the catalog speaks of them, or can be read without problems: a
+        broken document may be theirs.
+        """
+        self._progress = progress
+        self._paths = paths
+        self._remembered = dict(remembered or {})
+        self._mutex = threading.Lock()
+        self._reports: tuple[ModelReport, ...] | None = None
+
+    def catalog_read(self, catalog: Catalog) -> None:
+        """Note what a new catalog speaks of."""
+        if catalog.complete:
+            self._remembered.clear()
+        for name in catalog.models:
+            self._remembered.pop(name, None)
+
+    def update(
+        self,
+        wanted: Mapping[str, CachedModel],
+        inventory: Mapping[str, Snapshots],
+        trials: Mapping[str, Trial],
+        running: Mapping[str, Running],
+    ) -> None:
+        """Say it anew of every model that is wanted or there."""
+        before = {report.name: report for report in self._reports or ()}
+        reports = []
+        for name in sorted({*wanted, *inventory}):
+            report = describe(
+                name,
+                wanted.get(name),
+                inventory.get(name, ()),
+                trials.get(name),
+                running.get(name),
+                self._progress.of(name),
+                self._paths(name),
+            )
+            last = self._remembered.get(name)
+            if last is not None:
+                kept = {"wanted": True, "priority": last.priority, "pinned": last.pinned}
+                report = report.model_copy(update=kept)
+            old = before.get(name)
+            # The same object where nothing is new: who compares later has little to do.
+            reports.append(old if old == report else report)
+            _log_readiness(report, old)
+        with self._mutex:
+            self._reports = tuple(reports)
+
+    def reports(self) -> tuple[ModelReport, ...] | None:
+        """What is to be said at this moment; None before anything is known."""
+        with self._mutex:
+            reports = self._reports
+        fetching = self._progress.all()
+        if reports is None or not fetching:
+            return reports
+        return tuple(
+            with_progress(report, fetching[report.name]) if report.name in fetching else report
+            for report in reports
+        )
+
+
+def is_missing(report: ModelReport) -> bool:
+    """Whether a model is to be there and isn't."""
+    return report.wanted and report.state is not ModelState.READY
+
+
+def _log_readiness(report: ModelReport, before: ModelReport | None) -> None:
+    ready = report.revision if report.state is ModelState.READY else None
+    was = before.revision if before and before.state is ModelState.READY else None
+    if ready and ready != was:
+        log.info(
+            "model.ready",
+            model=report.name,
+            revision=ready[:12],
+            bytes=report.bytes_total,
+            files=report.files,
+        )

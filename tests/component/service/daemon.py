@@ -1,0 +1,96 @@
+"""The daemon's reconciler in this process, with its threads and a clock that tests turn."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from modelcache.api import CachedModel, ModelReport
+from modelcache.catalog import Catalog, Document
+from modelcache.origins import OriginSettings
+from modelcache.planning.planner import Limits
+from modelcache.service.inventory import Inventory
+from modelcache.service.progress import ProgressBook
+from modelcache.service.reconciling import Node, Reconciler
+from modelcache.service.telling import Telling
+from modelcache.service.working import Crew
+from modelcache.store import Store
+from modelcache.transfer import Cancel, Engine, ModelFetcher
+from modelcache.transfer.events import fan_out
+from tests.support.fetching import QUICK
+
+
+class Daemon:
+    """One node's reconciler. `now` is its clock."""
+
+    def __init__(self, root: Path) -> None:
+        self.now = time.time()
+        self.news = threading.Event()
+        self.cancel = Cancel()
+        self.store = Store(root)
+        self.engine = Engine(QUICK)
+        self.inventory = Inventory(self.store)
+        progress = ProgressBook()
+        self.telling = Telling(progress, self.inventory.paths)
+        self.crew = Crew(
+            fetcher=ModelFetcher(self.store, self.engine, fan_out(progress)),
+            origins=OriginSettings(root=root, file_roots=(root.parent,)),
+            progress=progress,
+            cancel=self.cancel,
+            on_end=self.news.set,
+        )
+        self.reconciler = Reconciler(
+            store=self.store,
+            inventory=self.inventory,
+            crew=self.crew,
+            telling=self.telling,
+            node=Node("n"),
+            limits=Limits(),
+            stopping=self.cancel.is_set,
+            wake=self.news.set,
+            clock=lambda: self.now,
+        )
+
+    def want(self, *models: CachedModel) -> None:
+        """A new catalog."""
+        self.reconciler.catalog = Catalog.of(
+            Document(object=m, file="f.yaml", number=1, line=1) for m in models
+        )
+
+    def cycle(self) -> float:
+        """One round."""
+        self.news.clear()
+        return self.reconciler.cycle()
+
+    def settle(self, rounds: int = 50) -> None:
+        """Rounds as they are asked for, until everything was tried and nothing runs."""
+        for _ in range(rounds):
+            self.cycle()
+            if self.reconciler.settled:
+                return
+            assert self.news.wait(20), f"nothing happens: {self.telling.reports()}"
+        raise AssertionError(f"it never comes to rest: {self.telling.reports()}")
+
+    def report(self, name: str = "m") -> ModelReport:
+        """What is said of a model."""
+        return next(r for r in self.telling.reports() or () if r.name == name)
+
+    def close(self) -> None:
+        """End its threads."""
+        self.cancel.set()
+        self.engine.close()
+
+
+def cached_model(uri: str, name: str = "m", **spec: Any) -> CachedModel:
+    source: dict[str, Any] = {"uri": uri}
+    source |= {key: spec.pop(key) for key in ("include", "secretName") if key in spec}
+    return CachedModel.from_document(
+        {
+            "apiVersion": "modelcache.dev/v1alpha1",
+            "kind": "CachedModel",
+            "metadata": {"name": name},
+            "spec": {"source": source, **spec},
+        }
+    )

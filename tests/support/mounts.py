@@ -1,0 +1,47 @@
+"""Small file systems for tests that run as root."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def tmpfs(place: Path, size: int, *, inodes: int = 0) -> Iterator[Path]:
+    """A tmpfs of so many bytes, and so many inodes if that is not 0."""
+    place.mkdir(parents=True, exist_ok=True)
+    options = f"size={size}" + (f",nr_inodes={inodes}" if inodes else "")
+    _run("mount", "-t", "tmpfs", "-o", options, "modelcache-test", str(place))
+    try:
+        yield place
+    finally:
+        _unmount(place)
+
+
+@contextmanager
+def loop_mounted(place: Path, size: int, *mkfs: str) -> Iterator[Path]:
+    """A file system in a file, made by a command such as mkfs.ext4, on a loop device."""
+    image = place.with_name(f"{place.name}.img")
+    place.mkdir(parents=True, exist_ok=True)
+    with image.open("wb") as file:
+        file.truncate(size)
+    _run(*mkfs, str(image))
+    # `mount -o loop` detaches the device itself when it is unmounted.
+    _run("mount", "-o", "loop", str(image), str(place))
+    try:
+        yield place
+    finally:
+        _unmount(place)
+        image.unlink()
+
+
+def _unmount(place: Path) -> None:
+    if subprocess.run(["umount", str(place)], check=False, capture_output=True).returncode:
+        _run("umount", "--lazy", str(place))
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"

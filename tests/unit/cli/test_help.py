@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.unit.cli.conftest import Command
+
+COMMANDS = ["agent", "prefetch", "ls", "show", "verify", "evict", "validate", "labels"]
+
+
+@pytest.fixture(autouse=True)
+def _eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def test_the_commands_are_listed_with_a_whole_sentence_each(command: Command) -> None:
+    out = command("--help").out
+    for name in COMMANDS:
+        (line,) = re.findall(rf"^  {name} .*$", out, re.MULTILINE)
+        assert line.endswith(".")
+    assert "Exit codes: 0 done" in out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_reads_well_at_eighty_columns(command: Command, name: str) -> None:
+    ended = command(name, "--help")
+    assert ended.code == 0
+    assert max(map(len, ended.out.splitlines())) <= 80
+    assert "-o, --output" in ended.out
+    assert "<str>" not in ended.out.partition("Options:")[2]
+
+
+def test_brackets_are_brackets(command: Command) -> None:
+    out = " ".join(command("prefetch", "--help").out.split())
+    assert "hf://org/name[@revision][/path]" in out
+    assert "[default: 8; MODELCACHE_CONNECTIONS]" in out

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelcache.cli.options import settings
+from modelcache.errors import UsageError
+from modelcache.settings import AgentSettings, FetchSettings, StoreSettings, parse_size
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("1048576", 1048576),
+        ("500M", 500_000_000),
+        ("10Gi", 10 * 2**30),
+        ("1.5Gi", 3 * 2**29),
+        ("2 TiB", 2 * 2**40),
+        ("1k", 1000),
+        ("3P", 3 * 10**15),
+        ("7B", 7),
+        (" 5Mi ", 5 * 2**20),
+    ],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "G", "-1", "1e9", "1.G", "5 apples", "0x10", "9" * 400 + "G"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(ValueError, match="write 500M, 10Gi"):
+        parse_size(text)
+
+
+@given(st.text(max_size=30))
+def test_any_text_is_a_size_or_a_value_error(text: str) -> None:
+    with suppress(ValueError):
+        assert parse_size(text) >= 0
+
+
+def test_a_flag_beats_the_environment_and_that_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings(FetchSettings).connections == 8
+    monkeypatch.setenv("MODELCACHE_CONNECTIONS", "3")
+    monkeypatch.setenv("MODELCACHE_ROOT", "/from/env")
+    assert settings(FetchSettings).connections == 3
+    assert settings(FetchSettings, connections=5).connections == 5
+    assert settings(StoreSettings).root == Path("/from/env")
+    assert settings(StoreSettings, root=Path("/from/flag")).root == Path("/from/flag")
+
+
+def test_the_nodes_name_comes_from_kubernetes_or_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "Host-1.example")
+    assert settings(AgentSettings).node_name == "host-1.example"
+    monkeypatch.setenv("NODE_NAME", "node-2")
+    assert settings(AgentSettings).node_name == "node-2"
+    monkeypatch.setenv("MODELCACHE_NODE_NAME", "node-3")
+    assert settings(AgentSettings).node_name == "node-3"
+    assert settings(AgentSettings, node_name="node-4").node_name == "node-4"
+
+
+def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODELCACHE_FILE_ROOTS", "/a, /b,")
+    found = settings(AgentSettings, node_labels="gpu=h200,zone=")
+    assert found.file_roots == (Path("/a"), Path("/b"))
+    assert found.labels == {"gpu": "h200", "zone": ""}
+    assert settings(AgentSettings).labels is None
+
+
+@pytest.mark.parametrize(
+    ("listen", "address"),
+    [
+        ("127.0.0.1:8080", ("127.0.0.1", 8080)),
+        (":9", ("0.0.0.0", 9)),
+        ("[::1]:0", ("::1", 0)),
+        ("", None),
+    ],
+)
+def test_addresses(listen: str, address: tuple[str, int] | None) -> None:
+    assert settings(AgentSettings, listen=listen).address == address
+
+
+@pytest.mark.parametrize(
+    ("keep", "parts"), [("5%", (0, 0.05)), ("0%", (0, 0.0)), ("20Gi", (20 * 2**30, 0.0))]
+)
+def test_what_is_kept_free(keep: str, parts: tuple[int, float]) -> None:
+    assert settings(StoreSettings, keep_free=keep).keep_free_parts == parts
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("connections", "0"),
+        ("connections", "many"),
+        ("bandwidth", "fast"),
+        ("bandwidth", "0"),
+        ("keep_free", "abc%"),
+        ("keep_free", "100%"),
+        ("keep_free", "-1%"),
+        ("keep_free", "lots"),
+        ("listen", "8080"),
+        ("listen", "host:99999"),
+        ("listen", "::1:8080"),
+        ("node_labels", "gpu"),
+        ("node_labels", "=x"),
+        ("node_name", "My_Node"),
+        ("node_name", "x" * 254),
+        ("file_roots", "relative"),
+        ("models_at_once", "0"),
+        ("max_labels", "-1"),
+        ("log_format", "xml"),
+        ("log_level", "loud"),
+    ],
+)
+def test_a_value_that_cant_be_right_is_named_by_flag_and_variable(
+    field: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flag, variable = f"--{field.replace('_', '-')}", f"MODELCACHE_{field.upper()}"
+    with pytest.raises(UsageError) as raised:
+        settings(AgentSettings, **{field: value})
+    assert str(raised.value).startswith(f"{flag} (or {variable}): ")
+    assert "\n" not in str(raised.value)
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UsageError) as again:
+        settings(AgentSettings)
+    assert str(again.value) == str(raised.value)

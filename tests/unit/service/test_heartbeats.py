@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import structlog
+
+from modelcache.service import heartbeats
+from modelcache.service.heartbeats import Task
+from modelcache.transfer import Cancel
+
+
+@contextmanager
+def running(cycle: Callable[[], float | None], late_after: float = 60.0) -> Iterator[Task]:
+    cancel, task = Cancel(), Task("t", cycle, late_after=late_after)
+    task.start(cancel)
+    try:
+        yield task
+    finally:
+        cancel.set()
+        assert task.join(time.monotonic() + 5)
+
+
+def test_a_wake_has_the_next_round_at_once() -> None:
+    rounds = threading.Semaphore(0)
+
+    def cycle() -> float:
+        rounds.release()
+        return 3600.0
+
+    with running(cycle) as task:
+        assert rounds.acquire(timeout=5)
+        task.wake()
+        assert rounds.acquire(timeout=5)
+
+
+def test_it_ends_while_it_waits_and_at_every_other_moment() -> None:
+    for _ in range(50):  # a cancellation between two lines is not to be lost
+        began = threading.Event()
+        with running(lambda began=began: began.set()):  # type: ignore[misc]
+            began.wait(5)
+
+
+def test_a_round_that_fails_is_logged_and_the_next_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeats, "_PAUSE_SECONDS", 0.001)
+    rounds = threading.Semaphore(0)
+
+    def cycle() -> float:
+        rounds.release()
+        raise ZeroDivisionError
+
+    with structlog.testing.capture_logs() as logs, running(cycle):
+        for _ in range(3):
+            assert rounds.acquire(timeout=5)
+    assert logs[0]["event"] == "task.failed"
+    assert logs[0]["task"] == "t"
+
+
+def test_rounds_that_fail_come_at_growing_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    task = Task("t", lambda: 1 / 0, late_after=600.0)
+    cancel = Cancel()
+
+    class Wake(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.append(timeout or 0.0)
+            if len(waits) == 9:
+                cancel.set()
+            return True
+
+    monkeypatch.setattr(task, "_wake", Wake())
+    with structlog.testing.capture_logs():
+        task.start(cancel)
+        assert task.join(time.monotonic() + 5)
+    assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0]
+
+
+def test_a_round_that_hangs_is_late() -> None:
+    hang, began = threading.Event(), threading.Event()
+
+    def cycle() -> None:
+        began.set()
+        hang.wait(10)
+
+    with running(cycle, late_after=0.05) as task:
+        assert began.wait(5)
+        assert not task.late
+        time.sleep(0.06)  # what is tested is that time passes
+        assert task.late
+        hang.set()
+
+
+def test_one_that_waits_shows_that_it_is_alive() -> None:
+    rounds = threading.Semaphore(0)
+
+    def cycle() -> float:
+        rounds.release()
+        return 3600.0
+
+    with running(cycle, late_after=0.3) as task:
+        for _ in range(5):
+            assert rounds.acquire(timeout=5)
+            assert not task.late

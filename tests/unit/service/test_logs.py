@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from modelcache.service.logs import configure_logs
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.reset_defaults()
+    logging.captureWarnings(False)
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def lines(stream: io.StringIO) -> list[dict[str, object]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_one_document_for_each_event() -> None:
+    stream = io.StringIO()
+    configure_logs(as_json=True, level="info", stream=stream)
+    structlog.get_logger().info("model.ready", model="m", bytes=5)
+    structlog.get_logger().debug("not.this")
+    (line,) = lines(stream)
+    assert (line["event"], line["model"], line["bytes"], line["level"]) == (
+        "model.ready",
+        "m",
+        5,
+        "info",
+    )
+    assert str(line["timestamp"]).endswith("Z")
+
+
+def test_what_libraries_say_is_json_too() -> None:
+    stream = io.StringIO()
+    configure_logs(as_json=True, level="info", stream=stream)
+    logging.getLogger("urllib3").warning("retrying %s", "x")
+    logging.getLogger("urllib3").info("not this")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(True)
+        warnings.warn("old", UserWarning, stacklevel=1)
+    first, second = lines(stream)
+    assert (first["event"], first["level"]) == ("retrying x", "warning")
+    assert "old" in str(second["event"])
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_traceback_shows_no_variables(as_json: bool) -> None:
+    stream = io.StringIO()
+    configure_logs(as_json=as_json, level="info", stream=stream)
+    token = "hf_" + "secretsecret"
+    try:
+        raise ValueError(f"broken {len(token)}")
+    except ValueError:
+        structlog.get_logger().exception("model.defect")
+    assert "ValueError: broken 15" in stream.getvalue()
+    assert token not in stream.getvalue()
+
+
+def test_stderr_is_the_one_of_this_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    configure_logs(as_json=True, level="info")
+    bars = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", bars)
+    structlog.get_logger().info("above.the.bars")
+    logging.getLogger("x").warning("library")
+    assert [line["event"] for line in lines(bars)] == ["above.the.bars", "library"]
