@@ -29,7 +29,8 @@ from tests.support.hub import GeneratedContent, HubServer
 MIB = 1024 * 1024
 with HubServer() as hub:
     hub.add_repo("bench/one", {"model.safetensors": GeneratedContent(1024 * MIB, 1)})
-    hub.add_repo("bench/shards", {f"{n}.safetensors": GeneratedContent(256 * MIB, n) for n in range(4)})
+    shards = {f"{n}.safetensors": GeneratedContent(256 * MIB, n) for n in range(4)}
+    hub.add_repo("bench/shards", shards)
     hub.add_repo("bench/small", {f"d{n % 20}/{n}.json": b"%08d" % n * 32768 for n in range(1000)})
     print(hub.url, flush=True)
     sys.stdin.read()

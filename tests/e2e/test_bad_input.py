@@ -401,11 +401,25 @@ def run_failing(
     assert line.startswith("modelcache: ")
     assert what in line
     assert for_person.stdout == ""
-    error = json.loads(for_program.stdout)
-    assert error["apiVersion"] == "modelcache.dev/v1alpha1"
-    assert (error["kind"], error["reason"]) == ("Error", reason)
-    assert what in error["message"]
+    told_reason, message = told_failure(for_program.stdout)
+    assert told_reason == reason
+    assert what in message
     assert for_program.stderr == ""
+
+
+def told_failure(printed: str) -> tuple[str, str]:
+    """Reason and message of the one document of a prefetch that failed.
+
+    It is an Error where nothing could begin, else the result, with its one model.
+    """
+    document: dict[str, Any] = json.loads(printed)
+    assert document["apiVersion"] == "modelcache.dev/v1alpha1"
+    if document["kind"] == "PrefetchResult":
+        (document,) = document["models"]
+        assert document["state"] == "Failed"
+    else:
+        assert document["kind"] == "Error"
+    return document["reason"], document["message"]
 
 
 def test_a_person_is_told_of_each_of_several(tmp_path: Path, hub: HubServer) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.test_bad_input import wait_failed
+from tests.e2e.test_bad_input import told_failure, wait_failed
 from tests.support.agent import AgentProcess, modelcache, write_catalog
 from tests.support.hub import GeneratedContent, HubServer
 
@@ -106,8 +106,9 @@ def test_prefetch_of_what_does_not_fit(tmp_path: Path, hub: HubServer, kind: str
         assert "modelcache evict NAME" in line
         for_program = modelcache(*command, "-o", "json", env=env)
         assert for_program.returncode == 6
-        error = json.loads(for_program.stdout)
-        assert (error["kind"], error["reason"]) == ("Error", "InsufficientDisk")
+        reason, message = told_failure(for_program.stdout)
+        assert reason == "InsufficientDisk"
+        assert sizes(message)[0] == needed
         assert hub.bytes_sent() == 0
         assert modelcache("prefetch", "hf://org/small", "--root", root, env=env).returncode == 0
         # Two that would fit one at a time: what one has been promised the other doesn't get. Where

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 from huggingface_hub import snapshot_download
 from safetensors.numpy import save
 
-from tests.e2e.test_bad_input import wait_failed
+from tests.e2e.test_bad_input import told_failure, wait_failed
 from tests.e2e.test_consumers import Question, digests, read
 from tests.support.agent import AgentProcess, modelcache, write_catalog
 from tests.support.hub import HubServer, Source
@@ -203,8 +202,7 @@ def test_pickles_alone_are_refused_unless_the_object_allows_them(
     assert not (root / "hub" / "refused").exists()
     assert offline(root, "allowed", hub, ("snapshot", {"repo_id": REPO})) == [digests(files)]
     hub.clear_requests()
-    done = failing_prefetch(tmp_path / "other", hub, URI)
-    assert done["reason"] == "UnsafeFormat"
+    assert failing_prefetch(tmp_path / "other", hub, URI) == "UnsafeFormat"
     assert hub.bytes_sent() == 0
 
 
@@ -233,8 +231,7 @@ def test_unsafe_names_before_a_byte_is_fetched(
 ) -> None:
     add(hub, {**FILES, **dict.fromkeys(names, b"harm")})
     root = tmp_path / "folder" / "root"
-    error = failing_prefetch(root, hub, URI, "--name", "harm")
-    assert error["reason"] == "UnsafePath", error
+    assert failing_prefetch(root, hub, URI, "--name", "harm") == "UnsafePath"
     assert hub.bytes_sent() == 0
     assert {path.name for path in tmp_path.iterdir()} <= {"folder", "hf-home"}
     assert {path.name for path in root.parent.iterdir()} == {"root"}
@@ -256,14 +253,12 @@ def prefetch(root: Path, hub: HubServer, *arguments: str) -> int:
     return done.returncode
 
 
-def failing_prefetch(root: Path, hub: HubServer, *arguments: str) -> dict[str, Any]:
-    """The error of a prefetch that ends with exit code 2."""
+def failing_prefetch(root: Path, hub: HubServer, *arguments: str) -> str:
+    """The reason of a prefetch that ends with exit code 2."""
     env = {"HF_ENDPOINT": hub.url}
     done = modelcache("prefetch", *arguments, "--root", root, "-o", "json", env=env)
     assert done.returncode == 2
-    error: dict[str, Any] = json.loads(done.stdout)
-    assert error["kind"] == "Error"
-    return error
+    return told_failure(done.stdout)[0]
 
 
 def viewed(root: Path, model: str) -> dict[str, bytes]:
