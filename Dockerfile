@@ -1,4 +1,4 @@
-# The image of all programs: `modelcache agent`, `modelcache controller`, `modelcache webhook`.
+# The image of the agent, and of the programs that will come beside it (they share one package).
 #
 #   docker build --build-arg VERSION=0.1.0 --build-arg REVISION="$(git rev-parse HEAD)" .
 #

@@ -40,7 +40,7 @@ bench: setup ## Benchmarks, side by side with what a user would pick instead
 lock: ## Lock the dependencies again (needs uv)
 	uv pip compile pyproject.toml --generate-hashes --no-emit-index-url --python-version 3.11 --universal --no-header -o requirements.txt
 	uv pip compile pyproject.toml --extra dev --generate-hashes --no-emit-index-url --python-version 3.11 --universal --no-header -c requirements.txt -o requirements-dev.txt
-	echo hatchling | uv pip compile - --generate-hashes --no-emit-index-url --python-version 3.11 --universal --no-header -c requirements-dev.txt -o requirements-build.txt
+	$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' | uv pip compile - --generate-hashes --no-emit-index-url --python-version 3.11 --universal --no-header -c requirements-dev.txt -o requirements-build.txt
 
 crds: setup ## Write daemonset/crds from the classes in agent/modelcache/api
 	$(BIN)/python -m modelcache.api.crds daemonset/crds
