@@ -163,11 +163,13 @@ def fill(folder: Path, root: Path, catalog: Path) -> int:
     with subprocess.Popen(command) as agent:
         try:
             wait_until_tried(agent, root / "node.json", timeout=150)
-            heading("curl /metrics")
-            show_metrics(f"http://127.0.0.1:{port}/metrics")
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+                metrics = answer.read().decode()
         finally:
             agent.send_signal(signal.SIGTERM)
             status = agent.wait(10)
+    heading("curl /metrics, as the agent said before it was told to stop")
+    show_metrics(metrics)
     return status
 
 
@@ -191,11 +193,10 @@ def wait_until_tried(agent: subprocess.Popen[bytes], report: Path, timeout: floa
     assert sorted(states.values()) == ["Failed", "Ready", "Ready", "Ready"], states
 
 
-def show_metrics(url: str) -> None:
-    with urllib.request.urlopen(url, timeout=10) as answer:
-        lines = answer.read().decode().splitlines()
+def show_metrics(exposition: str) -> None:
+    """The lines that speak of the node's models, its disk, and what was fetched."""
     shown = ("modelcache_model_state", "modelcache_disk", "modelcache_received", "modelcache_fetch")
-    for line in lines:
+    for line in exposition.splitlines():
         uninteresting = line.endswith(" 0.0") or "_bucket" in line or "_created" in line
         if line.startswith(shown) and not uninteresting:
             print(line)

@@ -429,6 +429,6 @@ def test_a_person_is_told_of_each_of_several(tmp_path: Path, hub: HubServer) -> 
     )
     assert done.returncode == 4
     table = [line.split()[:2] for line in done.stdout.splitlines()]
-    assert table[1:] == [["good", "Ready"], ["gone", "Failed"], ["folder", "Failed"]]
+    assert table[1:4] == [["good", "Ready"], ["gone", "Failed"], ["folder", "Failed"]]
     assert len(done.stderr.splitlines()) == 1
     assert os.listdir(tmp_path / "root" / "models") == ["good"]

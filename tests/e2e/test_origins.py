@@ -67,6 +67,8 @@ def test_hugging_face_s3_and_files_at_once(tmp_path: Path) -> None:
     shared.rename(tmp_path / "away")
     with AgentProcess(root, catalog, *flags, env=env) as agent:
         agent.wait_ready(*expected, timeout=10)
+        # What is here is known before what is wanted.
+        agent.wait_for_event("catalog.read")
         again = agent.node()["status"]
         assert {model["name"]: model for model in again["models"]} == first
         assert again["labels"] == labels

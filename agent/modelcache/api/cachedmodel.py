@@ -59,8 +59,12 @@ class Source(ApiModel):
         return parse_uri(self.uri)
 
     def digest(self) -> str:
-        """16 hex digits that differ when other content may be meant. Credentials don't count."""
-        meant = self.model_dump(mode="json", exclude={"secret_name"})
+        """16 hex digits that differ when other content may be meant.
+
+        Credentials don't count, and neither do fields that are left at their defaults: a field that
+        a later version adds changes no digest.
+        """
+        meant = self.model_dump(mode="json", exclude={"secret_name"}, exclude_defaults=True)
         return hashlib.sha256(json.dumps(meant, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -75,7 +75,7 @@ class DiskReport(ApiModel):
     capacity: NonNegative
     """Its size."""
     available: NonNegative
-    """Free for the agent, before the reserve."""
+    """Free for fetches: less what is kept free, less what is reserved."""
     used: NonNegative
     """Held by the models in this root."""
     reserved: NonNegative

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -75,7 +74,7 @@ def agent(
     )
     console = Console(stderr=True)
     people = found.log_format == "console" or (found.log_format == "auto" and console.is_terminal)
-    configure_logs(as_json=not people, level=found.log_level, stream=sys.stderr)
+    configure_logs(as_json=not people, level=found.log_level)
     daemon = Agent(found, once=once)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: daemon.stop())

@@ -13,11 +13,13 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
-    TransferSpeedColumn,
 )
+from rich.text import Text
 
 from modelcache.cli.output import human_bytes
 from modelcache.planning.describing import Progress as FetchProgress
@@ -25,6 +27,14 @@ from modelcache.service.progress import ProgressBook
 
 _BAR_SECONDS = 0.1
 _LINE_SECONDS = 5.0
+
+
+class _Rate(ProgressColumn):
+    """Bytes a second, in the binary units of all the rest."""
+
+    def render(self, task: Task) -> Text:
+        rate = task.finished_speed or task.speed
+        return Text("" if rate is None else f"{human_bytes(rate)}/s", justify="right")
 
 
 class Display:
@@ -55,7 +65,7 @@ class Display:
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
+            _Rate(),
             TimeRemainingColumn(compact=True),
             console=self._console,
             expand=True,

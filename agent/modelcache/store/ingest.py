@@ -251,11 +251,13 @@ class Ingest:
 
     def _lock(self, folder: Path) -> Lock | None:
         while True:
-            folder.mkdir(exist_ok=True)
+            # Its last holder may remove the folder between any two of these steps.
+            with suppress(FileExistsError):
+                os.mkdir(folder)
             try:
                 return try_lock(folder / "lock")
             except FileNotFoundError:
-                continue  # its last holder removed the folder in between
+                continue
 
     def allocated(self, key: str) -> int:
         """Bytes of disk that a blob's partial file has claimed already."""

@@ -5,6 +5,7 @@ It is built under a name that nobody looks at, and renamed into place whole.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import threading
@@ -77,8 +78,9 @@ class Staging:
             try:
                 self._durable.rename(self.plain, target)
                 return
-            except OSError:
-                if not target.is_dir():  # else another process was faster by a moment
+            except OSError as error:
+                # Another process was faster by a moment.
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
         for folder, _, files in os.walk(self.plain):
             place = target / Path(folder).relative_to(self.plain)

@@ -187,11 +187,14 @@ class _Work:
         missing = []
         for group in self._groups.values():
             found = self.find(group[0])
-            if found is None:
-                missing.append(group[0])
-            else:
-                self._place(group, found)
-                self.held += sum(file.size for file in group)
+            try:
+                if found is not None:
+                    self._place(group, found)
+                    self.held += sum(file.size for file in group)
+                    continue
+            except FileNotFoundError:
+                pass  # another process has just evicted it
+            missing.append(group[0])
         return missing
 
     def find(self, file: RemoteFile, fresh: bool = False) -> ManifestFile | None:

@@ -64,6 +64,22 @@ def test_it_is_one_holders_at_a_time(store: Store) -> None:
     assert resumed(store)
 
 
+def test_claimed_while_its_last_holder_lets_go(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = os.mkdir, list[Any]()
+
+    def mkdir(path: Path, mode: int = 0o777) -> None:
+        calls.append(path)
+        if len(calls) == 1:  # it was there, and the next moment it isn't
+            raise FileExistsError(errno.EEXIST, "File exists", str(path))
+        real(path, mode)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    assert resumed(store) == []
+    assert len(calls) == 2
+
+
 def test_a_torn_line_is_passed_over_and_ended(store: Store) -> None:
     begin(store).close()
     journal = folder(store) / "journal"

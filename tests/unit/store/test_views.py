@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -91,6 +92,22 @@ def test_two_that_publish_the_same_at_once(store: Store) -> None:
         store.commit(one, manifest_of("m", files))
         store.commit(other, manifest_of("m", files))
     assert store.look(store.manifests()[0]) == []
+
+
+def test_one_that_is_overtaken_and_then_left_alone(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process publishes the same snapshot a moment before, and it is evicted at once."""
+    target, real = store.layout.view("m", COMMIT), os.rename
+
+    def rename(source: Path, place: Path) -> None:
+        if place == target:
+            raise OSError(errno.ENOTEMPTY, "Directory not empty")
+        real(source, place)
+
+    monkeypatch.setattr(os, "rename", rename)
+    put(store, "m", {"a/w": b"weights"})
+    assert (target / "a" / "w").read_bytes() == b"weights"
 
 
 def test_a_file_with_no_links_left_is_copied(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
