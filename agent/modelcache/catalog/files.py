@@ -90,7 +90,8 @@ class FileCatalog:
         return self._catalog
 
     def _failed(self, error: OSError) -> Catalog:
-        what = f"can't be read ({_reason(error)}): what was read before stays in force"
+        stays = ": what was read before stays in force" if self._catalog else ""
+        what = f"can't be read ({_reason(error)}){stays}"
         problem = Problem(str(self._path), what)
         if self._catalog is None or self._failure != problem:
             before = self._catalog or Catalog.of()

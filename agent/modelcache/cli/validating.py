@@ -44,7 +44,8 @@ def validate(
         for problem in problems:
             print(f"{'warning: ' if problem.severity is Severity.WARNING else ''}{problem}")
         noun = "object" if len(documents) == 1 else "objects"
-        state = f"{len(errors)} problems" if errors else "valid"
+        mistakes = "1 problem" if len(errors) == 1 else f"{len(errors)} problems"
+        state = mistakes if errors else "valid"
         print(f"{len(documents)} {noun}, {state}")
     if errors:
         raise typer.Exit(UsageError.exit_code)

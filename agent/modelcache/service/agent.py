@@ -10,7 +10,7 @@ import structlog
 
 from modelcache import __version__
 from modelcache.api import ModelReport, NodeCache
-from modelcache.catalog import FileCatalog
+from modelcache.catalog import FileCatalog, Severity
 from modelcache.catalog.watching import CatalogWatch
 from modelcache.metrics import CONTENT_TYPE, Metrics
 from modelcache.origins import OriginSettings, SecretStore
@@ -194,11 +194,12 @@ class Agent:
         catalog = self._catalog.read()
         if catalog is not before:
             known = {str(problem) for problem in before.problems} if before else set()
+            self._reconciler.catalog = catalog
             for problem in catalog.problems:
                 if str(problem) not in known:
-                    log.error("catalog.problem", problem=str(problem))
+                    warns = problem.severity is Severity.WARNING
+                    (log.warning if warns else log.error)("catalog.problem", problem=str(problem))
             log.info("catalog.read", objects=len(catalog.documents), problems=len(catalog.problems))
-            self._reconciler.catalog = catalog
         return None
 
     def _reconcile(self) -> float:

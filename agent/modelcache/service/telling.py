@@ -72,9 +72,11 @@ class Telling:
             old = before.get(name)
             # The same object where nothing is new: who compares later has little to do.
             reports.append(old if old == report else report)
-            _log_readiness(report, old)
         with self._mutex:
             self._reports = tuple(reports)
+        # Last: who reads the log and then asks is to be told the same.
+        for report in reports:
+            _log_readiness(report, before.get(report.name))
 
     def reports(self) -> tuple[ModelReport, ...] | None:
         """What is to be said at this moment; None before anything is known."""

@@ -11,11 +11,14 @@ process has its own and resumes nothing of another's.
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
 import re
 import stat
+import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -51,13 +54,21 @@ class Partial:
     """A partial file that is ours. Not safe for threads but for `write` and `read_into`."""
 
     def __init__(
-        self, folder: Path, size: int, *, lock: Lock | None, durable: Durable, journaled: bool
+        self,
+        folder: Path,
+        size: int,
+        *,
+        lock: Lock | None,
+        durable: Durable,
+        journaled: bool,
+        on_close: Callable[[], None] = lambda: None,
     ) -> None:
         self.folder = folder
         self.size = size
         self.pieces: list[Piece] = []
         self._lock = lock
         self._durable = durable
+        self._on_close = on_close
         self._journal = -1
         self.data = folder / "data" if journaled else durable.temporary(".data")
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -203,6 +214,7 @@ class Partial:
         if self._lock is not None:
             self._lock.release(remove=remove)
             self._lock = None
+        self._on_close()
         if remove and journaled:
             self._durable.remove_if_empty(self.folder)
 
@@ -220,6 +232,8 @@ class Ingest:
         self._folder = folder
         self._durable = durable
         self._reliable = locks_reliable
+        self._mutex = threading.Lock()
+        self._unjournaled: set[str] = set()
 
     def _place(self, key: str) -> Path:
         return self._folder / (key if self._reliable else f"{key}.{PROCESS_TOKEN}")
@@ -227,8 +241,8 @@ class Ingest:
     def claim(self, key: str, size: int, *, resumable: bool = True) -> Partial:
         """Take a blob's partial file, as far as it got, to go on with it.
 
-        `resumable=False` is for files that one request brings: they need no journal, no directory
-        and no lock, and two processes may well fetch the same.
+        `resumable=False` is for small files: they have no journal, no directory and no lock. Two
+        threads are kept apart all the same; two processes may both fetch such a file.
 
         Raises:
             Busy: another thread or process has it.
@@ -236,9 +250,7 @@ class Ingest:
         """
         with disk_errors(size):
             if not resumable:
-                return Partial(
-                    self._folder, size, lock=None, durable=self._durable, journaled=False
-                )
+                return self._claim_unjournaled(key, size)
             folder = self._place(key)
             lock = self._lock(folder)
             if lock is None:
@@ -248,6 +260,25 @@ class Ingest:
             except BaseException:
                 lock.release()
                 raise
+
+    def _claim_unjournaled(self, key: str, size: int) -> Partial:
+        with self._mutex:
+            if key in self._unjournaled:
+                raise Busy(key)
+            self._unjournaled.add(key)
+        release = functools.partial(self._unjournaled.discard, key)
+        try:
+            return Partial(
+                self._folder,
+                size,
+                lock=None,
+                durable=self._durable,
+                journaled=False,
+                on_close=release,
+            )
+        except BaseException:
+            release()
+            raise
 
     def _lock(self, folder: Path) -> Lock | None:
         while True:

@@ -99,6 +99,7 @@ class Space:
         self._durable = durable
         self._keep_free = keep_free
         self._locks_reliable = locks_reliable
+        self._turn = threading.Lock()
 
     @property
     def block(self) -> int:
@@ -153,9 +154,10 @@ class Space:
             lock = try_lock(path.with_suffix(".lock"))
         reservation = Reservation(path, lock, needed, self._layout.scratch / name)
         try:
-            with disk_errors(needed):
+            # One thread at a time, so that of two that fit one by one the first is told yes.
+            with self._turn, disk_errors(needed):
                 reservation.write()
-            self._check(needed, files, what)
+                self._check(needed, files, what)
             yield reservation
         finally:
             reservation.release()

@@ -72,21 +72,20 @@ class Worker:
         """Take up a file: perhaps it is there already, perhaps a part of it is."""
         task, request = unit.task, unit.job.request
         remote = task.remote
-        found = request.find(remote, task.not_before > 0)
-        if found is not None:
-            request.listener(BytesResumed(request.model, remote.size))
-            request.on_file(remote, found)
-            with self._condition:
-                unit.job.opened.remove(task)
+        if self._is_there(unit, fresh=task.not_before > 0):
             return
-        location = request.origin.locate(remote) if remote.size else None
-        unit.heard = time.monotonic()
         claimed = request.ingest.claim(
             blob_key(remote.identity, remote.sha256),
             remote.size,
             resumable=remote.size > _RESUMABLE_BYTES,
         )
         try:
+            # Again, now that it is ours: whoever had it may have finished a moment ago.
+            if self._is_there(unit, fresh=False):
+                claimed.discard()
+                return
+            location = request.origin.locate(remote) if remote.size else None
+            unit.heard = time.monotonic()
             before = claimed.allocated
             shared = (
                 isinstance(location, LocalLocation)
@@ -109,6 +108,18 @@ class Worker:
             task.fetch = fetch
             self._condition.notify_all()
         fetch.drain()
+
+    def _is_there(self, unit: Unit, *, fresh: bool) -> bool:
+        """Whether the store has the file, and so it is done."""
+        task, request = unit.task, unit.job.request
+        found = request.find(task.remote, fresh)
+        if found is None:
+            return False
+        request.listener(BytesResumed(request.model, task.remote.size))
+        request.on_file(task.remote, found)
+        with self._condition:
+            unit.job.opened.remove(task)
+        return True
 
     def _locate(self, unit: Unit, fetch: FileFetch) -> Location:
         """The file's location, asked for again when the last one has expired."""

@@ -38,6 +38,17 @@ def test_content_that_is_being_fetched_is_waited_for(hub: HubServer, fetching: F
     assert fetching.received == 40 * MIB
 
 
+def test_small_content_is_fetched_once_too(hub: HubServer, fetching: Fetching) -> None:
+    files: dict[str, Source] = {f"{n}.json": b"%06d" % n * 9000 for n in range(60)}
+    for name in ("a", "b", "c"):
+        hub.add_repo(f"org/{name}", {f"{name}/{path}": data for path, data in files.items()})
+    hub.set_rate(4 * MIB)
+    runs = [fetching.in_background(name, f"hf://org/{name}") for name in ("a", "b", "c")]
+    for run in runs:
+        assert fetching.store.verify(run.result()) == []
+    assert hub.bytes_sent() == 60 * 54_000
+
+
 def test_two_stores_on_one_root_fetch_once(hub: HubServer, make_fetching: MakeFetching) -> None:
     hub.add_repo("org/a", {"a.safetensors": GeneratedContent(40 * MIB, seed=1)})
     hub.set_rate(80 * MIB)
