@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.agent import AgentProcess, modelcache, write_catalog
+from tests.support.agent import AgentProcess, modelcache, told_failure, write_catalog
 from tests.support.hub import FlipBit, HubServer
 from tests.support.s3 import ACCESS_KEY, REGION, SECRET_KEY, S3Server
 
@@ -119,7 +119,7 @@ def test_validate_tells_the_place_and_the_mistake(tmp_path: Path, name: str) -> 
     assert told.removeprefix("warning: ").startswith(where)
     assert mistake.what in told
     assert len(told) < 400 + len(str(path))
-    assert summary.endswith("valid" if mistake.exit_code == 0 else "1 problems")
+    assert summary.endswith("valid" if mistake.exit_code == 0 else "1 problem")
 
 
 def test_the_agent_serves_the_models_beside_every_mistake(tmp_path: Path, hub: HubServer) -> None:
@@ -185,7 +185,7 @@ def test_a_model_whose_source_is_not_for_it(tmp_path: Path, hub: HubServer) -> N
     ) as agent:
         agent.wait_ready("good")
         for name, (_, reason, what) in cases.items():
-            report = wait_failed(agent, name)
+            report = agent.wait_failed(name)
             assert (report["state"], report["reason"]) == ("Failed", reason)
             assert what in report["message"]
             told = agent.wait_for_event("model.failed", model=name, reason=reason)
@@ -198,16 +198,6 @@ def test_a_model_whose_source_is_not_for_it(tmp_path: Path, hub: HubServer) -> N
         **{name: reason for name, (_, reason, _) in cases.items()},
     }
     assert sorted(path.name for path in (root / "models").iterdir()) == ["good"]
-
-
-def wait_failed(agent: AgentProcess, model: str, timeout: float = 60.0) -> dict[str, Any]:
-    """Wait until a model has failed, and `/v1/node` says so too; its report."""
-    agent.wait_for_event("model.failed", timeout, model=model)
-    deadline = time.monotonic() + 10
-    while "reason" not in (report := agent.model(model)):
-        assert time.monotonic() < deadline, report
-        time.sleep(0.02)
-    return report
 
 
 @pytest.mark.parametrize("everywhere", [False, True], ids=["for-other-nodes", "for-this-node"])
@@ -405,21 +395,6 @@ def run_failing(
     assert told_reason == reason
     assert what in message
     assert for_program.stderr == ""
-
-
-def told_failure(printed: str) -> tuple[str, str]:
-    """Reason and message of the one document of a prefetch that failed.
-
-    It is an Error where nothing could begin, else the result, with its one model.
-    """
-    document: dict[str, Any] = json.loads(printed)
-    assert document["apiVersion"] == "modelcache.dev/v1alpha1"
-    if document["kind"] == "PrefetchResult":
-        (document,) = document["models"]
-        assert document["state"] == "Failed"
-    else:
-        assert document["kind"] == "Error"
-    return document["reason"], document["message"]
 
 
 def test_a_person_is_told_of_each_of_several(tmp_path: Path, hub: HubServer) -> None:

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 
 from modelcache.store import Store
-from tests.e2e.test_bad_input import wait_failed
 from tests.support.agent import AgentProcess, write_catalog
 from tests.support.hub import (
     BytesContent,
@@ -112,7 +111,7 @@ def test_an_origin_that_lies_until_it_heals(tmp_path: Path) -> None:
             agent.wait_ready(*PASSING)
             for name, lie in LASTING.items():
                 # While it is tried again it is downloading, with the reason of the last try.
-                report = wait_failed(agent, name, 120)
+                report = agent.wait_failed(name, 120)
                 assert report["state"] in ("Failed", "Resolving", "Downloading"), report
                 assert report["reason"] == lie.reason, report
                 assert report["message"]
@@ -163,7 +162,7 @@ def test_an_object_that_changes_half_way(tmp_path: Path) -> None:
             hub.drop_connections()
             go_on.set()
             for name in names:
-                report = wait_failed(agent, name)
+                report = agent.wait_failed(name)
                 assert report["reason"] == "OriginUnavailable", report
             assert not (root / "models").exists() or not list((root / "models").iterdir())
             only_right_bytes(root, repos.values())

@@ -12,16 +12,13 @@ import pytest
 from huggingface_hub import snapshot_download
 from safetensors.numpy import save
 
-from tests.e2e.test_bad_input import told_failure, wait_failed
-from tests.e2e.test_consumers import Question, digests, read
-from tests.support.agent import AgentProcess, modelcache, write_catalog
+from tests.support.agent import AgentProcess, modelcache, told_failure, write_catalog
+from tests.support.consumers import Question, digests, read
 from tests.support.hub import HubServer, Source
 
 REPO = "org/tiny"
 URI = f"hf://{REPO}"
 WEIGHTS = "model.safetensors"
-ONE_REQUEST = 4 * 1024 * 1024
-"""Bytes of a file that is fetched without a journal, and so without a lock."""
 FILES: dict[str, bytes] = {
     WEIGHTS: save({"w": np.arange(1_500_000, dtype=np.float32)}),
     "config.json": b'{"model_type": "llama"}',
@@ -72,9 +69,7 @@ def test_two_models_of_one_repository(tmp_path: Path, hub: HubServer, at_once: i
         assert agent.terminate() == 0
     for name, content in FILES.items():
         wanted = sum(name in chosen(*globs) for globs in lists.values())
-        # Side by side, a file of one request may well be asked for by each of them.
-        most = wanted if at_once > 1 and len(content) <= ONE_REQUEST else min(wanted, 1)
-        assert min(wanted, 1) * len(content) <= hub.bytes_sent(name) <= most * len(content), name
+        assert hub.bytes_sent(name) == min(wanted, 1) * len(content), name
     hub.clear_requests()
     for model, globs in lists.items():
         own = chosen(*globs)
@@ -192,7 +187,7 @@ def test_pickles_alone_are_refused_unless_the_object_allows_them(
         {"name": "without", "uri": URI, "exclude": ["*.bin"]},
     )
     with AgentProcess(root, catalog, env={"HF_ENDPOINT": hub.url}) as agent:
-        report = wait_failed(agent, "refused")
+        report = agent.wait_failed("refused")
         agent.wait_ready("allowed", "without")
         assert (report["state"], report["reason"]) == ("Failed", "UnsafeFormat")
         assert "allowUnsafeFormats: true" in report["message"]

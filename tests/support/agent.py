@@ -113,6 +113,11 @@ class AgentProcess:
         for model in models:
             self.wait_for_event("model.ready", timeout, model=model)
 
+    def wait_failed(self, model: str, timeout: float = 60.0) -> dict[str, Any]:
+        """Wait until a model has failed; its report."""
+        self.wait_for_event("model.failed", timeout, model=model)
+        return self.model(model)
+
     @property
     def log(self) -> str:
         """All that it said."""
@@ -176,3 +181,18 @@ def write_catalog(path: Path, *models: Mapping[str, Any]) -> Path:
     temporary.write_text("\n---\n".join(json.dumps(document) for document in documents))
     temporary.rename(path)
     return path
+
+
+def told_failure(printed: str) -> tuple[str, str]:
+    """Reason and message of the one document of a prefetch that failed.
+
+    It is an Error where nothing could begin, else the result, with its one model.
+    """
+    document: dict[str, Any] = json.loads(printed)
+    assert document["apiVersion"] == "modelcache.dev/v1alpha1"
+    if document["kind"] == "PrefetchResult":
+        (document,) = document["models"]
+        assert document["state"] == "Failed"
+    else:
+        assert document["kind"] == "Error"
+    return document["reason"], document["message"]

@@ -9,6 +9,7 @@ from dataclasses import replace
 from modelcache.planning.describing import Progress
 from modelcache.transfer.events import (
     BytesDropped,
+    BytesLeft,
     BytesReceived,
     BytesResumed,
     Committing,
@@ -51,7 +52,7 @@ class ProgressBook:
                 self._fetches[event.model] = replace(
                     now, reason=event.reason, message=event.message
                 )
-            elif isinstance(event, BytesDropped):
+            elif isinstance(event, BytesDropped | BytesLeft):
                 self._fetches[event.model] = replace(now, done=max(0, now.done - event.size))
             elif isinstance(event, Committing):
                 self._fetches[event.model] = replace(now, committing=True)

@@ -220,16 +220,7 @@ class Reconciler:
             trial = Trial(source)
         self._found.pop(name, None)
         now = self._clock()
-        failed = trial.failed(error, now, delay)
-        self._trials[name] = failed
-        log.warning(
-            "model.failed",
-            model=name,
-            reason=failed.reason,
-            message=failed.message,
-            attempts=failed.failures,
-            retry_seconds=round(failed.retry_at - now, 1),
-        )
+        self._trials[name] = trial.failed(error, now, delay)
 
 
 def _manifest(snapshots: Snapshots, snapshot: str) -> Manifest:

@@ -77,6 +77,7 @@ class Telling:
         # Last: who reads the log and then asks is to be told the same.
         for report in reports:
             _log_readiness(report, before.get(report.name))
+            _log_failure(report, before.get(report.name))
 
     def reports(self) -> tuple[ModelReport, ...] | None:
         """What is to be said at this moment; None before anything is known."""
@@ -106,4 +107,16 @@ def _log_readiness(report: ModelReport, before: ModelReport | None) -> None:
             revision=ready[:12],
             bytes=report.bytes_total,
             files=report.files,
+        )
+
+
+def _log_failure(report: ModelReport, before: ModelReport | None) -> None:
+    if report.attempts and (before is None or report.attempts != before.attempts):
+        log.warning(
+            "model.failed",
+            model=report.name,
+            reason=report.reason,
+            message=report.message,
+            attempts=report.attempts,
+            retry_at=report.retry_at.isoformat() if report.retry_at else None,
         )

@@ -4,8 +4,9 @@
 `store.ingest.claim`, `store.space.reserve`. Everything durable goes through `durable.Durable`.
 """
 
-from modelcache.store.ingest import Busy, Ingest, Partial, Piece, blob_key
+from modelcache.store.ingest import Busy, Ingest, blob_key
 from modelcache.store.layout import Layout
+from modelcache.store.partial import Partial, Piece
 from modelcache.store.reservations import DiskSpace, KeepFree, Reservation
 from modelcache.store.store import Overtaken, Store
 from modelcache.store.verifying import Damage

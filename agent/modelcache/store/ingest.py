@@ -1,228 +1,28 @@
-"""Partial files: what has been fetched of a blob, so that no byte is fetched twice.
-
-A partial file lies in a directory of its own with a journal that says which pieces are written,
-each with its CRC32C. After SIGKILL the journal is right, because it is appended to only after the
-write. After a power cut it may claim pieces that never reached the disk: the CRC tells.
-
-One process at a time works on a partial file (`locking`). Where locks are not reliable, each
-process has its own and resumes nothing of another's.
-"""
+"""All partial files of a root: who may work on which, and which may go."""
 
 from __future__ import annotations
 
-import errno
 import functools
-import json
 import os
-import re
-import stat
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from modelcache.api.manifest import CHUNK_BYTES
-from modelcache.errors import InsufficientDisk
 from modelcache.store.durable import Durable, disk_errors
 from modelcache.store.locking import PROCESS_TOKEN, Lock, try_lock
-
-_LINE = re.compile(rb"([0-9]{1,19}) ([0-9]{1,19}) ([0-9a-f]{8})")
+from modelcache.store.partial import Partial
 
 
 class Busy(Exception):
     """Somebody else is fetching this very blob."""
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A written part of a partial file. `crc` is its CRC32C, or None where it isn't known yet."""
-
-    start: int
-    end: int
-    crc: int | None
-
-
 def blob_key(identity: str, digest: str | None) -> str:
     """What a partial file is found again by: the digest, or, without one, the identity."""
     return f"sha256-{digest}" if digest else f"id-{sha256(identity.encode()).hexdigest()[:48]}"
-
-
-class Partial:
-    """A partial file that is ours. Not safe for threads but for `write` and `read_into`."""
-
-    def __init__(
-        self,
-        folder: Path,
-        size: int,
-        *,
-        lock: Lock | None,
-        durable: Durable,
-        journaled: bool,
-        on_close: Callable[[], None] = lambda: None,
-    ) -> None:
-        self.folder = folder
-        self.size = size
-        self.pieces: list[Piece] = []
-        self._lock = lock
-        self._durable = durable
-        self._on_close = on_close
-        self._journal = -1
-        self.data = folder / "data" if journaled else durable.temporary(".data")
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        if journaled:
-            self._make_writable()
-        self.fd = os.open(self.data, flags, 0o600)
-        try:
-            if journaled:
-                self.pieces = self._load_journal()
-        except BaseException:
-            self._close_files()
-            raise
-
-    def _make_writable(self) -> None:
-        """Undo what a `finish` that a crash cut short has done to the data.
-
-        With a second name it is a blob already, and whatever was written here would be written
-        there too. With one name it is complete and ours, but only root opens a file of mode 0444.
-        """
-        with suppress(FileNotFoundError):
-            found = self.data.lstat()
-            if found.st_nlink > 1:
-                self.data.unlink()
-                (self.folder / "journal").unlink(missing_ok=True)
-            elif not found.st_mode & stat.S_IWUSR:
-                self.data.chmod(0o600)
-
-    def _load_journal(self) -> list[Piece]:
-        path = self.folder / "journal"
-        self._journal = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        header = json.dumps({"size": self.size}).encode() + b"\n"
-        content = path.read_bytes()
-        if not content.startswith(header):
-            os.ftruncate(self._journal, 0)
-            os.ftruncate(self.fd, 0)
-            os.write(self._journal, header)
-            return []
-        if not content.endswith(b"\n"):
-            # A line was torn: end it, so that the next one stands alone.
-            os.write(self._journal, b"\n")
-        return _disjoint(content[len(header) :], os.fstat(self.fd).st_size)
-
-    @property
-    def allocated(self) -> int:
-        """Bytes of disk that the file has."""
-        return os.fstat(self.fd).st_blocks * 512
-
-    def allocate(self) -> None:
-        """Claim the disk space of the whole file.
-
-        Raises:
-            InsufficientDisk: it doesn't fit.
-        """
-        if self.size == 0:
-            return
-        before = os.fstat(self.fd).st_size
-        try:
-            with disk_errors(self.size):
-                os.posix_fallocate(self.fd, 0, self.size)
-        except InsufficientDisk:
-            # What was claimed before it failed would keep the disk full (ext4).
-            os.ftruncate(self.fd, before)
-            raise
-
-    def write(self, view: memoryview, offset: int) -> None:
-        """Write bytes at their place. `record` them once they are all written.
-
-        Raises:
-            InsufficientDisk: the disk is full.
-        """
-        with disk_errors(len(view)):
-            while view:
-                written = os.pwrite(self.fd, view, offset)
-                view, offset = view[written:], offset + written
-
-    def record(self, start: int, end: int, crc: int) -> None:
-        """Note in the journal that a piece is written.
-
-        Raises:
-            InsufficientDisk: the disk is full.
-        """
-        if self._journal >= 0:
-            with disk_errors(32):
-                os.write(self._journal, b"%d %d %08x\n" % (start, end, crc))
-
-    def read_into(self, view: memoryview, offset: int) -> None:
-        """Read a written piece back."""
-        done = 0
-        while done < len(view):
-            count = os.preadv(self.fd, [view[done:]], offset + done)
-            if count == 0:
-                raise OSError(errno.EIO, "a partial file is shorter than its journal", self.data)
-            done += count
-
-    def finish(self, target: Path) -> None:
-        """Make the content durable and give it its final name, unless that name is taken.
-
-        The caller has checked the digest, and syncs the target's directory.
-
-        Raises:
-            InsufficientDisk: the disk is full.
-            OSError: the disk failed, and what was fetched is thrown away: after a failed fsync the
-                page cache is no witness of what the disk has.
-        """
-        with disk_errors(self.size):
-            try:
-                os.fchmod(self.fd, 0o444)
-                self._durable.sync(self.fd)
-            except OSError:
-                self.discard()
-                raise
-            os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
-            self._durable.make_directory(target.parent)
-            self._name(target)
-        self.discard()
-
-    def _name(self, target: Path) -> None:
-        while not self._durable.link(self.data, target):
-            try:
-                found = target.lstat()
-            except FileNotFoundError:
-                continue  # another process has just removed it
-            if not stat.S_ISREG(found.st_mode) or found.st_size != self.size:
-                # Damage that the file system did; what is here was checked a moment ago.
-                self._durable.rename(self.data, target)
-            return
-
-    def discard(self) -> None:
-        """Throw away what was fetched, and let go of it."""
-        self.data.unlink(missing_ok=True)
-        if self._journal >= 0:
-            (self.folder / "journal").unlink(missing_ok=True)
-        self.close(remove=True)
-
-    def close(self, *, remove: bool = False) -> None:
-        """Let go of it. What was fetched stays for the next who claims it."""
-        if self.fd < 0:
-            return
-        journaled = self._journal >= 0
-        self._close_files()
-        if not journaled:
-            self.data.unlink(missing_ok=True)
-        if self._lock is not None:
-            self._lock.release(remove=remove)
-            self._lock = None
-        self._on_close()
-        if remove and journaled:
-            self._durable.remove_if_empty(self.folder)
-
-    def _close_files(self) -> None:
-        for fd in (self.fd, self._journal):
-            if fd >= 0:
-                os.close(fd)
-        self.fd = self._journal = -1
 
 
 class Ingest:
@@ -233,7 +33,8 @@ class Ingest:
         self._durable = durable
         self._reliable = locks_reliable
         self._mutex = threading.Lock()
-        self._unjournaled: set[str] = set()
+        self._claims: dict[str, bool] = {}
+        """Of this process; true for what another thread has asked for in vain."""
 
     def _place(self, key: str) -> Path:
         return self._folder / (key if self._reliable else f"{key}.{PROCESS_TOKEN}")
@@ -248,36 +49,37 @@ class Ingest:
             Busy: another thread or process has it.
             InsufficientDisk: there is no room for its names.
         """
-        with disk_errors(size):
-            if not resumable:
-                return self._claim_unjournaled(key, size)
-            folder = self._place(key)
-            lock = self._lock(folder)
-            if lock is None:
-                raise Busy(key)
-            try:
-                return Partial(folder, size, lock=lock, durable=self._durable, journaled=True)
-            except BaseException:
-                lock.release()
-                raise
-
-    def _claim_unjournaled(self, key: str, size: int) -> Partial:
         with self._mutex:
-            if key in self._unjournaled:
+            if key in self._claims:
+                self._claims[key] = True
                 raise Busy(key)
-            self._unjournaled.add(key)
-        release = functools.partial(self._unjournaled.discard, key)
+            self._claims[key] = False
+        release = functools.partial(self._claims.pop, key, None)
         try:
-            return Partial(
-                self._folder,
-                size,
-                lock=None,
-                durable=self._durable,
-                journaled=False,
-                on_close=release,
-            )
+            with disk_errors(size):
+                return self._take(key, size, resumable, release)
         except BaseException:
             release()
+            raise
+
+    def _take(self, key: str, size: int, resumable: bool, release: Callable[[], object]) -> Partial:
+        def is_contended() -> bool:
+            return self._claims.get(key, False)
+
+        if not resumable:
+            return Partial(
+                self._folder, size, None, self._durable, on_close=release, is_contended=is_contended
+            )
+        folder = self._place(key)
+        lock = self._lock(folder)
+        if lock is None:
+            raise Busy(key)
+        try:
+            return Partial(
+                folder, size, lock, self._durable, on_close=release, is_contended=is_contended
+            )
+        except BaseException:
+            lock.release()
             raise
 
     def _lock(self, folder: Path) -> Lock | None:
@@ -322,23 +124,3 @@ class Ingest:
             lock.release()
             removed += 1
         return removed
-
-
-def _disjoint(journal: bytes, length: int) -> list[Piece]:
-    """The pieces of a journal in order; where two overlap, the later line counts."""
-    pieces: dict[int, Piece] = {}
-    for line in journal.split(b"\n"):
-        found = _LINE.fullmatch(line)
-        if found is None:
-            continue  # a torn line
-        piece = Piece(int(found[1]), int(found[2]), int(found[3], 16))
-        # What a torn line and the next make together may cross the chunks of a manifest.
-        if piece.start < piece.end <= length and (
-            piece.start // CHUNK_BYTES == (piece.end - 1) // CHUNK_BYTES
-        ):
-            pieces[piece.start] = piece
-    kept: list[Piece] = []
-    for piece in sorted(pieces.values(), key=lambda p: p.start):
-        if not kept or piece.start >= kept[-1].end:
-            kept.append(piece)
-    return kept

@@ -38,6 +38,14 @@ class BytesResumed:
 
 
 @dataclass(frozen=True, slots=True)
+class BytesLeft:
+    """Bytes of a file that is let go of, for another model that waits for the same content."""
+
+    model: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class BytesDropped:
     """Bytes that were counted turned out to be wrong, and are thrown away."""
 
@@ -88,6 +96,7 @@ Event = (
     FetchStarted
     | BytesReceived
     | BytesResumed
+    | BytesLeft
     | BytesDropped
     | FileFinished
     | Retried

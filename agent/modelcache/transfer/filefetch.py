@@ -81,6 +81,13 @@ class FileFetch:
         return ranges
 
     @property
+    def present(self) -> int:
+        """Bytes that are on the disk."""
+        with self._mutex:
+            waiting = sum(piece.end - piece.start for piece, _ in self._waiting.values())
+            return self._head + waiting
+
+    @property
     def idle(self) -> bool:
         """Whether there is a range that nobody is fetching."""
         with self._mutex:

@@ -17,7 +17,7 @@ from modelcache.origins.protocol import LocalLocation, Location
 from modelcache.store import Busy, blob_key
 from modelcache.transfer.backoff import delay
 from modelcache.transfer.buffers import PIECE_BYTES, Buffers
-from modelcache.transfer.events import BytesDropped, BytesReceived, BytesResumed, Retried
+from modelcache.transfer.events import BytesDropped, BytesLeft, BytesReceived, BytesResumed, Retried
 from modelcache.transfer.filefetch import FileFetch, Range
 from modelcache.transfer.http import LocationExpired
 from modelcache.transfer.jobs import FileTask, Unit, fail, is_retryable
@@ -171,6 +171,12 @@ class Worker:
                 fail(job, error)
             elif task.fetch is None:
                 job.reopen(task, now + wait)
+            elif wait and task.fetch.partial.contended and task.fetch.in_flight == 1:
+                # Another model waits for the same content, perhaps from an origin that is well.
+                left = task.fetch.present
+                task.fetch.close()
+                job.reopen(task, now + max(wait, 2 * _BUSY_SECONDS))
+                job.request.listener(BytesLeft(job.request.model, left))
             else:
                 task.not_before = max(task.not_before, now + wait)
             if wait:

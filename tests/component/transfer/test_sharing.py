@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 from modelcache.transfer import Cancel, TransferSettings
 from tests.component.transfer.conftest import MakeFetching
 from tests.support.fetching import Fetching
@@ -145,3 +147,21 @@ def test_a_missing_file_ends_only_its_own_model(hub: HubServer, fetching: Fetchi
     assert fetching.store.verify(good.result()) == []
     assert bad.ended(10)
     assert "is not there" in str(bad.error)
+
+
+@pytest.mark.parametrize("size", [MIB, 20 * MIB])
+def test_content_that_a_bad_origin_holds_back_is_had_from_a_good_one(
+    hub: HubServer, make_fetching: MakeFetching, size: int
+) -> None:
+    fetching = make_fetching(TransferSettings(first_delay=0.05, most_delay=60.0, read_timeout=1.0))
+    content = GeneratedContent(size, 5)
+    hub.add_repo("org/bad", {"bad.safetensors": content})
+    hub.add_repo("org/good", {"good.safetensors": content})
+    hub.fault("bad.safetensors", Stall(after=MIB // 2, times=None))
+    cancel = Cancel()
+    bad = fetching.in_background("bad", "hf://org/bad", cancel=cancel)
+    assert hub.wait_until(lambda requests: any(r.server == "cdn" for r in requests))
+    good = fetching.in_background("good", "hf://org/good")
+    assert fetching.store.verify(good.result(20.0)) == []
+    # With the content there, the bad one has nothing left to ask for.
+    assert fetching.store.verify(bad.result(70.0)) == []
