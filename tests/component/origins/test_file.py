@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -141,14 +142,10 @@ def test_what_is_around_the_cache_is_refused_before_the_cache_is_made(mounts: Pa
 
 
 @pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="bind mounts need root")
 def test_a_bind_mount_of_the_cache_is_known_again(mounts: Path) -> None:
-    import subprocess
-
     (mounts / "model" / "bound").mkdir()
     command = ["mount", "--bind", str(mounts.parent / "cache"), str(mounts / "model" / "bound")]
-    if subprocess.run(command, check=False, capture_output=True).returncode != 0:
-        pytest.skip("no bind mounts in this container")
+    subprocess.run(command, check=True)
     try:
         with pytest.raises(UnsafePath, match="is the cache itself"):
             unguarded(mounts / "model", mounts.parent / "cache").resolve()
