@@ -184,6 +184,7 @@ class Store:
                         build_hub_view(self.layout, self.blobs, self._durable, staging, manifest)
                 if self._manifests.current(manifest.model) != manifest.snapshot:
                     self._durable.symlink(manifest.snapshot, self.layout.current(manifest.model))
+                    self._unlink_if_gone(manifest)
                 write_refs(self.layout, self._durable, manifest)
         except FileNotFoundError as error:
             raise Overtaken(f"{manifest.model}: {error.filename} was just removed") from error
@@ -318,6 +319,18 @@ class Store:
         if hub is not None and not any(same_commit(m, manifest) for m in others):
             remove_refs(self._durable, hub_folder(self.layout, manifest.model, hub), hub.commit)
         self._manifests.remove(manifest.model, manifest.snapshot)
+        self._unlink_if_gone(manifest)
+
+    def _unlink_if_gone(self, manifest: Manifest) -> None:
+        """Let `current` lead to no snapshot whose manifest is gone.
+
+        Looked at again by who shows and by who removes: without locks, one of both comes later.
+        """
+        name, snapshot = manifest.model, manifest.snapshot
+        if self._manifests.current(name) == snapshot and not self._manifests.is_there(
+            name, snapshot
+        ):
+            self._durable.unlink(self.layout.current(name))
 
     def _remove_hub(self, manifest: Manifest) -> None:
         """Take a snapshot out of the hub view; another selection of its commit gets the place."""
