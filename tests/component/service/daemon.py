@@ -69,12 +69,12 @@ class Daemon:
         for _ in range(rounds):
             self.cycle()
             if self.reconciler.settled:
-                self._await_threads()
+                self.await_threads()
                 return
             assert self.news.wait(20), f"nothing happens: {self.telling.reports()}"
         raise AssertionError(f"it never comes to rest: {self.telling.reports()}")
 
-    def _await_threads(self) -> None:
+    def await_threads(self) -> None:
         """A thread whose result was taken may still be about to say that it has ended."""
         for thread in threading.enumerate():
             if thread.name.startswith(("resolve-", "fetch-")):

@@ -184,7 +184,8 @@ def test_a_look_that_was_wrong_is_no_reason_to_plan_without_end(
     monkeypatch.setattr(Store, "look", lambda s, m: [lies.pop()] if lies else real(s, m))
     daemon.inventory.look_again(daemon.store.manifests()[0])
     daemon.cycle()
-    daemon.news.clear()
+    # While the damage was believed, the origin was asked again.
+    daemon.await_threads()
     daemon.cycle()
     assert not daemon.news.is_set()
     assert daemon.report().state is ModelState.READY
