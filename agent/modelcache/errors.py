@@ -135,6 +135,30 @@ class StoreDamaged(ModelCacheError):
     """The root is not a cache of ours, or was written by a newer version."""
 
 
+class ClusterError(ModelCacheError):
+    """The API server refused a request, or gave no answer that can be used.
+
+    Attributes:
+        status: the HTTP status; 0 where no answer came.
+        code: the `reason` of the Status object, such as `Conflict` or `Expired`; empty where the
+            answer had none, as a proxy's.
+        retry_after: the server's own wish in seconds, where it gave one.
+    """
+
+    def __init__(
+        self, message: str, *, status: int = 0, code: str = "", retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.retry_after = retry_after
+
+    @property
+    def retryable(self) -> bool:  # type: ignore[override]
+        """Whether the same request may succeed later, without anybody's help."""
+        return self.status in (0, 408, 410, 429) or self.status >= 500
+
+
 EXIT_CODES = {
     Reason.AUTH_FAILED: AuthFailed.exit_code,
     Reason.NOT_FOUND: NotFound.exit_code,

@@ -7,7 +7,9 @@ catalog and of the store, `origin` and `reason` are closed sets.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 from prometheus_client import (
     CollectorRegistry,
@@ -22,6 +24,7 @@ from prometheus_client.registry import Collector
 
 from modelcache import __version__
 from modelcache.api import ModelState, NodeCache
+from modelcache.api.cachedmodel import NodeCounts
 from modelcache.errors import Reason
 from modelcache.transfer.events import (
     BytesDropped,
@@ -35,6 +38,7 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 # From a small file on a fast network to hundreds of gigabytes on a slow one.
 _FETCH_BUCKETS = (1, 5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 28800)
+_REVIEW_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2)
 
 
 class Metrics:
@@ -96,6 +100,185 @@ class Metrics:
         return generate_latest(self.registry)
 
 
+class ControllerMetrics:
+    """The controller's registry. Safe for threads."""
+
+    def __init__(self, state: Callable[[], ControllerState]) -> None:
+        """`state` gives what is scraped, at each scrape."""
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        self.registry.register(_ControllerCollector(state))
+        self._writes = Counter(
+            "modelcache_controller_writes",
+            "Writes to the API server by their result: ok, conflict (tried again) or error.",
+            ["resource", "result"],
+            registry=self.registry,
+        )
+        self._taints = Counter(
+            "modelcache_controller_startup_taints_removed",
+            "Startup taints that were taken off nodes, because the models were ready or because"
+            " the deadline had passed.",
+            ["cause"],
+            registry=self.registry,
+        )
+
+    def wrote(self, resource: str, result: Literal["ok", "conflict", "error"]) -> None:
+        """Count a write."""
+        self._writes.labels(resource, result).inc()
+
+    def untainted(self, cause: str) -> None:
+        """Count a startup taint."""
+        self._taints.labels(cause).inc()
+
+    def exposition(self) -> bytes:
+        """All metrics in the text format."""
+        return generate_latest(self.registry)
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerState:
+    """What is true of the controller at one moment.
+
+    Attributes:
+        leading: whether it is the one that writes.
+        objects: how many there are, by resource; those of a resource that can't be watched now
+            are as they were last seen.
+        failing: the resources that can't be watched now.
+        models: how far the nodes are with each model; known to the one that leads.
+    """
+
+    leading: bool
+    objects: Mapping[str, int]
+    failing: Collection[str]
+    models: Mapping[str, NodeCounts]
+
+
+class _ControllerCollector(Collector):
+    def __init__(self, state: Callable[[], ControllerState]) -> None:
+        self._state = state
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        yield _build("The controller's version.")
+        state = self._state()
+        yield GaugeMetricFamily(
+            "modelcache_controller_leading",
+            "1 for the replica that writes.",
+            value=float(state.leading),
+        )
+        objects = GaugeMetricFamily(
+            "modelcache_controller_objects", "Objects that are watched.", labels=["resource"]
+        )
+        failing = GaugeMetricFamily(
+            "modelcache_controller_watch_failing",
+            "1 for a resource that can't be listed or watched now.",
+            labels=["resource"],
+        )
+        for resource, number in state.objects.items():
+            objects.add_metric([resource], number)
+            failing.add_metric([resource], float(resource in state.failing))
+        nodes = GaugeMetricFamily(
+            "modelcache_model_nodes",
+            "Nodes that are to hold a model (desired), and how far they are with it.",
+            labels=["model", "state"],
+        )
+        for model, counts in state.models.items():
+            for name, number in counts.model_dump().items():
+                nodes.add_metric([model, name], number)
+        yield from (objects, failing, nodes)
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookState:
+    """What is true of the webhook at one moment.
+
+    Attributes:
+        certificate_ends: when the certificate that is shown ends, in Unix time; None: there is
+            none.
+        objects: how many there are, by resource, as they were last seen.
+        failing: the resources that can't be watched now.
+    """
+
+    certificate_ends: float | None
+    objects: Mapping[str, int]
+    failing: Collection[str]
+
+
+class WebhookMetrics:
+    """The webhook's registry. Safe for threads."""
+
+    def __init__(self, state: Callable[[], WebhookState]) -> None:
+        """`state` gives what is scraped, at each scrape."""
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        self.registry.register(_WebhookCollector(state))
+        self._reviews = Counter(
+            "modelcache_webhook_reviews",
+            "Pods by what became of them: injected, unchanged or failed (created as they were).",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self._warnings = Counter(
+            "modelcache_webhook_warnings",
+            "Warnings that were given to who created a pod.",
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "modelcache_webhook_review_seconds",
+            "Time that an answer took. The API server waits for two seconds.",
+            buckets=_REVIEW_BUCKETS,
+            registry=self.registry,
+        )
+
+    def reviewed(self, outcome: str, warnings: int, seconds: float) -> None:
+        """Count an answer."""
+        self._reviews.labels(outcome).inc()
+        self._warnings.inc(warnings)
+        self._seconds.observe(seconds)
+
+    def exposition(self) -> bytes:
+        """All metrics in the text format."""
+        return generate_latest(self.registry)
+
+
+class _WebhookCollector(Collector):
+    def __init__(self, state: Callable[[], WebhookState]) -> None:
+        self._state = state
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        yield _build("The webhook's version.")
+        state = self._state()
+        if state.certificate_ends is not None:
+            yield GaugeMetricFamily(
+                "modelcache_webhook_certificate_expiry_timestamp_seconds",
+                "When the certificate that is shown ends.",
+                value=state.certificate_ends,
+            )
+        objects = GaugeMetricFamily(
+            "modelcache_webhook_objects", "Objects that are watched.", labels=["resource"]
+        )
+        failing = GaugeMetricFamily(
+            "modelcache_webhook_watch_failing",
+            "1 for a resource that can't be listed or watched now.",
+            labels=["resource"],
+        )
+        for resource, number in state.objects.items():
+            objects.add_metric([resource], number)
+            failing.add_metric([resource], float(resource in state.failing))
+        yield from (objects, failing)
+
+
+def _build(what: str) -> Metric:
+    build = InfoMetricFamily("modelcache_build", what)
+    build.add_metric([], {"version": __version__})
+    return build
+
+
 class _NodeCollector(Collector):
     """Gauges that are derived from the node's report when they are scraped."""
 
@@ -106,9 +289,7 @@ class _NodeCollector(Collector):
         return ()
 
     def collect(self) -> Iterable[Metric]:
-        build = InfoMetricFamily("modelcache_build", "The agent's version.")
-        build.add_metric([], {"version": __version__})
-        yield build
+        yield _build("The agent's version.")
         node = self._node()
         if node is None or node.status is None:
             return

@@ -6,7 +6,7 @@ store. The classes are the one source: CRDs are generated from them (`modelcache
 
 from modelcache.api.cachedmodel import CachedModel, CachedModelSpec, PageCache, Refresh, Source
 from modelcache.api.compilecache import CompileCache
-from modelcache.api.manifest import HubIdentity, Manifest, ManifestFile
+from modelcache.api.manifest import HubFile, HubIdentity, Manifest, ManifestFile
 from modelcache.api.meta import API_GROUP, API_VERSION, Condition, ObjectMeta
 from modelcache.api.nodecache import (
     CatalogReport,
@@ -28,6 +28,7 @@ __all__ = [
     "CompileCache",
     "Condition",
     "DiskReport",
+    "HubFile",
     "HubIdentity",
     "Manifest",
     "ManifestFile",

@@ -6,11 +6,12 @@ import hashlib
 import json
 import re
 from enum import StrEnum
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from modelcache.api.meta import API_VERSION, SUBDOMAIN_PATTERN, ApiModel, Conditions, ObjectMeta
+from modelcache.api.quantities import quantity
 from modelcache.api.uri import URI_PATTERN, SourceURI, parse_uri
 from modelcache.errors import UsageError
 
@@ -168,7 +169,7 @@ class NodeCounts(ApiModel):
     """How many nodes there are in each state."""
 
     desired: Annotated[int, Field(ge=0)] = 0
-    """Nodes that the object selects."""
+    """Nodes that the object selects and that have an agent."""
     ready: Annotated[int, Field(ge=0)] = 0
     """Nodes that hold it, whole and verified."""
     downloading: Annotated[int, Field(ge=0)] = 0
@@ -177,17 +178,32 @@ class NodeCounts(ApiModel):
     """Nodes whose last try failed."""
 
 
+def _size(status: dict[str, Any]) -> str | None:
+    size = status.get("bytes")
+    return None if size is None else quantity(size)
+
+
+def _ready_nodes(status: dict[str, Any]) -> str:
+    nodes = status["nodes"]
+    return f"{nodes.ready}/{nodes.desired}"
+
+
 class CachedModelStatus(ApiModel):
     """What is, summed up over all nodes by the controller."""
 
     observed_generation: int | None = None
     """The generation of the object that this speaks of."""
     revision: str | None = None
-    """The revision that the origin holds: an HF commit, or a digest over what is there."""
+    """The revision that most of the ready nodes hold (an HF commit, or a digest over what is
+    there); while none is ready, the one that most are fetching."""
     bytes: Annotated[int, Field(ge=0)] | None = None
     """The size of what one node holds."""
+    size: str | None = Field(default_factory=_size)
+    """The same for people: 14.9Gi."""
     nodes: NodeCounts = NodeCounts()
     """How far the nodes are."""
+    ready_nodes: str = Field(default_factory=_ready_nodes)
+    """Ready and desired nodes for people: 3/5."""
     conditions: Conditions = ()
     """The condition Ready, with a reason of the closed set."""
 

@@ -53,17 +53,18 @@ _KINDS: Final[dict[type[ApiModel], _Presentation]] = {
         plural="cachedmodels",
         short_name="cmodel",  # `cm` is the ConfigMaps'
         columns=(
-            ("Source", "string", ".spec.source.uri"),
-            ("Desired", "integer", ".status.nodes.desired"),
-            ("Ready", "integer", ".status.nodes.ready"),
+            ("Ready", "string", ".status.readyNodes"),
+            ("Status", "string", '.status.conditions[?(@.type=="Ready")].reason'),
             ("Downloading", "integer", ".status.nodes.downloading"),
             ("Failed", "integer", ".status.nodes.failed"),
+            ("Size", "string", ".status.size"),
         ),
         wide_columns=(
+            ("Source", "string", ".spec.source.uri"),
             ("Revision", "string", ".status.revision"),
-            ("Bytes", "integer", ".status.bytes"),
             ("Priority", "integer", ".spec.priority"),
             ("Pinned", "boolean", ".spec.pinned"),
+            ("Message", "string", '.status.conditions[?(@.type=="Ready")].message'),
         ),
     ),
     CompileCache: _Presentation(
@@ -84,13 +85,15 @@ _KINDS: Final[dict[type[ApiModel], _Presentation]] = {
         short_name="ncache",
         columns=(
             ("Ready", "string", '.status.conditions[?(@.type=="ModelCacheReady")].status'),
-            ("Used", "integer", ".status.disk.used"),
-            ("Available", "integer", ".status.disk.available"),
-            ("Capacity", "integer", ".status.disk.capacity"),
+            ("Models", "string", ".status.readyModels"),
+            ("Used", "string", ".status.disk.usedText"),
+            ("Available", "string", ".status.disk.availableText"),
         ),
         wide_columns=(
+            ("Capacity", "string", ".status.disk.capacityText"),
             ("Root", "string", ".status.root"),
             ("Version", "string", ".status.agentVersion"),
+            ("Message", "string", '.status.conditions[?(@.type=="ModelCacheReady")].message'),
         ),
     ),
 }
@@ -193,7 +196,9 @@ def _structural(
     result = {key: value for key, value in schema.items() if key not in _DROPPED}
     if "const" in schema:
         result["enum"] = [schema["const"]]
-    if defaults and schema.get("default") is not None:
+    # An empty text says no more than an absent one, and servers of version 1.20 that were built by
+    # a newer Go than their own take it for a null (go-openapi's comparison with `reflect.Zero`).
+    if defaults and schema.get("default") not in (None, ""):
         result["default"] = schema["default"]
     if "description" in result:
         result["description"] = _text(result["description"])

@@ -42,6 +42,17 @@ class ManifestFile(ApiModel):
     """The origin's own checksums, all of them verified, by algorithm."""
 
 
+class HubFile(ApiModel):
+    """A file of a commit that is not among those that were selected."""
+
+    path: str
+    """Its path in the repository."""
+    size: Annotated[int, Field(ge=0)]
+    """Bytes."""
+    blob: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{40}|[0-9a-f]{64})$")]
+    """What names its content in a hub view: a git blob's id, or for LFS the SHA-256."""
+
+
 class HubIdentity(ApiModel):
     """What the hub view is built from."""
 
@@ -51,6 +62,8 @@ class HubIdentity(ApiModel):
     """The commit."""
     refs: tuple[str, ...]
     """The branches and tags that lead to the commit in this view."""
+    left_out: tuple[HubFile, ...] | None = None
+    """The commit's files that are not in the view; None: it is not known which there are."""
 
 
 class Manifest(ApiModel):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from modelcache.api.meta import API_VERSION, SUBDOMAIN_PATTERN, ApiModel, Conditions, ObjectMeta
+from modelcache.api.quantities import quantity
 from modelcache.errors import Reason
 
 NonNegative = Annotated[int, Field(ge=0)]
@@ -37,6 +39,8 @@ class ModelReport(ApiModel):
     """Whether the catalog (still) asks for it."""
     source: str | None = None
     """The URI that it comes from."""
+    source_digest: str | None = None
+    """16 hex digits of the source that this speaks of: others where other content is meant."""
     revision: str | None = None
     """The revision that is ready; while there is none, the one being fetched."""
     next_revision: str | None = None
@@ -69,6 +73,10 @@ class ModelReport(ApiModel):
     """The hub view: what HF_HUB_CACHE is set to. Hugging Face origins only."""
 
 
+def _of(field: str) -> Callable[[dict[str, Any]], str]:
+    return lambda disk: quantity(disk[field])
+
+
 class DiskReport(ApiModel):
     """The file system below the root, in bytes."""
 
@@ -80,6 +88,12 @@ class DiskReport(ApiModel):
     """Held by the models in this root."""
     reserved: NonNegative
     """Promised to fetches in progress."""
+    capacity_text: str = Field(default_factory=_of("capacity"))
+    """`capacity` for people: 3.5Ti."""
+    available_text: str = Field(default_factory=_of("available"))
+    """`available` for people."""
+    used_text: str = Field(default_factory=_of("used"))
+    """`used` for people."""
 
 
 class CatalogReport(ApiModel):
@@ -93,6 +107,11 @@ class CatalogReport(ApiModel):
     """How many problems there are in all."""
 
 
+def _ready_models(status: dict[str, Any]) -> str:
+    wanted = [model for model in status["models"] if model.wanted]
+    return f"{sum(model.state is ModelState.READY for model in wanted)}/{len(wanted)}"
+
+
 class NodeCacheStatus(ApiModel):
     """What the node holds and does."""
 
@@ -102,8 +121,15 @@ class NodeCacheStatus(ApiModel):
     """The directory on the node that holds everything."""
     labels: dict[str, str] = Field(default={})
     """The labels that the node carries on account of what it holds."""
+    unlabelled: tuple[str, ...] = ()
+    """Models that are ready and have no label: the node carries as many as it may."""
+    ready_in_boot: str | None = None
+    """The id of the boot in which all models were first ready. The node's condition stays true
+    until the next boot, whatever is wanted meanwhile."""
     models: tuple[ModelReport, ...] = ()
     """The models, by name."""
+    ready_models: str = Field(default_factory=_ready_models)
+    """Ready and wanted models for people: 3/4."""
     disk: DiskReport
     """The disk."""
     catalog: CatalogReport = CatalogReport()

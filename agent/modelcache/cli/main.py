@@ -13,11 +13,16 @@ import typer
 
 from modelcache import __version__
 from modelcache.cli.agentcmd import agent
+from modelcache.cli.cleaning import cleanup
+from modelcache.cli.controllercmd import controller
 from modelcache.cli.inspecting import labels, ls, show
 from modelcache.cli.keeping import evict, verify
+from modelcache.cli.linking import link
 from modelcache.cli.output import Format, print_error
 from modelcache.cli.prefetch import prefetch
+from modelcache.cli.preparing import prepare_root
 from modelcache.cli.validating import validate
+from modelcache.cli.webhookcmd import webhook, webhook_certificate
 from modelcache.errors import ModelCacheError, UsageError
 
 _STOPPED = 130
@@ -55,6 +60,9 @@ def _options(
 
 for command, summary in (
     (agent, "Keep the cache at what a catalog wants."),
+    (controller, "Sum up a cluster's nodes."),
+    (webhook, "Inject pods that ask for models."),
+    (webhook_certificate, "Print a certificate for the webhook."),
     (prefetch, "Fetch models into the cache now."),
     (ls, "List the models of the cache."),
     (show, "Show one model and its files."),
@@ -62,6 +70,9 @@ for command, summary in (
     (evict, "Remove a model from the cache."),
     (validate, "Check catalog files."),
     (labels, "Print the labels that the node carries."),
+    (link, "Link a node's models into a pod."),
+    (prepare_root, "Make a directory of the node the agent's."),
+    (cleanup, "Take everything of ours off a cluster's nodes."),
 ):
     app.command(short_help=summary)(command)
 

@@ -17,11 +17,13 @@ from modelcache.store import KeepFree, Store
 Settings = TypeVar("Settings", bound=BaseSettings)
 
 
-def flag(field: str, metavar: str = "TEXT", *names: str) -> Any:
+def flag(
+    field: str, metavar: str = "TEXT", *names: str, kind: type[BaseSettings] = AgentSettings
+) -> Any:
     """A typer option for a field of the settings. None, its default, leaves the setting alone."""
-    description = AgentSettings.model_fields[field].description or ""
+    description = kind.model_fields[field].description or ""
     variable = f"MODELCACHE_{field.upper()}"
-    default = AgentSettings.model_fields[field].default
+    default = kind.model_fields[field].default
     shown = f"default: {default}; " if isinstance(default, str | int | Path) and default else ""
     return typer.Option(
         *(names or (f"--{field.replace('_', '-')}",)),

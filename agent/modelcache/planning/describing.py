@@ -47,6 +47,8 @@ def describe(
     running: Running | None,
     progress: Progress | None,
     paths: Paths,
+    *,
+    waits: bool = False,
 ) -> ModelReport:
     """One model's report.
 
@@ -59,6 +61,7 @@ def describe(
         held: its snapshots, oldest first.
         trial, running, progress: what is remembered, under way, and how far it is.
         paths: where its views are.
+        waits: whether its fetch waits for a permit.
     """
     if model is not None and trial is not None and trial.source != source_digest(model.spec.source):
         trial = None
@@ -95,6 +98,8 @@ def describe(
         report |= {"reason": Reason.ORIGIN_UNAVAILABLE, "message": "the origin does not answer"}
     elif trial is not None and trial.failures:
         report |= {"reason": trial.reason, "message": trial.message}
+    elif waits:
+        report["message"] = "waits: as many nodes as may fetch the same at the same time do so"
     if trial is not None and trial.failures:
         report["attempts"] = trial.failures
         if running is None and model is not None:
@@ -105,6 +110,7 @@ def describe(
         state=state,
         wanted=model is not None,
         source=source.uri if source else None,
+        source_digest=source_digest(source) if source else None,
         priority=model.spec.priority if model else 0,
         pinned=model.spec.pinned if model else False,
         **report,  # type: ignore[arg-type]

@@ -18,10 +18,18 @@ def labels(reports: Iterable[ModelReport], most: int = MOST_LABELLED) -> dict[st
 
     `modelcache.dev/model.<name>=Ready` and `modelcache.dev/revision.<name>=<12 hex>`.
     """
-    ready = [r for r in reports if r.state is ModelState.READY and r.wanted and r.revision]
-    ready.sort(key=lambda report: (-report.priority, report.name))
     found: dict[str, str] = {}
-    for report in ready[:most]:
+    for report in _labelled(reports)[:most]:
         found[f"{MODEL_LABEL}{report.name}"] = ModelState.READY.value
         found[f"{REVISION_LABEL}{report.name}"] = (report.revision or "")[:12]
     return found
+
+
+def unlabelled(reports: Iterable[ModelReport], most: int = MOST_LABELLED) -> tuple[str, ...]:
+    """Names of models that are ready and wanted, and for whose labels there is no room."""
+    return tuple(report.name for report in _labelled(reports)[most:])
+
+
+def _labelled(reports: Iterable[ModelReport]) -> list[ModelReport]:
+    ready = [r for r in reports if r.state is ModelState.READY and r.wanted and r.revision]
+    return sorted(ready, key=lambda report: (-report.priority, report.name))

@@ -6,7 +6,7 @@ touches neither disk nor network nor clock.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from modelcache.api import CachedModel
@@ -64,13 +64,20 @@ class Withdraw:
 
 
 @dataclass(frozen=True, slots=True)
+class Remove:
+    """Delete what the store has of a model that nothing wants any more."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """Stop what runs for a model: nobody wants that any more."""
 
     name: str
 
 
-Action = Resolve | Fetch | Show | Withdraw | Stop
+Action = Resolve | Fetch | Show | Withdraw | Remove | Stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +116,34 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Removal:
+    """What is to be known before anything is deleted that nothing wants any more.
+
+    Attributes:
+        after: seconds for which it is kept, should it be wanted again.
+        since: by model, since when it is not wanted, in seconds since the epoch.
+        kept: models that may not go yet: in use, or the node still carries their label.
+    """
+
+    after: float
+    since: Mapping[str, float]
+    kept: Container[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Actions in the order in which they are to begin.
 
-    `wake_at` is when there may be more to do without anything happening before, in seconds since
-    the epoch; None: never.
+    Attributes:
+        actions: what is to be done now.
+        wake_at: when there may be more to do without anything happening before, in seconds since
+            the epoch; None: never.
+        waiting: models whose fetch would begin if they were permitted, by urgency.
     """
 
     actions: tuple[Action, ...] = ()
     wake_at: float | None = None
+    waiting: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -137,6 +163,9 @@ def plan(
     running: Mapping[str, Running],
     now: float,
     limits: Limits | None = None,
+    *,
+    permitted: Container[str] | None = None,
+    removal: Removal | None = None,
 ) -> Plan:
     """Decide what to do now.
 
@@ -147,6 +176,8 @@ def plan(
         running: what is under way, by model; at most one thing for each.
         now: seconds since the epoch.
         limits: how much may run at once.
+        permitted: the models whose fetch may begin as far as others are concerned; None: all.
+        removal: when what nothing wants any more is deleted; None: never.
     """
     limits = limits or Limits()
     actions: list[Action] = []
@@ -157,6 +188,12 @@ def plan(
         actions += [Withdraw(name, h.snapshot) for h in held.get(name, ()) if not h.whole]
         if name in running:
             actions.append(Stop(name))
+        elif removal is not None and name in removal.since:
+            due = removal.since[name] + removal.after
+            if due > now:
+                wakes.append(due)
+            elif name not in removal.kept:
+                actions.append(Remove(name))
     for name, model in sorted(wanted.items()):
         need = _need(model, held.get(name, ()), trials.get(name), running.get(name), now)
         actions += need.actions
@@ -171,10 +208,12 @@ def plan(
     resolves.sort(key=lambda model: (-model.spec.priority, model.name))
     fetches.sort(key=lambda pair: (-pair[0].spec.priority, pair[1], pair[0].name))
     free = limits.left(Fetch, running.values())
-    actions += [Fetch(model.name) for model, _ in fetches[:free]]
+    due_now = [model.name for model, _ in fetches[:free]]
+    actions += [Fetch(name) for name in due_now if permitted is None or name in permitted]
+    waiting = [name for name in due_now if permitted is not None and name not in permitted]
     free = limits.left(Resolve, running.values())
     actions += [Resolve(model.name) for model in resolves[:free]]
-    return Plan(tuple(actions), min(wakes, default=None))
+    return Plan(tuple(actions), min(wakes, default=None), tuple(waiting))
 
 
 def _need(

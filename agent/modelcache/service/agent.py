@@ -15,13 +15,15 @@ from modelcache.catalog.watching import CatalogWatch
 from modelcache.metrics import CONTENT_TYPE, Metrics
 from modelcache.origins import OriginSettings, SecretStore
 from modelcache.planning.planner import Limits
+from modelcache.service.clusterside import ClusterSide, boot_id
 from modelcache.service.endpoints import Answer, Endpoints, document, host_and_port, text
 from modelcache.service.heartbeats import Task
 from modelcache.service.inventory import Inventory
 from modelcache.service.logs import log_event
 from modelcache.service.progress import ProgressBook
-from modelcache.service.reconciling import Node, Reconciler
+from modelcache.service.reconciling import Keeping, Reconciler
 from modelcache.service.reporting import Reporter, is_unreadable, read_node_report
+from modelcache.service.surroundings import Alone, Node
 from modelcache.service.telling import Telling, is_missing
 from modelcache.service.working import Crew
 from modelcache.settings import AgentSettings
@@ -57,9 +59,23 @@ class Agent:
         self._engine = Engine(
             TransferSettings(connections=settings.connections, bandwidth=settings.bandwidth)
         )
-        self._catalog = FileCatalog(settings.catalog)
         inventory = Inventory(self._store)
-        self._telling = Telling(self.progress, inventory.paths, _wanted_before(self._store))
+        before = read_node_report(self._store.layout)
+        self._telling = Telling(self.progress, inventory.paths, _wanted(before))
+        self._cluster = (
+            ClusterSide(
+                settings,
+                root=self._store.layout.root,
+                before=before,
+                report=lambda: self._reporter.latest,
+                on_catalog=lambda: self._tasks["catalog"].wake(),
+                on_change=self._wake,
+            )
+            if settings.cluster
+            else None
+        )
+        path = settings.catalog_path
+        self._files = FileCatalog(path) if path else None
         self._crew = Crew(
             fetcher=ModelFetcher(
                 self._store, self._engine, fan_out(self.progress, self._metrics, log_event)
@@ -78,8 +94,9 @@ class Agent:
             inventory=inventory,
             crew=self._crew,
             telling=self._telling,
-            node=Node(settings.node_name, settings.labels),
+            surroundings=self._cluster or Alone(Node(settings.node_name, settings.labels)),
             limits=Limits(fetching=settings.models_at_once),
+            keeping=Keeping(settings.delete_unwanted_after, also_when_empty=self._files is None),
             stopping=self._cancel.is_set,
             wake=self._wake,
         )
@@ -90,6 +107,8 @@ class Agent:
             catalog=lambda: self._reconciler.catalog,
             used=inventory.used,
             max_labels=settings.max_labels,
+            boot_id=boot_id(),
+            on_news=self._cluster.publish if self._cluster else lambda: None,
         )
         self._tasks = {
             "catalog": Task("catalog", self._read_catalog, late_after=_LATE_SECONDS),
@@ -97,7 +116,7 @@ class Agent:
             "report": Task("report", self._reporter.cycle, late_after=_LATE_SECONDS),
             "sweep": Task("sweep", self._sweep, late_after=3 * _SWEEP_SECONDS),
         }
-        self._watch = CatalogWatch(settings.catalog, self._tasks["catalog"].wake)
+        self._watch = CatalogWatch(path, self._tasks["catalog"].wake) if path else None
         self._endpoints = (
             Endpoints(
                 settings.address,
@@ -142,17 +161,20 @@ class Agent:
             "agent.started",
             version=__version__,
             root=str(self._store.layout.root),
-            catalog=str(self._settings.catalog),
+            catalog=str(self._settings.catalog_path or "the API server"),
             listen=host_and_port(self.address) if self.address else None,
         )
         if self._endpoints:
             self._endpoints.start()
-        self._watch.start()
+        if self._watch:
+            self._watch.start()
         for task in self._tasks.values():
             task.start(self._cancel)
+        if self._cluster:
+            self._cluster.start(self._cancel)
         hung: set[str] = set()
         while not self._cancel.event.wait(1.0):
-            late = {task.name for task in self._tasks.values() if task.late}
+            late = self._late()
             for name in sorted(late - hung):
                 log.error("task.hung", task=name)
             hung = late
@@ -160,10 +182,11 @@ class Agent:
 
     def _end(self) -> NodeCache | None:
         deadline = time.monotonic() + _END_SECONDS
-        # In a thread of its own: it may hang on the catalog's file system.
-        watch = threading.Thread(target=self._watch.stop, daemon=True)
-        watch.start()
-        watch.join(1.0)
+        if self._watch:
+            # In a thread of its own: it may hang on the catalog's file system.
+            watch = threading.Thread(target=self._watch.stop, daemon=True)
+            watch.start()
+            watch.join(1.0)
         left = [task.name for task in self._tasks.values() if not task.join(deadline)]
         if left:
             log.warning("task.left_behind", tasks=left)
@@ -189,9 +212,22 @@ class Agent:
     def _wake(self) -> None:
         self._tasks["reconcile"].wake()
 
+    def _late(self) -> set[str]:
+        """Names of the tasks that hang."""
+        tasks = [*self._tasks.values(), *(self._cluster.tasks.values() if self._cluster else ())]
+        return {task.name for task in tasks if task.late}
+
     def _read_catalog(self) -> float | None:
         before = self._reconciler.catalog
-        catalog = self._catalog.read()
+        if self._files is not None:
+            catalog, wait = self._files.read(), None
+        else:
+            assert self._cluster is not None
+            assert self._cluster.catalog is not None
+            read = self._cluster.catalog.read()
+            if read is None:
+                return None
+            catalog, wait = read, self._cluster.catalog.due_in
         if catalog is not before:
             known = {str(problem) for problem in before.problems} if before else set()
             self._reconciler.catalog = catalog
@@ -200,7 +236,7 @@ class Agent:
                     warns = problem.severity is Severity.WARNING
                     (log.warning if warns else log.error)("catalog.problem", problem=str(problem))
             log.info("catalog.read", objects=len(catalog.documents), problems=len(catalog.problems))
-        return None
+        return wait
 
     def _reconcile(self) -> float:
         wait = self._reconciler.cycle()
@@ -222,14 +258,14 @@ class Agent:
         return document(report.to_document())
 
     def _livez(self) -> Answer:
-        late = [task.name for task in self._tasks.values() if task.late]
-        return text(500, f"hung: {', '.join(late)}") if late else text(200, "ok")
+        late = self._late()
+        return text(500, f"hung: {', '.join(sorted(late))}") if late else text(200, "ok")
 
     def _readyz(self) -> Answer:
         catalog = self._reconciler.catalog
         if catalog is None:
             return text(503, "the catalog was not read yet")
-        if is_unreadable(catalog):
+        if is_unreadable(catalog) and self._files is not None:
             return text(503, f"nothing of the catalog can be read: {catalog.problems[0]}")
         probe: Path = self._store.layout.scratch / "readyz"
         try:
@@ -240,7 +276,6 @@ class Agent:
         return text(200, "ok")
 
 
-def _wanted_before(store: Store) -> dict[str, ModelReport]:
-    report = read_node_report(store.layout)
+def _wanted(report: NodeCache | None) -> dict[str, ModelReport]:
     models = report.status.models if report and report.status else ()
     return {model.name: model for model in models if model.wanted}

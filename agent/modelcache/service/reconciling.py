@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 
 import structlog
 
 from modelcache.api import CachedModel, Manifest
-from modelcache.catalog import Catalog
+from modelcache.catalog import Catalog, ObjectKey, Severity
 from modelcache.errors import ModelCacheError
 from modelcache.planning.placement import selects
 from modelcache.planning.planner import (
     Action,
     Fetch,
     Limits,
+    Plan,
+    Removal,
+    Remove,
     Resolve,
+    Running,
     Show,
     Stop,
     Withdraw,
@@ -25,6 +29,7 @@ from modelcache.planning.planner import (
 from modelcache.planning.sources import source_digest
 from modelcache.planning.trials import Resolved, Trial
 from modelcache.service.inventory import Inventory, Snapshots
+from modelcache.service.surroundings import Node, Surroundings
 from modelcache.service.telling import Telling, is_missing
 from modelcache.service.working import Crew, Found, Result
 from modelcache.store import Store
@@ -36,11 +41,17 @@ _CYCLE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
-    """The node, as far as planning looks at it. `labels` None: unknown, every object is meant."""
+class Keeping:
+    """What becomes of content that nothing wants any more.
 
-    name: str
-    labels: Mapping[str, str] | None = None
+    Attributes:
+        seconds: how long it is kept, should it be wanted again; None: for ever.
+        also_when_empty: whether a catalog without any model is to be believed. A directory that
+            was not mounted looks like one.
+    """
+
+    seconds: float | None = None
+    also_when_empty: bool = False
 
 
 class Reconciler:
@@ -53,8 +64,9 @@ class Reconciler:
         inventory: Inventory,
         crew: Crew,
         telling: Telling,
-        node: Node,
+        surroundings: Surroundings,
         limits: Limits,
+        keeping: Keeping,
         stopping: Callable[[], bool],
         wake: Callable[[], None],
         clock: Callable[[], float] = time.time,
@@ -65,16 +77,18 @@ class Reconciler:
         self._inventory = inventory
         self._crew = crew
         self._telling = telling
-        self._node = node
+        self._surroundings = surroundings
         self._limits = limits
+        self._keeping = keeping
         self._stopping = stopping
         self._wake = wake
         self._clock = clock
         self._catalog: Catalog | None = None
-        self._seen: Catalog | None = None
+        self._seen: tuple[Catalog, Node] | None = None
         self._wanted: dict[str, CachedModel] = {}
         self._trials: dict[str, Trial] = {}
         self._found: dict[str, Found] = {}
+        self._unwanted: dict[str, float] = {}
 
     @property
     def catalog(self) -> Catalog | None:
@@ -92,10 +106,10 @@ class Reconciler:
         Returns:
             Seconds until the next round is due.
         """
-        catalog = self._catalog
-        if catalog is None:
+        catalog, node = self._catalog, self._surroundings.node()
+        if catalog is None or node is None:
             return _CYCLE_SECONDS
-        self._take_in(catalog)
+        self._take_in(catalog, node)
         results = self._crew.results()
         inventory = self._inventory.read()
         for result in results:
@@ -103,13 +117,25 @@ class Reconciler:
         now = self._clock()
         held = {name: [h for h, _ in pairs] for name, pairs in inventory.items()}
         running = self._crew.running()
-        planned = plan(self._wanted, held, self._trials, running, now, self._limits)
+        planned = plan(
+            self._wanted,
+            held,
+            self._trials,
+            running,
+            now,
+            self._limits,
+            permitted=self._permitted(),
+            removal=self._removal(catalog, held, now),
+        )
+        self._want_permits(planned, running)
         if not self._stopping():
             for action in planned.actions:
                 self._begin(action, inventory)
-            if any(isinstance(action, Show | Withdraw) for action in planned.actions):
+            if any(isinstance(action, Show | Withdraw | Remove) for action in planned.actions):
                 inventory = self._inventory.read()
-        self._telling.update(self._wanted, inventory, self._trials, self._crew.running())
+        self._telling.update(
+            self._wanted, inventory, self._trials, self._crew.running(), planned.waiting
+        )
         if planned.wake_at is None:
             return _CYCLE_SECONDS
         return min(_CYCLE_SECONDS, max(0.05, planned.wake_at - now))
@@ -120,21 +146,24 @@ class Reconciler:
         reports = self._telling.reports()
         return (
             reports is not None
-            and self._seen is self._catalog
+            and self._seen is not None
+            and self._seen[0] is self._catalog
             and not self._crew.running()
             and all(report.attempts or not is_missing(report) for report in reports)
         )
 
-    def _take_in(self, catalog: Catalog) -> None:
-        """Turn to a catalog that is new. An object that was changed begins anew, without delay."""
-        if catalog is self._seen:
+    def _take_in(self, catalog: Catalog, node: Node) -> None:
+        """Turn to a catalog or to labels of the node that are new.
+
+        An object that was changed begins anew, without delay.
+        """
+        if self._seen is not None and self._seen[0] is catalog and self._seen[1] == node:
             return
-        before, self._seen = self._wanted, catalog
-        labels = self._node.labels
+        before, self._seen = self._wanted, (catalog, node)
         self._wanted = {
             name: model
             for name, model in catalog.models.items()
-            if labels is None or selects(model.spec, self._node.name, labels)
+            if node.labels is None or selects(model.spec, node.name, node.labels)
         }
         self._telling.catalog_read(catalog)
         for name in {*self._trials, *self._found}:
@@ -142,6 +171,40 @@ class Reconciler:
             if old is None or new is None or old.spec != new.spec:
                 self._trials.pop(name, None)
                 self._found.pop(name, None)
+
+    def _removal(self, catalog: Catalog, held: Mapping[str, object], now: float) -> Removal | None:
+        """What may be deleted: what nothing wants, and what no broken document may be about."""
+        after, kept = self._keeping.seconds, self._surroundings.kept()
+        if after is None or not (catalog.models or self._keeping.also_when_empty):
+            self._unwanted.clear()
+            return None
+        doubts = [p for p in catalog.problems if p.severity is Severity.ERROR]
+        self._unwanted = {
+            name: self._unwanted.get(name, now)
+            for name in held
+            if name not in self._wanted
+            and not any(problem.may_be(ObjectKey("CachedModel", name)) for problem in doubts)
+        }
+        return Removal(after, self._unwanted, kept) if kept is not None else None
+
+    # Permits
+
+    def _permitted(self) -> Container[str] | None:
+        permitted = self._surroundings.permitted()
+        if permitted is None:
+            return None
+        return {name for name, trial in self._trials.items() if _permit_key(trial) in permitted}
+
+    def _want_permits(self, planned: Plan, running: Mapping[str, Running]) -> None:
+        fetching = [name for name, what in running.items() if what.kind is Fetch]
+        beginning = [action.name for action in planned.actions if isinstance(action, Fetch)]
+        keys: dict[str, int] = {}
+        for name in (*fetching, *beginning, *planned.waiting):
+            model, trial = self._wanted.get(name), self._trials.get(name)
+            if model is not None and trial is not None and trial.resolved is not None:
+                key = _permit_key(trial)
+                keys[key] = max(model.spec.priority, keys.get(key, model.spec.priority))
+        self._surroundings.want_permits(keys)
 
     # Carrying out
 
@@ -155,6 +218,8 @@ class Reconciler:
                     self._withdraw(_manifest(inventory[name], snapshot))
                 case Show(name, snapshot):
                     self._show(_manifest(inventory[name], snapshot))
+                case Remove(name):
+                    self._remove(name)
                 case Resolve(name):
                     self._crew.start(self._wanted[name], None)
                 case Fetch(name):
@@ -184,6 +249,9 @@ class Reconciler:
     def _show(self, manifest: Manifest) -> None:
         self._store.show(manifest)
         log.info("model.shown", model=manifest.model, snapshot=manifest.snapshot)
+
+    def _remove(self, name: str) -> None:
+        log.info("model.removed", model=name, freed_bytes=self._store.evict(name))
 
     # Results
 
@@ -221,6 +289,11 @@ class Reconciler:
         self._found.pop(name, None)
         now = self._clock()
         self._trials[name] = trial.failed(error, now, delay)
+
+
+def _permit_key(trial: Trial) -> str:
+    """The same for all who would fetch the same from the same place."""
+    return f"{trial.source}/{trial.resolved.snapshot}" if trial.resolved else ""
 
 
 def _manifest(snapshots: Snapshots, snapshot: str) -> Manifest:

@@ -26,7 +26,7 @@ from modelcache.api import (
 from modelcache.api.nodecache import NodeMeta
 from modelcache.catalog import Catalog
 from modelcache.errors import ModelCacheError
-from modelcache.planning.labelling import labels
+from modelcache.planning.labelling import labels, unlabelled
 from modelcache.store import Layout, Store
 from modelcache.store.durable import Durable
 
@@ -88,8 +88,13 @@ class Reporter:
         catalog: Callable[[], Catalog | None],
         used: Callable[[], int],
         max_labels: int,
+        boot_id: str = "",
+        on_news: Callable[[], None] = lambda: None,
     ) -> None:
-        """`reports` and `catalog` give None as long as nothing is known: nothing is reported."""
+        """`reports` and `catalog` give None as long as nothing is known: nothing is reported.
+
+        `on_news` is called when there is a report that is new.
+        """
         self._store = store
         self._durable = Durable(store.layout.scratch)
         self._node_name = node_name
@@ -97,12 +102,22 @@ class Reporter:
         self._catalog = catalog
         self._used = used
         self._max_labels = max_labels
+        self._boot_id = boot_id
+        self._on_news = on_news
         self._mutex = threading.Lock()
         self._written: NodeCacheStatus | None = None
+        self._told: NodeCacheStatus | None = None
         self._complaint = ""
         before = read_node_report(store.layout)
         conditions = before.status.conditions if before and before.status else ()
         self._condition = next((c for c in conditions if c.type == READY_CONDITION), None)
+        self._ready_in_boot = before.status.ready_in_boot if before and before.status else None
+        self._latest: NodeCache | None = None
+
+    @property
+    def latest(self) -> NodeCache | None:
+        """The report of the last cycle; None before there was one."""
+        return self._latest
 
     def current(self) -> NodeCache | None:
         """The report as of now; None as long as nothing is known."""
@@ -114,12 +129,17 @@ class Reporter:
         with self._mutex:
             self._condition = ready_condition(reports, catalog, self._condition, now)
             condition = self._condition
+            if condition.status == "True":
+                self._ready_in_boot = self._boot_id or None
+            ready_in_boot = self._ready_in_boot
         return NodeCache(
             metadata=NodeMeta(name=self._node_name),
             status=NodeCacheStatus(
                 agent_version=__version__,
                 root=str(self._store.layout.root),
                 labels=labels(reports, self._max_labels),
+                unlabelled=unlabelled(reports, self._max_labels),
+                ready_in_boot=ready_in_boot,
                 models=reports,
                 disk=DiskReport(
                     capacity=space.capacity,
@@ -137,8 +157,12 @@ class Reporter:
         report = self.current()
         if report is None or report.status is None:
             return _WRITE_SECONDS
+        self._latest = report
         # Free space moves all the time, through others' doing; alone it is no news.
         news = report.status.model_copy(update={"disk": _ANY_DISK})
+        if news != self._told:
+            self._told = news
+            self._on_news()
         if news != self._written:
             content = json.dumps(report.to_document(), indent=1).encode() + b"\n"
             try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 
 import structlog
 
@@ -51,8 +51,12 @@ class Telling:
         inventory: Mapping[str, Snapshots],
         trials: Mapping[str, Trial],
         running: Mapping[str, Running],
+        waiting: Container[str] = (),
     ) -> None:
-        """Say it anew of every model that is wanted or there."""
+        """Say it anew of every model that is wanted or there.
+
+        `waiting`: models whose fetch waits for a permit.
+        """
         before = {report.name: report for report in self._reports or ()}
         reports = []
         for name in sorted({*wanted, *inventory}):
@@ -64,6 +68,7 @@ class Telling:
                 running.get(name),
                 self._progress.of(name),
                 self._paths(name),
+                waits=name in waiting,
             )
             last = self._remembered.get(name)
             if last is not None:

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
 from modelcache.api import HubIdentity, Manifest, ManifestFile
 from modelcache.store.blobs import Blobs
@@ -19,6 +20,8 @@ from modelcache.store.durable import Durable
 from modelcache.store.layout import Layout
 from modelcache.store.paths import children, relative_path
 from modelcache.store.views import Staging
+
+_SHA256_DIGITS: Final = 64
 
 
 def hub_folder(layout: Layout, name: str, hub: HubIdentity) -> Path:
@@ -80,15 +83,24 @@ def _listing(manifest: Manifest) -> bytes:
 
     It lists what was selected and no more, so that a view is whole by its own list. With it, an
     offline `snapshot_download` notices a file that is missing, and an online one for this commit
-    asks the Hub nothing.
+    asks the Hub nothing. What else the commit has stands under a key of our own: for a cache that
+    may be completed (`modelcache link`).
     """
-    files: dict[str, dict[str, str | int]] = {}
-    for file in manifest.files:
-        entry: dict[str, str | int] = {"size": file.size, "blob_id": hub_blob_name(file)}
-        if hub_blob_name(file) == file.sha256:
-            entry |= {"lfs_sha256": file.sha256, "lfs_size": file.size}
-        files[file.origin_path] = entry
-    return _listing_head(manifest) + json.dumps(files, indent=1).encode() + b"}\n"
+    hub = manifest.hub
+    assert hub is not None
+    files = {f.origin_path: _entry(f.size, hub_blob_name(f)) for f in manifest.files}
+    content = _listing_head(manifest) + json.dumps(files, indent=1).encode()
+    if hub.left_out is not None:
+        others = {file.path: _entry(file.size, file.blob) for file in hub.left_out}
+        content += b', "modelcache_left_out": ' + json.dumps(others, indent=1).encode()
+    return content + b"}\n"
+
+
+def _entry(size: int, blob: str) -> dict[str, str | int]:
+    entry: dict[str, str | int] = {"size": size, "blob_id": blob}
+    if len(blob) == _SHA256_DIGITS:
+        entry |= {"lfs_sha256": blob, "lfs_size": size}
+    return entry
 
 
 def _listing_head(manifest: Manifest) -> bytes:

@@ -115,7 +115,8 @@ def open_layout(root: Path, durable: Durable | None = None) -> Layout:
     """Find or make a cache at `root`.
 
     An empty or missing directory becomes a cache; one with other content as well, as long as none
-    of it has a name that the cache uses. Nothing that is there is changed.
+    of it has a name that the cache uses; empty `models` and `hub` are no content. Nothing that is
+    there is changed.
 
     Raises:
         StoreDamaged: it can't be used, with what to do.
@@ -123,7 +124,7 @@ def open_layout(root: Path, durable: Durable | None = None) -> Layout:
     layout = Layout(Path(root).absolute())
     durable = durable or Durable(layout.scratch)
     try:
-        taken = [name for name in _OURS if (layout.root / name).exists()]
+        taken = [name for name in _OURS if _is_taken(layout.root / name)]
         # Looked for after the rest: another process may be making the cache at this moment.
         if layout.marker.exists():
             _check_version(layout)
@@ -158,6 +159,13 @@ def open_layout(root: Path, durable: Durable | None = None) -> Layout:
     if len(devices) > 1:
         raise StoreDamaged(f"{layout.root} spans several file systems: the cache needs one")
     return layout
+
+
+def _is_taken(path: Path) -> bool:
+    # kubelet makes what a pod mounts, before any agent ran; prepare-root, so that it needn't.
+    if path.name in ("models", "hub") and path.is_dir() and not path.is_symlink():
+        return any(path.iterdir())
+    return path.exists()
 
 
 def _check_version(layout: Layout) -> None:

@@ -1,0 +1,1 @@
+"""Kubernetes: watching, labelling, status, readiness, injection."""

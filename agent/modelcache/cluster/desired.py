@@ -1,0 +1,164 @@
+"""The catalog as the API server has it, believed with care.
+
+What is deleted by mistake, of many nodes at once, costs hours. So an object that is missing is not
+at once taken for one that nobody wants:
+
+- Nothing is concluded from a server that can't be asked, or that does not know the kind.
+- An object that is missing is believed to be gone when a list that began some seconds later still
+  goes without it: the deletion of the CRD deletes all objects first, and then there is no list.
+- A list that is empty where there were objects, and of which no event told, is not believed for ten
+  minutes: a restored database, a proxy, a wrong server.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Container, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from modelcache.api import API_VERSION
+from modelcache.catalog import Catalog, Document, Problem
+from modelcache.cluster.client import Object
+from modelcache.cluster.reading import read_model
+from modelcache.errors import ClusterError, UsageError
+
+SETTLING_SECONDS: Final = 5.0
+"""For an object that is missing among others, or whose deletion was told."""
+DISTRUST_SECONDS: Final = 600.0
+"""For a list that is empty without a word."""
+_AGAIN_SECONDS: Final = 30.0
+
+
+class Mirrored(Protocol):
+    """What this needs of a Mirror."""
+
+    @property
+    def objects(self) -> Mapping[str, Object]:
+        """By name."""
+
+    @property
+    def listed_at(self) -> float | None:
+        """When the last list that succeeded began."""
+
+    @property
+    def trouble(self) -> ClusterError | None:
+        """Why it can't be asked now."""
+
+    @property
+    def deleted(self) -> Container[str]:
+        """Names whose deletion was told."""
+
+    def relist(self) -> None:
+        """Have it list anew, soon."""
+
+
+def keep_desired(thing: Object) -> Object:
+    """What of an object a Mirror keeps: not its status, which changes all the time."""
+    metadata = thing["metadata"]
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "CachedModel",
+        "metadata": {
+            key: metadata[key] for key in ("name", "uid", "generation") if key in metadata
+        },
+        "spec": thing.get("spec"),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What reading one object gave; `document` may be that of an earlier, better one."""
+
+    thing: Object
+    document: Document | None
+    problems: tuple[Problem, ...]
+
+
+class ClusterCatalog:
+    """The catalog of a cluster. `read` from one thread."""
+
+    def __init__(
+        self,
+        mirror: Mirrored,
+        remembered: Collection[str] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`remembered`: names of objects that are known from before this process."""
+        self._mirror = mirror
+        self._clock = clock
+        self._names = frozenset(remembered)
+        self._read: dict[str, _Read] = {}
+        self._missing: dict[str, float] = {}
+        self._asked = float("-inf")
+        self._catalog: Catalog | None = None
+
+    def read(self) -> Catalog | None:
+        """The catalog in force, the same object as long as it is the same; None: not known yet."""
+        if self._mirror.listed_at is None:
+            return None
+        objects = self._mirror.objects
+        gone = self._gone(objects)
+        changed = self._catalog is None or bool(gone)
+        for name in gone:
+            self._missing.pop(name)
+            self._read.pop(name, None)
+        self._names = (self._names - gone) | objects.keys()
+        for name, thing in objects.items():
+            before = self._read.get(name)
+            if before is None or before.thing != thing:
+                self._read[name] = _read(thing, before)
+                changed = True
+        if changed or self._catalog is None:
+            self._catalog = self._compose()
+        return self._catalog
+
+    @property
+    def due_in(self) -> float | None:
+        """Seconds until reading again may give something else, without any event; None: never."""
+        if not self._missing:
+            return None
+        now = self._clock()
+        due = min(since + self._patience(name) for name, since in self._missing.items())
+        return due - now if due > now else SETTLING_SECONDS
+
+    def _gone(self, objects: Mapping[str, Object]) -> set[str]:
+        """Those of the known that are missing, and believed to be."""
+        now = self._clock()
+        for name in objects.keys() & self._missing.keys():
+            del self._missing[name]
+        gone: set[str] = set()
+        for name in self._names - objects.keys():
+            due = self._missing.setdefault(name, now) + self._patience(name)
+            listed = self._mirror.listed_at
+            if now < due:
+                continue
+            if self._mirror.trouble is None and listed is not None and listed >= due:
+                gone.add(name)
+            elif now - self._asked >= _AGAIN_SECONDS or self._asked < due:
+                self._asked = now
+                self._mirror.relist()
+        return gone
+
+    def _patience(self, name: str) -> float:
+        quick = self._mirror.objects or name in self._mirror.deleted
+        return SETTLING_SECONDS if quick else DISTRUST_SECONDS
+
+    def _compose(self) -> Catalog:
+        entries = [self._read[name] for name in sorted(self._read)]
+        problems = [problem for entry in entries for problem in entry.problems]
+        unread = len(self._names) - len(self._read)
+        if unread:
+            what = f"{unread} objects that were there are missing, which is not believed yet"
+            problems.append(Problem("cachedmodels", what))
+        return Catalog.of((e.document for e in entries if e.document is not None), problems)
+
+
+def _read(thing: Object, before: _Read | None) -> _Read:
+    name = thing["metadata"]["name"]
+    place = f"cachedmodels/{name}"
+    try:
+        return _Read(thing, Document(read_model(thing), place, 1, 1), ())
+    except UsageError as error:
+        problem = Problem(place, str(error), kind="CachedModel", name=name)
+        return _Read(thing, before.document if before is not None else None, (problem,))

@@ -1,0 +1,21 @@
+"""A Pod that asks for models is given affinity to the nodes that have them, and their mounts.
+
+Pure: from a Pod, as it stands in JSON, to a Pod. `inject` is the whole of it; `templates` finds the
+Pod in a Deployment and the like.
+"""
+
+from modelcache.cluster.injection.asking import AFFINITY_ANNOTATION, INJECT_LABEL, Known, Malformed
+from modelcache.cluster.injection.injecting import Config, Injected, Level, inject
+from modelcache.cluster.inuse import MODEL_ANNOTATION
+
+__all__ = [
+    "AFFINITY_ANNOTATION",
+    "INJECT_LABEL",
+    "MODEL_ANNOTATION",
+    "Config",
+    "Injected",
+    "Known",
+    "Level",
+    "Malformed",
+    "inject",
+]

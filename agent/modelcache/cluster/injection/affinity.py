@@ -1,0 +1,71 @@
+"""Affinity of a Pod to the nodes that have its models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from modelcache.api import ModelState
+from modelcache.cluster.injection.asking import mapping, sequence
+from modelcache.planning.labelling import MODEL_LABEL
+
+PREFERRED: Final = "preferredDuringSchedulingIgnoredDuringExecution"
+REQUIRED: Final = "requiredDuringSchedulingIgnoredDuringExecution"
+
+WEIGHT: Final = 100
+"""Of 1 to 100. The scheduler adds up the weights of the terms that hold for a node."""
+
+
+def add_affinity(spec: dict[str, Any], names: Sequence[str], *, required: bool) -> None:
+    """Add to a Pod's spec that nodes with the models are preferred, or the only ones.
+
+    Preferred is a term for each model, not one with all of them: so a node with two of three models
+    is better than one with none, and one with all three is best.
+
+    Raises:
+        Malformed
+    """
+    affinity = mapping(spec.get("affinity"), "spec.affinity")
+    where = "spec.affinity.nodeAffinity"
+    node_affinity = mapping(affinity.get("nodeAffinity"), where)
+    wanted = [_expression(name) for name in names]
+    if required:
+        _require(node_affinity, wanted, where)
+    else:
+        _prefer(node_affinity, wanted, where)
+    spec["affinity"] = affinity
+    affinity["nodeAffinity"] = node_affinity
+
+
+def _expression(name: str) -> dict[str, Any]:
+    return {"key": f"{MODEL_LABEL}{name}", "operator": "In", "values": [ModelState.READY.value]}
+
+
+def _prefer(node_affinity: dict[str, Any], wanted: list[dict[str, Any]], where: str) -> None:
+    terms = sequence(node_affinity.get(PREFERRED), f"{where}.{PREFERRED}")
+    there = [term.get("preference") for term in terms]
+    preferences = [{"matchExpressions": [expression]} for expression in wanted]
+    node_affinity[PREFERRED] = terms + [
+        # A preference of the user's own for the same has the weight that they gave it.
+        {"weight": WEIGHT, "preference": preference}
+        for preference in preferences
+        if preference not in there
+    ]
+
+
+def _require(node_affinity: dict[str, Any], wanted: list[dict[str, Any]], where: str) -> None:
+    where = f"{where}.{REQUIRED}"
+    if node_affinity.get(REQUIRED) is None:
+        node_affinity[REQUIRED] = {"nodeSelectorTerms": [{"matchExpressions": wanted}]}
+        return
+    where = f"{where}.nodeSelectorTerms"
+    terms = sequence(
+        mapping(node_affinity[REQUIRED], f"{where}").get("nodeSelectorTerms"), f"{where}"
+    )
+    for term in terms:
+        expressions = sequence(term.get("matchExpressions"), f"{where}.matchExpressions")
+        # The terms are ORed: it has to be in every one. One without any requirement holds for no
+        # node, and is to stay so.
+        if expressions or term.get("matchFields"):
+            more = [expression for expression in wanted if expression not in expressions]
+            term["matchExpressions"] = expressions + more

@@ -1,0 +1,286 @@
+"""What this node reports, brought to the API server: labels, condition, NodeCache, events.
+
+Written only when it differs from what is there, and not too often: what one node writes, every
+watcher gets. A server that can't be asked is asked again with growing pauses; meanwhile everything
+stays as it is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import structlog
+
+from modelcache.api import (
+    API_VERSION,
+    Condition,
+    DiskReport,
+    ModelReport,
+    ModelState,
+    NodeCache,
+    NodeCacheStatus,
+)
+from modelcache.cluster.client import NODE_CACHES, Client, Object, Patch
+from modelcache.cluster.ownnode import NodeView, OwnNode
+from modelcache.errors import ClusterError
+from modelcache.transfer import delay
+
+log = structlog.get_logger(__name__)
+
+_CHECK_SECONDS: Final = 600.0
+_PROGRESS_FACTOR: Final = 3.0
+_MOST_PAUSE_SECONDS: Final = 60.0
+_NO_DISK: Final = DiskReport(capacity=0, available=0, used=0, reserved=0)
+
+
+class Recording(Protocol):
+    """What this needs of an events' Recorder."""
+
+    def record(
+        self,
+        regarding: Object,
+        type_: str,
+        reason: str,
+        action: str,
+        note: str,
+        related: Object | None = None,
+    ) -> None:
+        """Note an event; it is sent later."""
+
+
+class NodeCacheWriter:
+    """Writes this node's NodeCache. Used from one thread."""
+
+    def __init__(
+        self,
+        client: Client,
+        name: str,
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`seconds`: at least so many between two writes; where only progress is new, more."""
+        self._client = client
+        self._name = name
+        self._seconds = seconds
+        self._clock = clock
+        self._written: NodeCacheStatus | None = None
+        self._written_at = float("-inf")
+        self._checked_at = float("-inf")
+
+    def write(self, status: NodeCacheStatus, owner: NodeView) -> float | None:
+        """Write it if it is new, and not too early.
+
+        Returns:
+            Seconds until it is to be called again, at the latest; None: when there are news.
+
+        Raises:
+            ClusterError
+        """
+        now = self._clock()
+        self._check(owner, now)
+        news = status.model_copy(update={"disk": _NO_DISK})
+        if self._written is not None and news == self._written:
+            return None
+        due = self._written_at + self._seconds
+        if self._written is not None and _coarse(news) == _coarse(self._written):
+            due = self._written_at + self._seconds * _PROGRESS_FACTOR
+        if now < due:
+            return due - now
+        self._put(status, owner)
+        self._written, self._written_at = news, now
+        return None
+
+    def _check(self, owner: NodeView, now: float) -> None:
+        """Look now and then whether it is there and has its owner: it may have been deleted."""
+        if now - self._checked_at < _CHECK_SECONDS:
+            return
+        try:
+            found = self._client.get(NODE_CACHES, self._name)
+        except ClusterError as error:
+            if error.status != 404:
+                raise
+            self._written = None
+            self._written_at = float("-inf")
+        else:
+            owners = found["metadata"].get("ownerReferences") or []
+            if not any(each["uid"] == owner.uid for each in owners):
+                metadata = {"ownerReferences": [_owner(owner)]}
+                self._client.patch(NODE_CACHES, self._name, {"metadata": metadata})
+        self._checked_at = now
+
+    def _put(self, status: NodeCacheStatus, owner: NodeView) -> None:
+        document = status.model_dump(mode="json", by_alias=True, exclude_none=True)
+        # "add" replaces what is there, and needs no version.
+        patch = [{"op": "add", "path": "/status", "value": document}]
+        try:
+            self._client.patch(NODE_CACHES, self._name, patch, Patch.JSON, subresource="status")
+        except ClusterError as error:
+            if error.status != 404:
+                raise
+            thing = {
+                "apiVersion": API_VERSION,
+                "kind": "NodeCache",
+                "metadata": {"name": self._name, "ownerReferences": [_owner(owner)]},
+            }
+            self._client.create(NODE_CACHES, thing)
+            self._client.patch(NODE_CACHES, self._name, patch, Patch.JSON, subresource="status")
+
+
+class Publisher:
+    """Brings the report to the API server. `cycle` is a task's."""
+
+    def __init__(
+        self,
+        *,
+        node: OwnNode,
+        writer: NodeCacheWriter,
+        events: Recording,
+        report: Callable[[], NodeCache | None],
+        condition: str,
+        boot_id: str,
+        before: NodeCache | None,
+    ) -> None:
+        """Nothing is asked yet.
+
+        Args:
+            node, writer, events: where it is published.
+            report: gives what is to be published.
+            condition: the type of the node's condition.
+            boot_id: of this boot of the node.
+            before: what was reported before this process: of that, no event tells again.
+        """
+        self._node = node
+        self._writer = writer
+        self._telling = _Events(events, before)
+        self._report = report
+        self._condition = condition
+        self._boot_id = boot_id
+        self._failures = 0
+        self._complaint = ""
+
+    def cycle(self) -> float | None:
+        """Publish what is new.
+
+        Returns:
+            Seconds until the next round is due; None: when there are news.
+        """
+        report, view = self._report(), self._node.view()
+        if report is None or report.status is None or view is None:
+            return None
+        self._telling.look(report, view)
+        waits: list[float] = []
+        errors: list[ClusterError] = []
+        for step in (self._label, self._set_condition, self._writer.write):
+            try:
+                wait = step(report.status, view)
+            except ClusterError as error:
+                # One that is refused holds no other up; but who gives no answer is not asked on.
+                errors.append(error)
+                if error.status == 0:
+                    break
+            else:
+                waits += [wait] if wait is not None else []
+        if errors:
+            return self._failed(errors[0])
+        if self._failures:
+            log.info("cluster.published_again", after_failures=self._failures)
+        self._failures, self._complaint = 0, ""
+        return min(waits, default=None)
+
+    def _label(self, status: NodeCacheStatus, _view: NodeView) -> float | None:
+        if self._node.label(status.labels):
+            log.info("node.labelled", labels=len(status.labels))
+        return None
+
+    def _set_condition(self, status: NodeCacheStatus, view: NodeView) -> float | None:
+        condition = self._node_condition(status, view)
+        if condition is not None and self._node.set_condition(condition):
+            log.info("node.condition", status=condition.status, reason=condition.reason)
+        return None
+
+    def _node_condition(self, status: NodeCacheStatus, view: NodeView) -> Condition | None:
+        """The condition as the node carries it: true for the rest of a boot once it was."""
+        found = next((c for c in status.conditions if c.type == self._condition), None)
+        if found is None:
+            return None
+        latched = status.ready_in_boot is not None and status.ready_in_boot == self._boot_id
+        wanted = [model for model in status.models if model.wanted]
+        ready = sum(1 for model in wanted if model.state is ModelState.READY)
+        if latched:
+            if view.condition is not None and view.condition["status"] == "True":
+                return None
+            update = {
+                "status": "True",
+                "reason": "AllReady",
+                "message": "the models of this node were ready in this boot",
+            }
+        else:
+            # In numbers only: each change of a node is sent to all that watch nodes.
+            update = {"message": f"{ready} of {len(wanted)} models are ready"}
+        return found.model_copy(update=update)
+
+    def _failed(self, error: ClusterError) -> float:
+        self._failures += 1
+        pause = delay(self._failures, first=1.0, most=_MOST_PAUSE_SECONDS, wish=error.retry_after)
+        if str(error) != self._complaint:
+            log.warning("cluster.not_published", message=str(error), retry_seconds=round(pause, 1))
+        self._complaint = str(error)
+        return pause
+
+
+class _Events:
+    """Tells of changes of state between one report and the next."""
+
+    def __init__(self, recorder: Recording, before: NodeCache | None) -> None:
+        self._recorder = recorder
+        status = before.status if before else None
+        self._before = {model.name: model for model in status.models} if status else {}
+        self._unlabelled = status.unlabelled if status else ()
+
+    def look(self, report: NodeCache, view: NodeView) -> None:
+        """Record what has changed."""
+        assert report.status is not None
+        now = {model.name: model for model in report.status.models}
+        # On the Node, not the NodeCache of the same name: that is what people describe.
+        regarding = {"apiVersion": "v1", "kind": "Node", "name": view.name, "uid": view.uid}
+        for name in sorted({*self._before, *now}):
+            self._tell(regarding, name, self._before.get(name), now.get(name))
+        self._tell_of_labels(regarding, report.status.unlabelled)
+        self._before, self._unlabelled = now, report.status.unlabelled
+
+    def _tell(
+        self, regarding: Object, name: str, old: ModelReport | None, new: ModelReport | None
+    ) -> None:
+        related = {"apiVersion": API_VERSION, "kind": "CachedModel", "name": name}
+        was = old.revision if old and old.state is ModelState.READY else None
+        if new is None:
+            if old is not None:
+                note = f"{name}: removed from this node"
+                self._recorder.record(regarding, "Normal", "ModelRemoved", "Remove", note, related)
+            return
+        if new.state is ModelState.READY and new.wanted and new.revision != was:
+            note = f"{name}: revision {(new.revision or '')[:12]} is ready, {new.files} files"
+            self._recorder.record(regarding, "Normal", "ModelReady", "Fetch", note, related)
+        if new.attempts and new.reason and (old is None or old.reason != new.reason):
+            note = f"{name}: {new.message}"
+            self._recorder.record(
+                regarding, "Warning", f"Model{new.reason.value}", "Fetch", note, related
+            )
+
+    def _tell_of_labels(self, regarding: Object, unlabelled: tuple[str, ...]) -> None:
+        if unlabelled and unlabelled != self._unlabelled:
+            note = f"{len(unlabelled)} ready models have no label: the node carries as many as it"
+            note += f" may ({', '.join(unlabelled[:5])}{', …' if len(unlabelled) > 5 else ''})"
+            self._recorder.record(regarding, "Warning", "TooManyModels", "Label", note)
+
+
+def _owner(node: NodeView) -> Object:
+    return {"apiVersion": "v1", "kind": "Node", "name": node.name, "uid": node.uid}
+
+
+def _coarse(status: NodeCacheStatus) -> NodeCacheStatus:
+    """Without progress."""
+    models = tuple(model.model_copy(update={"bytes_done": 0}) for model in status.models)
+    return status.model_copy(update={"models": models})

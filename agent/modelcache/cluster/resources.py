@@ -1,0 +1,42 @@
+"""The kinds of objects that this package has to do with, and where the API server has them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+from urllib.parse import quote
+
+from modelcache.api import API_GROUP
+
+Object: TypeAlias = dict[str, Any]
+"""An API object as it stands in JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """One kind of objects, by the place where the API server has it."""
+
+    group: str
+    version: str
+    plural: str
+    namespaced: bool = False
+
+    def path(self, name: str = "", namespace: str = "", subresource: str = "") -> str:
+        """The path of all objects, or of one, or of a subresource of it."""
+        parts = ["apis", self.group, self.version] if self.group else ["api", self.version]
+        parts += ["namespaces", namespace] if namespace else []
+        parts += [self.plural, name, subresource]
+        return "/" + "/".join(quote(part, safe="") for part in parts if part)
+
+    def __str__(self) -> str:
+        return f"{self.plural}.{self.group}" if self.group else self.plural
+
+
+NODES: Final = Resource("", "v1", "nodes")
+PODS: Final = Resource("", "v1", "pods", namespaced=True)
+NAMESPACES: Final = Resource("", "v1", "namespaces")
+CACHED_MODELS: Final = Resource(API_GROUP, "v1alpha1", "cachedmodels")
+COMPILE_CACHES: Final = Resource(API_GROUP, "v1alpha1", "compilecaches")
+NODE_CACHES: Final = Resource(API_GROUP, "v1alpha1", "nodecaches")
+LEASES: Final = Resource("coordination.k8s.io", "v1", "leases", namespaced=True)
+EVENTS: Final = Resource("events.k8s.io", "v1", "events", namespaced=True)

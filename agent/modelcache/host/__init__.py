@@ -1,0 +1,1 @@
+"""What lies below the cache: the machine's mounts."""

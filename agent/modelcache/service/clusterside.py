@@ -1,0 +1,196 @@
+"""The agent's side towards the cluster: what it watches there, and what it brings there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Mapping
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from modelcache.api import NodeCache
+from modelcache.cluster.client import CACHED_MODELS, NODES, PODS, Client
+from modelcache.cluster.desired import ClusterCatalog, keep_desired
+from modelcache.cluster.events import Recorder
+from modelcache.cluster.inuse import in_use, keep_use
+from modelcache.cluster.leases import Leases
+from modelcache.cluster.ownnode import OwnNode, keep_node
+from modelcache.cluster.permits import Permits
+from modelcache.cluster.publishing import NodeCacheWriter, Publisher
+from modelcache.cluster.watching import Mirror
+from modelcache.planning.labelling import MODEL_LABEL
+from modelcache.service.heartbeats import Task
+from modelcache.service.reporting import READY_CONDITION
+from modelcache.service.surroundings import Node
+from modelcache.settings import AgentSettings
+from modelcache.transfer import Cancel
+
+log = structlog.get_logger(__name__)
+
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+_WATCH_LATE_SECONDS: Final = 1200.0
+_LATE_SECONDS: Final = 300.0
+_IDLE_SECONDS: Final = 60.0
+
+
+def boot_id() -> str:
+    """The id of this boot of the node, as kubelet reports it; also in a container the node's."""
+    return _BOOT_ID.read_text().strip()
+
+
+class ClusterSide:
+    """Puts the parts for the cluster together. Implements `Surroundings`."""
+
+    def __init__(
+        self,
+        settings: AgentSettings,
+        *,
+        root: Path,
+        before: NodeCache | None,
+        report: Callable[[], NodeCache | None],
+        on_catalog: Callable[[], None],
+        on_change: Callable[[], None],
+    ) -> None:
+        """Nothing is asked of the API server yet.
+
+        Args:
+            settings: the agent's.
+            root: the cache's root.
+            before: what was reported before this process.
+            report: what is to be published.
+            on_catalog: called when the catalog may be another.
+            on_change: called when an answer of this object may be another.
+
+        Raises:
+            UsageError: there is no way to the API server.
+        """
+        self._root = str(root)
+        self._name = settings.node_name
+        self._namespace = settings.namespace
+        self._on_change = on_change
+        self.client = Client.connect(settings.kubeconfig)
+        mine = f"metadata.name={self._name}"
+        self._nodes = Mirror(
+            self.client,
+            NODES,
+            fields=mine,
+            keep=keep_node(READY_CONDITION),
+            on_change=self._node_changed,
+        )
+        self._pods = Mirror(
+            self.client,
+            PODS,
+            fields=f"spec.nodeName={self._name}",
+            keep=keep_use,
+            on_change=on_change,
+        )
+        self.mirrors = [self._nodes, self._pods]
+        self.catalog: ClusterCatalog | None = None
+        if settings.catalog_path is None:
+            models = Mirror(self.client, CACHED_MODELS, keep=keep_desired, on_change=on_catalog)
+            self.mirrors.append(models)
+            known = before.status.models if before and before.status else ()
+            self.catalog = ClusterCatalog(models, [each.name for each in known if each.wanted])
+        self._own = OwnNode(
+            self.client,
+            self._name,
+            READY_CONDITION,
+            lambda: self._nodes.objects.get(self._name),
+        )
+        self._recorder = Recorder(self.client, "modelcache.dev/agent", self._name)
+        self._publisher = Publisher(
+            node=self._own,
+            writer=NodeCacheWriter(self.client, self._name, settings.report_seconds),
+            events=self._recorder,
+            report=report,
+            condition=READY_CONDITION,
+            boot_id=boot_id(),
+            before=before,
+        )
+        self._permits = (
+            Permits(
+                Leases(self.client, self._namespace, self._name),
+                slots=settings.nodes_at_once,
+                on_change=on_change,
+            )
+            if settings.nodes_at_once
+            else None
+        )
+        self._wanted: Mapping[str, int] = {}
+        self.tasks = self._make_tasks()
+
+    def _make_tasks(self) -> dict[str, Task]:
+        kinds = ("node", "pods", "models")
+        tasks = {
+            f"watch-{kind}": Task(f"watch-{kind}", mirror.cycle, late_after=_WATCH_LATE_SECONDS)
+            for kind, mirror in zip(kinds, self.mirrors, strict=False)
+        }
+        tasks["publish"] = Task("publish", self._publisher.cycle, late_after=_LATE_SECONDS)
+        tasks["events"] = Task("events", self._recorder.cycle, late_after=_LATE_SECONDS)
+        if self._permits is not None:
+            tasks["permits"] = Task("permits", self._permits.cycle, late_after=_LATE_SECONDS)
+        return tasks
+
+    def start(self, cancel: Cancel) -> None:
+        """Begin to watch and to publish, until `cancel` is set."""
+        log.info("cluster.connecting", server=self.client.server, node=self._name)
+        for mirror in self.mirrors:
+            cancel.add(mirror.stop)
+        for task in self.tasks.values():
+            task.start(cancel)
+
+    def publish(self) -> None:
+        """There are news to be published."""
+        self.tasks["publish"].wake()
+
+    def _node_changed(self) -> None:
+        self._on_change()
+        self.publish()
+
+    # Surroundings
+
+    def node(self) -> Node | None:
+        """The node with its labels, less those that an agent writes."""
+        view = self._own.view()
+        if view is None:
+            return None
+        ours = view.ours
+        return Node(
+            view.name, {key: value for key, value in view.labels.items() if key not in ours}
+        )
+
+    def kept(self) -> Container[str] | None:
+        """What pods use, and what the node carries a label of; None: it can't be asked now."""
+        view = self._own.view()
+        if view is None or self._pods.listed_at is None or self._pods.trouble is not None:
+            return None
+        use = in_use(self._pods.objects.values(), self._root, self._namespace)
+        labelled = {
+            key.removeprefix(MODEL_LABEL) for key in view.ours if key.startswith(MODEL_LABEL)
+        }
+        return _Either(use, labelled)
+
+    def permitted(self) -> Container[str] | None:
+        """Keys of the permits that this node has."""
+        return self._permits.held() if self._permits is not None else None
+
+    def want_permits(self, keys: Mapping[str, int]) -> None:
+        """Ask for permits, and give back those that are not among them."""
+        if self._permits is not None and keys != self._wanted:
+            self._wanted = dict(keys)
+            self._permits.want(keys)
+            self.tasks["permits"].wake()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.client.close()
+
+
+class _Either:
+    """In one or the other."""
+
+    def __init__(self, *parts: Container[str]) -> None:
+        self._parts = parts
+
+    def __contains__(self, name: object) -> bool:
+        return any(name in part for part in self._parts)

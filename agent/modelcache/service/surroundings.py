@@ -1,0 +1,59 @@
+"""What lies around one node's cache: the node itself, who uses its content, who else fetches."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """The node, as far as planning looks at it. `labels` None: unknown, every object is meant."""
+
+    name: str
+    labels: Mapping[str, str] | None = None
+
+
+class Surroundings(Protocol):
+    """What the reconciler asks in every round. Answers come from memory, at once."""
+
+    def node(self) -> Node | None:
+        """The node; None as long as it is not known: nothing is decided then."""
+
+    def kept(self) -> Container[str] | None:
+        """Models whose content may not be deleted now: in use, or the node carries their label.
+
+        None where that is not known: nothing is deleted then.
+        """
+
+    def permitted(self) -> Container[str] | None:
+        """Keys of the fetches that may begin; None: all."""
+
+    def want_permits(self, keys: Mapping[str, int]) -> None:
+        """Ask for the permits of fetches that run or are to run, by key with their priority.
+
+        Whatever is not among them is given back.
+        """
+
+
+class Alone:
+    """A daemon that knows of no cluster."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def node(self) -> Node:
+        """The node as it was told by settings."""
+        return self._node
+
+    def kept(self) -> Container[str] | None:
+        """Who uses what is not known here: `modelcache evict` is for a person to run."""
+        return None
+
+    def permitted(self) -> Container[str] | None:
+        """Everything."""
+        return None
+
+    def want_permits(self, keys: Mapping[str, int]) -> None:
+        """Nobody gives any."""

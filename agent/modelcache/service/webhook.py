@@ -1,0 +1,251 @@
+"""The webhook: pods that ask for models are injected as they are created.
+
+Each replica answers for itself, from what it watches. Nothing that is missing here keeps a pod from
+being created: it comes into being with a warning, and with less.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from datetime import timedelta
+from typing import Final
+
+import structlog
+
+from modelcache import __version__
+from modelcache.api import parse_uri
+from modelcache.cluster.admission import review
+from modelcache.cluster.client import CACHED_MODELS, NAMESPACES, PODS, Client, Object
+from modelcache.cluster.failures import Failures
+from modelcache.cluster.injection import Config, Injected, Level, inject
+from modelcache.cluster.watching import Mirror
+from modelcache.errors import ClusterError, UsageError
+from modelcache.metrics import CONTENT_TYPE, WebhookMetrics, WebhookState
+from modelcache.service.certificates import ends_at, service_names
+from modelcache.service.certifying import CertificateFiles, OwnCertificate
+from modelcache.service.endpoints import Answer, Endpoints, document, host_and_port, text
+from modelcache.service.heartbeats import Task
+from modelcache.service.tlsserving import TlsServer
+from modelcache.settings import WebhookSettings
+from modelcache.transfer import Cancel
+
+log = structlog.get_logger(__name__)
+
+CONTAINER: Final = "webhook"
+"""Our container in the controller's pods."""
+
+LEVEL_LABEL: Final = "pod-security.kubernetes.io/enforce"
+
+_WATCH_LATE_SECONDS: Final = 1200.0
+_LATE_SECONDS: Final = 300.0
+_END_SECONDS: Final = 2.0
+_ASK_SECONDS: Final = 0.7
+"""What an answer may wait for the API server, which itself waits for two seconds for us."""
+
+
+class Webhook:
+    """One replica: `run` until `stop`."""
+
+    def __init__(self, settings: WebhookSettings) -> None:
+        """Listen. Nothing is asked of the API server yet.
+
+        Raises:
+            UsageError: there is no way to the API server, or an address can't be had.
+        """
+        self._settings = settings
+        self._cancel = Cancel()
+        self._drained = threading.Event()
+        self._client = Client.connect(settings.kubeconfig, "webhook")
+        self._hasty = self._client.within(_ASK_SECONDS)
+        self._models = Mirror(self._client, CACHED_MODELS, keep=keep_scheme)
+        self._namespaces = Mirror(self._client, NAMESPACES, keep=keep_level)
+        self._mirrors = {"cachedmodels": self._models, "namespaces": self._namespaces}
+        self._image = settings.image
+        self._image_failures = Failures("webhook.image")
+        self._ends: float | None = None
+        self._metrics = WebhookMetrics(self._state)
+        self._server = TlsServer(settings.address, "/mutate", self._mutate)
+        cycles = {"certificate": self._certificate_keeper().cycle}
+        if not self._image:
+            cycles["image"] = self._look_up_image
+        self._tasks = [
+            Task(f"watch-{name}", mirror.cycle, late_after=_WATCH_LATE_SECONDS)
+            for name, mirror in self._mirrors.items()
+        ] + [Task(name, cycle, late_after=_LATE_SECONDS) for name, cycle in cycles.items()]
+        routes = {
+            "/livez": self._livez,
+            "/readyz": self._readyz,
+            "/metrics": lambda: (200, CONTENT_TYPE, self._metrics.exposition()),
+        }
+        address = settings.plain_address
+        self._endpoints = Endpoints(address, routes) if address else None
+
+    def stop(self) -> None:
+        """Have `run` return, once nobody asks any more. May be called from a signal handler."""
+        # In a thread of its own: a signal may arrive while this thread holds one of our locks.
+        threading.Thread(target=self._drain, daemon=True).start()
+
+    def run(self) -> None:
+        """Work until `stop`."""
+        plain = self._endpoints.address if self._endpoints else None
+        log.info(
+            "webhook.started",
+            version=__version__,
+            server=self._client.server,
+            listen=host_and_port(self._server.address),
+            plain_listen=host_and_port(plain) if plain else None,
+        )
+        if self._endpoints:
+            self._endpoints.start()
+        self._server.start()
+        for mirror in self._mirrors.values():
+            self._cancel.add(mirror.stop)
+        for task in self._tasks:
+            task.start(self._cancel)
+        hung: set[str] = set()
+        while not self._cancel.event.wait(1.0):
+            late = {task.name for task in self._tasks if task.late}
+            for name in sorted(late - hung):
+                log.error("task.hung", task=name)
+            hung = late
+        self._end()
+
+    def _drain(self) -> None:
+        if self._drained.is_set():
+            return
+        self._drained.set()
+        # No pod's end is known everywhere at once: until then requests come, and are answered.
+        time.sleep(self._settings.drain_seconds)
+        self._cancel.set()
+
+    def _end(self) -> None:
+        self._server.close()
+        deadline = time.monotonic() + _END_SECONDS
+        left = [task.name for task in self._tasks if not task.join(deadline)]
+        if left:
+            log.warning("task.left_behind", tasks=left)
+        if self._endpoints:
+            self._endpoints.close()
+        log.info("webhook.stopped")
+
+    # The certificate, and our image
+
+    def _certificate_keeper(self) -> OwnCertificate | CertificateFiles:
+        settings = self._settings
+        if settings.tls_dir is not None:
+            return CertificateFiles(settings.tls_dir, self._show)
+        return OwnCertificate(
+            self._client,
+            self._show,
+            namespace=settings.namespace,
+            names=(*service_names(settings.service, settings.namespace), *settings.names),
+            lifetime=timedelta(seconds=settings.certificate_lifetime),
+            configuration=settings.configuration,
+        )
+
+    def _show(self, chain: bytes, key: bytes) -> None:
+        self._server.show(chain, key)
+        ends = ends_at(chain)
+        self._ends = ends.timestamp()
+        log.info("webhook.certificate.shown", ends=ends.isoformat())
+
+    def _look_up_image(self) -> float:
+        """Our own image, by our own pod. It stays the same as long as we live."""
+        if self._image or not self._settings.pod_name:
+            return _LATE_SECONDS
+        try:
+            pod = self._client.get(PODS, self._settings.pod_name, self._settings.namespace)
+        except ClusterError as error:
+            return self._image_failures.failed(error)
+        for container in pod["spec"]["containers"]:
+            if container["name"] == CONTAINER:
+                self._image = container["image"]
+                log.info("webhook.image", image=self._image)
+        return _LATE_SECONDS
+
+    # Reviews
+
+    def _mutate(self, body: bytes) -> Answer:
+        began = time.monotonic()
+        try:
+            found = review(body, self._injected)
+        except UsageError as error:
+            self._metrics.reviewed("failed", 0, time.monotonic() - began)
+            return text(400, str(error))
+        seconds = time.monotonic() - began
+        self._metrics.reviewed(found.outcome.value, len(found.warnings), seconds)
+        log.debug(
+            "webhook.reviewed",
+            outcome=found.outcome.value,
+            warnings=found.warnings,
+            seconds=round(seconds, 4),
+        )
+        return document(found.answer)
+
+    def _injected(self, pod: Object, namespace: str) -> Injected:
+        level = self._level(namespace)
+        known = None
+        if self._models.listed_at is not None:
+            known = {name: kept["scheme"] for name, kept in self._models.objects.items()}
+        config = Config(
+            root=str(self._settings.root), image=self._image, level=level or Level.BASELINE
+        )
+        found = inject(pod, known, config)
+        if level is not None:
+            return found
+        why = f"what Pod Security enforces in {namespace} can't be found out; baseline is assumed"
+        return Injected(found.pod, (why, *found.warnings))
+
+    def _level(self, namespace: str) -> Level | None:
+        """What the namespace enforces; None: that can't be found out now."""
+        kept = self._namespaces.objects.get(namespace)
+        if kept is None:
+            # So new that the watch has not told us.
+            try:
+                kept = keep_level(self._hasty.get(NAMESPACES, namespace))
+            except ClusterError:
+                return None
+        level = kept["level"] or self._settings.pod_security
+        # A word that Pod Security doesn't know it takes for its strictest.
+        return Level(level) if level in set(Level) else Level.RESTRICTED
+
+    # The endpoints
+
+    def _state(self) -> WebhookState:
+        return WebhookState(
+            certificate_ends=self._ends,
+            objects={name: len(mirror.objects) for name, mirror in self._mirrors.items()},
+            failing=[name for name, mirror in self._mirrors.items() if mirror.trouble is not None],
+        )
+
+    def _livez(self) -> Answer:
+        late = [task.name for task in self._tasks if task.late]
+        return text(500, f"hung: {', '.join(late)}") if late else text(200, "ok")
+
+    def _readyz(self) -> Answer:
+        """Once it knows what it needs, it stays ready: old knowledge is better than none."""
+        if self._drained.is_set():
+            return text(503, "it is ending")
+        if not self._server.has_certificate:
+            return text(503, "there is no certificate yet")
+        for name, mirror in self._mirrors.items():
+            if mirror.listed_at is None:
+                why = f": {mirror.trouble}" if mirror.trouble else ""
+                return text(503, f"{name} were not listed yet{why}")
+        return text(200, "ok")
+
+
+def keep_scheme(model: Object) -> Object:
+    """What of a CachedModel is kept: the scheme of its source; empty where that can't be read."""
+    uri = ((model.get("spec") or {}).get("source") or {}).get("uri")
+    try:
+        return {"scheme": parse_uri(uri).scheme if isinstance(uri, str) else ""}
+    except UsageError:
+        return {"scheme": ""}
+
+
+def keep_level(namespace: Object) -> Object:
+    """What of a Namespace is kept: the level that its label has Pod Security enforce."""
+    labels = namespace["metadata"].get("labels") or {}
+    return {"level": labels.get(LEVEL_LABEL, "")}
