@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 LOCK   := requirements.txt requirements-dev.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench lock crds clean
+.PHONY: help setup demo test check bench cluster lock crds clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -31,8 +31,11 @@ check: setup ## Lint, types, import layers, fast tests
 	$(BIN)/lint-imports
 	$(BIN)/pytest tests/unit -q
 
-test: setup ## All tests; as root also the ones that mount file systems
+test: setup ## All tests; as root also the ones that mount; after `make cluster` on a Kubernetes
 	$(BIN)/pytest tests
+
+cluster: setup ## Put a control plane for the tests together (minutes, once for a machine)
+	$(BIN)/python -m tests.support.cluster.building
 
 bench: setup ## Benchmarks, side by side with what a user would pick instead
 	$(BIN)/python -m tests.bench

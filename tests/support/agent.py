@@ -32,22 +32,21 @@ def modelcache(
     )
 
 
-class AgentProcess:
-    """`modelcache agent`, from its start to its end. Its JSON log lines are `events`."""
+class DaemonProcess:
+    """A daemon of ours, from its start to its end. Its JSON log lines are `events`."""
+
+    started = "agent.started"
+    """The event that tells where its endpoints are."""
 
     def __init__(
-        self, root: Path, catalog: Path, *flags: str, env: Mapping[str, str] | None = None
+        self, command: str, *flags: str | Path, env: Mapping[str, str] | None = None
     ) -> None:
-        self.root = root
         self.events: list[dict[str, Any]] = []
         self.output: list[str] = []
         self._news = threading.Condition()
         self._ended = False
         self.process = subprocess.Popen(
-            [
-                *(COMMAND, "agent", "--root", root, "--catalog", catalog),
-                *("--listen", "127.0.0.1:0", "--log-format", "json", *flags),
-            ],
+            [COMMAND, command, "--listen", "127.0.0.1:0", "--log-format", "json", *flags],
             env={**os.environ, **(env or {})},
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -108,16 +107,6 @@ class AgentProcess:
             timeout,
         )
 
-    def wait_ready(self, *models: str, timeout: float = 60.0) -> None:
-        """Wait until models are ready: fetched, or found again after a restart."""
-        for model in models:
-            self.wait_for_event("model.ready", timeout, model=model)
-
-    def wait_failed(self, model: str, timeout: float = 60.0) -> dict[str, Any]:
-        """Wait until a model has failed; its report."""
-        self.wait_for_event("model.failed", timeout, model=model)
-        return self.model(model)
-
     @property
     def log(self) -> str:
         """All that it said."""
@@ -126,22 +115,12 @@ class AgentProcess:
     @property
     def url(self) -> str:
         """Where its endpoints are."""
-        return f"http://{self.wait_for_event('agent.started')['listen']}"
+        return f"http://{self.wait_for_event(self.started)['listen']}"
 
     def get(self, path: str) -> str:
         """The body of one of its endpoints."""
         with urllib.request.urlopen(self.url + path, timeout=10) as answer:
             return str(answer.read().decode())
-
-    def node(self) -> dict[str, Any]:
-        """What `/v1/node` says."""
-        found: dict[str, Any] = json.loads(self.get("/v1/node"))
-        return found
-
-    def model(self, name: str) -> dict[str, Any]:
-        """One model of `/v1/node`; empty when it isn't there."""
-        models = self.node()["status"].get("models", [])
-        return next((model for model in models if model["name"] == name), {})
 
     def kill(self) -> None:
         """SIGKILL, and wait for the end."""
@@ -159,6 +138,38 @@ class AgentProcess:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
         raise AssertionError("the process is gone")
+
+
+class AgentProcess(DaemonProcess):
+    """`modelcache agent`."""
+
+    def __init__(
+        self, root: Path, catalog: Path | None, *flags: str, env: Mapping[str, str] | None = None
+    ) -> None:
+        """`catalog` None: it is the API server's."""
+        self.root = root
+        given = ("--catalog", catalog) if catalog else ()
+        super().__init__("agent", "--root", root, *given, *flags, env=env)
+
+    def wait_ready(self, *models: str, timeout: float = 60.0) -> None:
+        """Wait until models are ready: fetched, or found again after a restart."""
+        for model in models:
+            self.wait_for_event("model.ready", timeout, model=model)
+
+    def wait_failed(self, model: str, timeout: float = 60.0) -> dict[str, Any]:
+        """Wait until a model has failed; its report."""
+        self.wait_for_event("model.failed", timeout, model=model)
+        return self.model(model)
+
+    def node(self) -> dict[str, Any]:
+        """What `/v1/node` says."""
+        found: dict[str, Any] = json.loads(self.get("/v1/node"))
+        return found
+
+    def model(self, name: str) -> dict[str, Any]:
+        """One model of `/v1/node`; empty when it isn't there."""
+        models = self.node()["status"].get("models", [])
+        return next((model for model in models if model["name"] == name), {})
 
 
 def write_catalog(path: Path, *models: Mapping[str, Any]) -> Path:

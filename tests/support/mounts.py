@@ -37,6 +37,22 @@ def loop_mounted(place: Path, size: int, *mkfs: str) -> Iterator[Path]:
         image.unlink()
 
 
+@contextmanager
+def bound(source: Path, place: Path, *options: str) -> Iterator[Path]:
+    """A directory, or a file, at a second place, with mount options such as ro."""
+    if source.is_dir():
+        place.mkdir(parents=True, exist_ok=True)
+    else:
+        place.touch()
+    _run("mount", "--bind", str(source), str(place))
+    try:
+        if options:
+            _run("mount", "-o", ",".join(("remount", "bind", *options)), str(place))
+        yield place
+    finally:
+        _unmount(place)
+
+
 def _unmount(place: Path) -> None:
     if subprocess.run(["umount", str(place)], check=False, capture_output=True).returncode:
         _run("umount", "--lazy", str(place))

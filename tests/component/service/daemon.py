@@ -13,7 +13,8 @@ from modelcache.origins import OriginSettings
 from modelcache.planning.planner import Limits
 from modelcache.service.inventory import Inventory
 from modelcache.service.progress import ProgressBook
-from modelcache.service.reconciling import Node, Reconciler
+from modelcache.service.reconciling import Keeping, Reconciler
+from modelcache.service.surroundings import Alone, Node, Surroundings
 from modelcache.service.telling import Telling
 from modelcache.service.working import Crew
 from modelcache.store import Store
@@ -25,7 +26,12 @@ from tests.support.fetching import QUICK
 class Daemon:
     """One node's reconciler. `now` is its clock."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(
+        self,
+        root: Path,
+        surroundings: Surroundings | None = None,
+        keeping: Keeping = Keeping(),  # noqa: B008 - it never changes
+    ) -> None:
         self.now = time.time()
         self.news = threading.Event()
         self.cancel = Cancel()
@@ -46,8 +52,9 @@ class Daemon:
             inventory=self.inventory,
             crew=self.crew,
             telling=self.telling,
-            node=Node("n"),
+            surroundings=surroundings or Alone(Node("n")),
             limits=Limits(),
+            keeping=keeping,
             stopping=self.cancel.is_set,
             wake=self.news.set,
             clock=lambda: self.now,

@@ -26,9 +26,10 @@ class HubServer:
     The CDN has another address, so that clients see another host: a token that is meant for the
     Hub must not arrive there, and `requests` shows whether one did.
 
-    ``page_size`` is the number of entries in one page of the tree. ``url_lifetime`` is the life of
-    a signed URL in seconds. With ``resolve_cache`` a small file is answered with a relative 307 to
-    ``/api/resolve-cache/…``, as huggingface.co has done since 2025, instead of with its bytes.
+    ``hosts`` are the two addresses. ``page_size`` is the number of entries in one page of the tree.
+    ``url_lifetime`` is the life of a signed URL in seconds. With ``resolve_cache`` a small file is
+    answered with a relative 307 to ``/api/resolve-cache/…``, as huggingface.co has done since 2025,
+    instead of with its bytes.
 
     Leaving the context stops both within moments, whatever clients are doing, and raises
     RuntimeError when a handler failed in a way that no fault asked for.
@@ -40,11 +41,12 @@ class HubServer:
         url_lifetime: float = 3600.0,
         *,
         resolve_cache: bool = False,
+        hosts: tuple[str, str] = (HUB_HOST, CDN_HOST),
     ) -> None:
         self._backend = Backend(page_size, resolve_cache, Signer(url_lifetime))
         self._writing = threading.Lock()
-        self._hub = Listener(HUB_HOST, functools.partial(HubHandler, self._backend))
-        self._cdn = Listener(CDN_HOST, functools.partial(CdnHandler, self._backend))
+        self._hub = Listener(hosts[0], functools.partial(HubHandler, self._backend))
+        self._cdn = Listener(hosts[1], functools.partial(CdnHandler, self._backend))
         self._backend.hub_url = self.url = self._hub.url
         self._backend.cdn_url = self.cdn_url = self._cdn.url
 

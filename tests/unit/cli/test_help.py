@@ -6,7 +6,10 @@ import pytest
 
 from tests.unit.cli.conftest import Command
 
-COMMANDS = ["agent", "prefetch", "ls", "show", "verify", "evict", "validate", "labels"]
+COMMANDS = [
+    *("agent", "controller", "prefetch", "ls", "show", "verify", "evict", "validate", "labels"),
+    *("prepare-root", "cleanup"),
+]
 
 
 @pytest.fixture(autouse=True)

@@ -129,7 +129,7 @@ def test_a_root_that_is_a_file(command: Command, tmp_path: Path, local: Path) ->
 
 
 def test_a_root_of_others(command: Command, tmp_path: Path, local: Path) -> None:
-    (tmp_path / "busy/models").mkdir(parents=True)
+    (tmp_path / "busy/models/of-others").mkdir(parents=True)
     told = command("prefetch", f"file://{local}", "--root", tmp_path / "busy")
     assert told.code == 1
     assert "not a cache of ours" in told.mistake

@@ -32,10 +32,23 @@ def test_foreign_files_are_tolerated_and_untouched(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["models", "hub", "blobs", "manifests"])
 def test_foreign_content_under_a_name_of_ours_is_refused(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).mkdir()
+    (tmp_path / name / "something").mkdir(parents=True)
     with pytest.raises(StoreDamaged, match="no layout"):
         open_layout(tmp_path)
     assert os.listdir(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("name", ["blobs", "manifests", "compile"])
+def test_so_is_an_empty_directory_that_nobody_makes_for_us(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(StoreDamaged, match="no layout"):
+        open_layout(tmp_path)
+
+
+def test_what_kubelet_makes_for_a_pod_before_any_agent_is_no_content(tmp_path: Path) -> None:
+    for name in ("models", "hub"):
+        (tmp_path / name).mkdir()
+    assert open_layout(tmp_path).marker.exists()
 
 
 def test_a_crash_before_the_marker_is_no_foreign_content(tmp_path: Path) -> None:

@@ -1,0 +1,226 @@
+"""The project's image, from the project's manifests, on real nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.cluster.nodes import cached_model, condition, our_labels, reported
+from tests.e2e.cluster.realnodes import (
+    AGENT_ID,
+    DEADLINE,
+    TAINT,
+    Reading,
+    World,
+    agent_pod,
+    asking_webhook,
+    has_taint,
+    injected,
+    read,
+    reader_pod,
+    world,
+)
+from tests.support.cluster.kubelet import RealKubelet
+from tests.support.cluster.waiting import eventually
+from tests.support.hub import GeneratedContent
+from tests.support.hub.repository import Source
+
+pytestmark = [pytest.mark.root, pytest.mark.heavy, pytest.mark.timeout(900)]
+
+MIB = 1024 * 1024
+WEIGHTS = GeneratedContent(8 * MIB, seed=1)
+FILES: dict[str, Source] = {"config.json": b"{}", "model.safetensors": WEIGHTS}
+SELECTED = {"modelcache.dev/node": "true"}
+READY = "modelcache.dev/model."
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with world(tmp_path_factory.mktemp("overlay")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def first(cluster: World) -> Iterator[RealKubelet]:
+    """A node that the controller runs on, and no agent: it is not selected as yet."""
+    with cluster.node("first") as node:
+        yield node
+
+
+@pytest.fixture(scope="module")
+def commit(cluster: World) -> str:
+    """That of org/a."""
+    return cluster.hub.add_repo("org/a", FILES)
+
+
+@pytest.fixture(scope="module")
+def early(
+    cluster: World, first: RealKubelet, commit: str, tmp_path_factory: pytest.TempPathFactory
+) -> Reading:
+    """What a pod read that was on the first node before any agent was."""
+    cluster.plane.apply(on_node("a", "first"))
+    pod = reader_pod(cluster, "early", "first", "a", commit)
+    found = read(cluster, first, injected(cluster, tmp_path_factory.mktemp("early"), pod))
+    # What kubelet made for it.
+    for name in ("modelcache", "modelcache/hub", "modelcache/models"):
+        made = (first.disk / name).stat()
+        assert (made.st_uid, made.st_gid, made.st_mode & 0o7777) == (0, 0, 0o755)
+    return found
+
+
+@pytest.fixture(scope="module")
+def filled(cluster: World, early: Reading, commit: str) -> str:
+    """The commit of org/a, which the first node has."""
+    cluster.plane.label_node("first", SELECTED)
+    eventually(
+        lambda: our_labels(cluster.plane, "first"),
+        lambda labels: labels.get(f"{READY}a") == "Ready",
+        timeout=90,
+        what="the label",
+    )
+    return commit
+
+
+def on_node(name: str, node: str) -> dict[str, Any]:
+    """A model for one node."""
+    return cached_model(name, f"org/{name}", nodeSelector={"kubernetes.io/hostname": node})
+
+
+def test_a_pod_that_prefers_a_model_fetches_it_itself_where_no_agent_is(early: Reading) -> None:
+    assert early.digest == WEIGHTS.sha256()
+    assert any(path.endswith("/model.safetensors") for path in early.asked)
+
+
+def test_the_agent_fills_its_directory_of_the_host_as_a_user_without_rights(
+    cluster: World, first: RealKubelet, filled: str
+) -> None:
+    plane = cluster.plane
+    assert our_labels(plane, "first")["modelcache.dev/revision.a"] == filled[:12]
+    report = eventually(
+        lambda: reported(plane, "first"), lambda found: found["a"]["state"] == "Ready"
+    )["a"]
+    assert report["revision"] == filled
+
+    def has(kind: str, status: str) -> bool:
+        return condition(plane.api("/api/v1/nodes/first"), kind).get("status") == status
+
+    eventually(lambda: has("ModelCacheReady", "True"), what="the node's condition")
+
+    root = first.disk / "modelcache"
+    snapshot = root / "models/a/current"
+    assert (snapshot / "config.json").read_bytes() == b"{}"
+    assert (snapshot / "model.safetensors").stat().st_size == WEIGHTS.size
+    shared = [root, root / "hub", root / "models"]
+    for folder in shared:
+        # Made by kubelet for root alone, and taken over by prepare-root.
+        found = folder.stat()
+        assert (found.st_uid, found.st_gid) == (0, AGENT_ID)
+        assert found.st_mode & 0o7777 == 0o2775
+    below = [path for path in root.rglob("*") if path not in shared]
+    assert {(path.lstat().st_uid, path.lstat().st_gid) for path in below} == {(AGENT_ID, AGENT_ID)}
+    # As the kernel sees it: user, groups, no capability, no way to any.
+    (agent,) = processes(first, "modelcache agent")
+    assert agent["Uid"].split() == [str(AGENT_ID)] * 4
+    assert agent["Groups"].split() == [str(AGENT_ID)]
+    assert int(agent["CapEff"], 16) == int(agent["CapBnd"], 16) == 0
+    assert agent["NoNewPrivs"] == "1"
+    # Seccomp's filter.
+    assert agent["Seccomp"] == "2"
+
+    def is_ready() -> bool:
+        return condition(agent_pod(plane, "first"), "Ready").get("status") == "True"
+
+    eventually(is_ready, what="the pod's readiness")
+    eventually(
+        lambda: plane.api("/apis/modelcache.dev/v1alpha1/cachedmodels/a")["status"],
+        lambda status: status["nodes"] == {"desired": 1, "ready": 1, "downloading": 0, "failed": 0},
+        what="the controller's sums",
+    )
+    print(plane.kubectl("get", "pods,nodes,cachedmodels,nodecaches", "-A", "-o", "wide"))
+
+
+@pytest.mark.parametrize("by", ["command", "webhook"])
+@pytest.mark.parametrize("affinity", ["preferred", "required"])
+def test_an_injected_pod_reads_the_model_without_a_request_to_the_hub(
+    cluster: World,
+    first: RealKubelet,
+    filled: str,
+    tmp_path: Path,
+    affinity: str,
+    by: str,
+) -> None:
+    pod = reader_pod(cluster, f"{affinity}-{by}", "first", "a", filled, affinity)
+    if by == "webhook":
+        asking_webhook(cluster, pod)
+    else:
+        pod = injected(cluster, tmp_path, pod)
+    found = read(cluster, first, pod)
+    assert found.digest == WEIGHTS.sha256()
+    assert found.offline == ("1" if affinity == "required" else "")
+    assert found.asked == []
+    assert found.uid == AGENT_ID
+
+
+def test_the_startup_taint_goes_when_the_model_is_there(cluster: World, filled: str) -> None:
+    plane = cluster.plane
+    cluster.hub.add_repo("org/b", FILES)
+    plane.apply(on_node("b", "second"))
+    with cluster.node("second", labels=SELECTED, taints=[f"{TAINT}=:NoSchedule"]) as node:
+        assert has_taint(plane, "second")
+        eventually(lambda: not has_taint(plane, "second"), timeout=DEADLINE, what="it goes")
+        assert our_labels(plane, "second")[f"{READY}b"] == "Ready"
+        assert (node.disk / "modelcache/models/b/current/config.json").exists()
+        assert untainted(cluster, "second") == ["StartupTaintRemoved"]
+    plane.kubectl("delete", "node/second", "cachedmodel/b")
+
+
+def test_the_startup_taint_goes_by_deadline_when_the_origin_is_down(
+    cluster: World, filled: str
+) -> None:
+    plane, hub = cluster.plane, cluster.hub
+    hub.add_repo("org/c", FILES)
+    plane.apply(on_node("c", "third"))
+    hub.refuse_connections()
+    try:
+        with cluster.node("third", labels=SELECTED, taints=[f"{TAINT}=:NoSchedule"]):
+            state = eventually(
+                lambda: reported(plane, "third")["c"]["state"],
+                lambda state: state in ("Failed", "Downloading", "Pending"),
+                timeout=60,
+            )
+            assert has_taint(plane, "third")
+            created = plane.api("/api/v1/nodes/third")["metadata"]["creationTimestamp"]
+            eventually(lambda: not has_taint(plane, "third"), timeout=2 * DEADLINE, what="it goes")
+            age = datetime.now().astimezone() - datetime.fromisoformat(created)
+            assert DEADLINE <= age.total_seconds() <= DEADLINE + 15, state
+            assert f"{READY}c" not in our_labels(plane, "third")
+            assert untainted(cluster, "third") == ["StartupDeadlinePassed"]
+    finally:
+        hub.accept_connections()
+    plane.kubectl("delete", "node/third", "cachedmodel/c")
+
+
+def processes(node: RealKubelet, command: str) -> list[dict[str, str]]:
+    """What /proc says of the node's processes whose command line ends so."""
+    script = "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline; echo; cat $p/status; echo; done"
+    found = []
+    for text in node.run("sh", "-c", f"{script} 2>/dev/null").split("\n\n"):
+        line, *rest = text.strip().splitlines() or [""]
+        if line.strip().endswith(command):
+            found.append(dict(part.split(":\t", 1) for part in rest if ":\t" in part))
+    return found
+
+
+def untainted(cluster: World, node: str) -> list[str]:
+    """The reasons of the events that tell of a node's startup taint."""
+
+    def reasons() -> list[str]:
+        events = cluster.plane.api("/apis/events.k8s.io/v1/events")["items"]
+        ours = [one for one in events if one.get("action") == "Untaint"]
+        return [one["reason"] for one in ours if one["regarding"]["name"] == node]
+
+    return eventually(reasons, what="an event")
