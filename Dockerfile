@@ -1,4 +1,4 @@
-# The image of the agent, and of the programs that will come beside it (they share one package).
+# The image of the agent and of all programs beside it: controller, webhook, link, prepare-root, cleanup.
 #
 #   docker build --build-arg VERSION=0.1.0 --build-arg REVISION="$(git rev-parse HEAD)" .
 #

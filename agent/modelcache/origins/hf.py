@@ -28,7 +28,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import RepoFile
 
-from modelcache.api import HubIdentity, SourceURI
+from modelcache.api import HubFile, HubIdentity, SourceURI
 from modelcache.errors import (
     AuthFailed,
     ModelCacheError,
@@ -94,13 +94,14 @@ class HuggingFaceOrigin:
         with self._asking():
             info = self._api.model_info(self._repository, revision=self._asked)
             hub = HubIdentity(repository=self._repository, commit=info.sha or "", refs=refs)
-            files = sorted(self._list(hub.commit), key=lambda file: file.path)
+            files, left_out = self._list(hub.commit)
             if files and info.gated:
                 # Everybody may list a gated repository: ask whether we may also read it.
                 self._head(self._url(hub.commit, files[0]))
         if self._path and not files:
             raise NotFound(f"{self._repository} has no {shown(self._path)} at {self._asked}")
         self._commit = hub.commit
+        hub = hub.model_copy(update={"left_out": left_out})
         return Revision(id=hub.commit, files=tuple(files), hub=hub)
 
     def locate(self, file: RemoteFile) -> HttpLocation:
@@ -149,17 +150,22 @@ class HuggingFaceOrigin:
         # False, not None: otherwise huggingface_hub would look for a token of its own.
         return HfApi(endpoint=self._endpoint, token=self._token or False)
 
-    def _list(self, commit: str) -> Iterator[RemoteFile]:
-        """All files below the path. The whole tree is listed: a path may be a file or a folder."""
+    def _list(self, commit: str) -> tuple[list[RemoteFile], tuple[HubFile, ...]]:
+        """All files below the path, and the others. A path may be a file or a folder."""
         prefix = f"{self._path}/" if self._path else ""
+        files, others = [], []
         tree = self._api.list_repo_tree(self._repository, recursive=True, revision=commit)
         for entry in tree:
             if not isinstance(entry, RepoFile):
                 continue
             if entry.path == self._path:
-                yield _remote_file(entry, entry.path.rpartition("/")[2])
+                files.append(_remote_file(entry, entry.path.rpartition("/")[2]))
             elif entry.path.startswith(prefix):
-                yield _remote_file(entry, entry.path.removeprefix(prefix))
+                files.append(_remote_file(entry, entry.path.removeprefix(prefix)))
+            else:
+                blob = entry.lfs.sha256 if entry.lfs is not None else entry.blob_id
+                others.append(HubFile(path=entry.path, size=entry.size, blob=blob))
+        return sorted(files, key=lambda file: file.path), tuple(others)
 
     def _url(self, commit: str, file: RemoteFile) -> str:
         return hf_hub_url(

@@ -7,13 +7,13 @@ resuming, verifying and limiting is `modelcache.transfer`'s, once for all origin
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
-from modelcache.api import HubIdentity
+from modelcache.api import HubFile, HubIdentity
 from modelcache.errors import AuthFailed, NotFound, OriginChanged, OriginUnavailable, UnsafePath
 
 
@@ -77,7 +77,17 @@ class Revision:
 
     def only(self, files: tuple[RemoteFile, ...]) -> Revision:
         """This revision with some of its files."""
-        return replace(self, files=files, partial=len(files) != len(self.files))
+        kept = {file.path for file in files}
+        rest = [file for file in self.files if file.path not in kept]
+        return replace(self, files=files, hub=_without(self.hub, rest), partial=bool(rest))
+
+
+def _without(hub: HubIdentity | None, files: Iterable[RemoteFile]) -> HubIdentity | None:
+    """What a hub view is built from, when some of its files are left out."""
+    if hub is None or hub.left_out is None:
+        return hub
+    more = [HubFile(path=f.origin_path, size=f.size, blob=f.etag or "") for f in files]
+    return hub.model_copy(update={"left_out": (*hub.left_out, *more)})
 
 
 @dataclass(frozen=True, slots=True)
