@@ -76,8 +76,15 @@ def digests(files: dict[str, bytes]) -> dict[str, str]:
     return {name: sha256(content).hexdigest() for name, content in files.items()}
 
 
-def read(cache: Path, *questions: Question, hub_url: str = "", uid: int | None = None) -> list[Any]:
-    """Have a process read an HF cache offline, as user `uid`; its answers.
+def read(
+    cache: Path,
+    *questions: Question,
+    hub_url: str = "",
+    uid: int | None = None,
+    online: bool = False,
+) -> list[Any]:
+    """Have a process read an HF cache, offline unless it is to be `online`, as user `uid`; its
+    answers.
 
     An error is answered with `{"error": <its type>}`. Were it to ask a hub, it would be `hub_url`.
     """
@@ -93,7 +100,7 @@ def read(cache: Path, *questions: Question, hub_url: str = "", uid: int | None =
             ],
             env={
                 **os.environ,
-                "HF_HUB_OFFLINE": "1",
+                "HF_HUB_OFFLINE": "0" if online else "1",
                 "HF_HUB_CACHE": str(cache),
                 "HF_HOME": home,
                 "HF_ENDPOINT": hub_url or "http://127.0.0.1:1",

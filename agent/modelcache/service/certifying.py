@@ -33,7 +33,7 @@ CONFIGURATIONS: Final = Resource(
 
 _LOOK_SECONDS: Final = 60.0
 _MISSING_SECONDS: Final = 3.0
-_FILES_SECONDS: Final = 10.0
+_FILES_SECONDS: Final = 5.0
 _CONFLICT_SECONDS: Final = 0.5
 
 Show = Callable[[bytes, bytes], None]

@@ -156,3 +156,26 @@ def test_a_lease_that_somebody_deleted_is_made_anew(
     first.cycle()
     assert first.leading
     assert holder(admin) == "first"
+
+
+def test_a_lease_that_was_made_between_look_and_creation_is_another_s(
+    admin: Client, faulty: Client, faults: ApiFaults, replica: Callable[..., Election]
+) -> None:
+    first, second = replica("first"), replica("second", faulty)
+    first.cycle()
+    faults.on(Refuse(404), times=1, method="GET")
+    second.cycle()
+    assert len(faults.requests(method="POST")) == 1
+    assert not second.leading
+    assert holder(admin) == "first"
+
+
+def test_who_surely_has_nothing_asks_nothing_when_it_ends(
+    faulty: Client, faults: ApiFaults, replica: Callable[..., Election]
+) -> None:
+    first, second = replica("first"), replica("second", faulty)
+    first.cycle()
+    second.cycle()
+    faults.forget()
+    second.release()
+    assert not faults.requests()

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from modelcache.settings import STARTUP_TAINT
 from tests.component.cluster.test_cleanup import (
@@ -152,6 +154,30 @@ def test_a_change_of_settings_rolls_out(rendered: dict[str, list[Object]]) -> No
         if folder.startswith("overlays/")
     }
     assert len(names) == len(OVERLAYS)
+
+
+def test_the_examples_of_the_docs_render(rendered: dict[str, list[Object]], tmp_path: Path) -> None:
+    """A user's overlay, and the volume of one more Secret."""
+    assert rendered["base"]
+    text = (FOLDER.parent / "docs" / "install.md").read_text()
+    blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+    (own,) = (block for block in blocks if block.get("kind") == "Kustomization")
+    (secret,) = (block for block in blocks if "patches" in block and block is not own)
+    own["patches"] += secret["patches"]
+    (tmp_path / "model-cache-agent").symlink_to(FOLDER.parent)
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(own))
+    documents = render(tmp_path)
+    for document in documents:
+        check_with_current_schema(document)
+    images = {each["image"] for each in containers(documents).values()}
+    assert images == {"registry.example.com/modelcache/agent:0.1.0"}
+    settings = one(documents, "ConfigMap", "modelcache-settings")["data"]
+    assert settings["MODELCACHE_LOG_LEVEL"] == "debug"
+    assert settings["MODELCACHE_FILE_ROOTS"] == "/mnt/shared"
+    pod = pods(documents)["modelcache-agent"]
+    assert "dedicated" in {each["key"] for each in pod["tolerations"]}
+    places = {each["mountPath"] for each in pod["containers"][0]["volumeMounts"]}
+    assert "/etc/modelcache/secrets/s3-models" in places
 
 
 # A real API server

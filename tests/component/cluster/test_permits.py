@@ -174,6 +174,32 @@ def test_who_was_paused_knows_that_its_permit_lapsed(admin: Client, clock: Clock
     assert paused.has()
 
 
+def test_who_finds_its_permit_in_other_hands_holds_it_no_more(
+    admin: Client, clock: Clock, faults: ApiFaults, faulty: Client
+) -> None:
+    """Somebody deleted the Lease, and the next in line was quicker."""
+    node, other = Node(faulty, "node", clock, slots=1), Node(admin, "other", clock, slots=1)
+    node.want(KEY)
+    node.run()
+    admin.delete(LEASES, f"modelcache-permit-{permit_label(KEY)}-0", SPACE)
+    other.want(KEY)
+    other.run()
+    assert other.has()
+    faults.on(Refuse(500), when=lambda request: "labelSelector" in request.query)
+    clock.now += 15
+    node.run()
+    assert not node.has()
+
+
+def test_not_all_reach_for_the_same(admin: Client, clock: Clock) -> None:
+    keys = [f"key-{number}" for number in range(12)]
+    node = Node(admin, "node", clock, slots=4)
+    node.want(*keys)
+    node.run()
+    slots = {lease[-1] for key in keys for lease in slots_of(admin, key)}
+    assert len(slots) > 1
+
+
 def test_a_restarted_node_has_its_own_permit_at_once(admin: Client, clock: Clock) -> None:
     before = Node(admin, "node", clock, slots=2)
     before.want(KEY)
@@ -274,15 +300,37 @@ def test_a_short_outage_costs_nobody_a_permit(
     holder.want(KEY)
     holder.run()
     other.want(KEY)
-    for _ in range(5):
-        pass_time(clock, [holder, other], 60)
+    for _ in range(12):
+        pass_time(clock, [holder, other], 15)
         faults.on(Refuse(503))
-        pass_time(clock, [holder, other], 25)
+        pass_time(clock, [holder, other], 20)
         faults.well()
-        pass_time(clock, [holder, other], 6)
+        pass_time(clock, [holder, other], 7)
         assert holder.has()
         assert not other.has()
     assert holder.changes == 1
+
+
+def test_who_holds_is_back_soon_also_after_a_long_outage(
+    admin: Client, clock: Clock, faults: ApiFaults, faulty: Client
+) -> None:
+    """Those who look would find its permit expired, and come back later."""
+    holder = Node(faulty, "holder", clock, slots=1, patience=1e9)
+    holder.want(KEY)
+    holder.run()
+    for _ in range(4):
+        faults.on(Refuse(503))
+        pass_time(clock, [holder], 120)
+        assert not holder.has(), "it has lapsed"
+        faults.well()
+        pass_time(clock, [holder], 6)
+        assert holder.has()
+    # It comes no sooner than the server wishes.
+    faults.on(Refuse(429, retry_after=25))
+    pass_time(clock, [holder], 13)
+    faults.forget()
+    pass_time(clock, [holder], 12)
+    assert not faults.requests()
 
 
 def test_an_answer_that_never_came(

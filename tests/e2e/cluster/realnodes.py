@@ -177,14 +177,12 @@ def reader_pod(
     }
 
 
-def injected(cluster: World, folder: Path, pod: dict[str, Any]) -> dict[str, Any]:
-    """The pod as `modelcache inject` makes it, which asks the API server for its models."""
-    path = folder / "pod.json"
+def injected(folder: Path, pod: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
+    """The pod as `modelcache inject` makes it, without asking anybody."""
+    path, models = folder / "pod.json", folder / "models.yaml"
     path.write_text(json.dumps(pod))
-    done = modelcache(
-        *("inject", "-f", path, "--kubeconfig", cluster.plane.kubeconfig),
-        *("--root", ROOT, "--image", IMAGE),
-    )
+    models.write_text(json.dumps(model))
+    done = modelcache("inject", "-f", path, "--models", models, "--root", ROOT, "--image", IMAGE)
     assert done.returncode == 0, done.stderr
     (found,) = yaml.safe_load_all(done.stdout)
     assert found["spec"]["volumes"], done.stderr

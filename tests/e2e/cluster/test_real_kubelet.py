@@ -58,13 +58,11 @@ def commit(cluster: World) -> str:
 
 
 @pytest.fixture(scope="module")
-def early(
-    cluster: World, first: RealKubelet, commit: str, tmp_path_factory: pytest.TempPathFactory
-) -> Reading:
+def early(cluster: World, first: RealKubelet, commit: str) -> Reading:
     """What a pod read that was on the first node before any agent was."""
     cluster.plane.apply(on_node("a", "first"))
-    pod = reader_pod(cluster, "early", "first", "a", commit)
-    found = read(cluster, first, injected(cluster, tmp_path_factory.mktemp("early"), pod))
+    pod = asking_webhook(cluster, reader_pod(cluster, "early", "first", "a", commit))
+    found = read(cluster, first, pod)
     # What kubelet made for it.
     for name in ("modelcache", "modelcache/hub", "modelcache/models"):
         made = (first.disk / name).stat()
@@ -157,7 +155,7 @@ def test_an_injected_pod_reads_the_model_without_a_request_to_the_hub(
     if by == "webhook":
         asking_webhook(cluster, pod)
     else:
-        pod = injected(cluster, tmp_path, pod)
+        pod = injected(tmp_path, pod, on_node("a", "first"))
     found = read(cluster, first, pod)
     assert found.digest == WEIGHTS.sha256()
     assert found.offline == ("1" if affinity == "required" else "")

@@ -101,6 +101,8 @@ def _base(folder: Path) -> Path:
     """Debian's Python and nothing else, as a directory."""
     base = folder / f"base-{_RELEASE}-{_RECIPE}"
     if not base.exists():
+        for older in folder.glob("base-*"):
+            shutil.rmtree(older)
         work = folder / "base.new"
         shutil.rmtree(work, ignore_errors=True)
         url, _ = mirror()
@@ -146,6 +148,7 @@ def _build(folder: Path, base: Path, wheels: Path, archive: Path) -> None:
             *(*buildah, "build", "--isolation", "chroot", "--tag", IMAGE),
             *("--build-arg", f"BASE_IMAGE={_BASE}", "--volume", f"{wheels}:/wheels:ro"),
             *("--secret", f"id=pip.conf,src={storage / 'pip.conf'}"),
+            # The Dockerfile mounts it; nobody reads it here.
             *("--secret", f"id=ca.pem,src={storage / 'pip.conf'}"),
             str(_REPOSITORY),
         )
