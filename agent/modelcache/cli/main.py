@@ -15,6 +15,7 @@ from modelcache import __version__
 from modelcache.cli.agentcmd import agent
 from modelcache.cli.cleaning import cleanup
 from modelcache.cli.controllercmd import controller
+from modelcache.cli.injecting import inject_manifests
 from modelcache.cli.inspecting import labels, ls, show
 from modelcache.cli.keeping import evict, verify
 from modelcache.cli.linking import link
@@ -75,6 +76,7 @@ for command, summary in (
     (cleanup, "Take everything of ours off a cluster's nodes."),
 ):
     app.command(short_help=summary)(command)
+app.command("inject", short_help="Inject pods in a manifest.")(inject_manifests)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -1,8 +1,9 @@
 """Has a certificate for the webhook, and has the API server trust it.
 
 The replicas share one Secret: whoever finds it without a good certificate makes one, and a conflict
-tells it that another was first. Then the API server is told of the new authority, and only then the
-certificate is shown; the authority before is told too, for replicas that have not noticed yet.
+tells it that another was first. Then the API server is told of the new authority, and only some
+seconds later the certificate is shown; the authority before is told too, for replicas that have not
+noticed yet.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ _LOOK_SECONDS: Final = 60.0
 _MISSING_SECONDS: Final = 3.0
 _FILES_SECONDS: Final = 5.0
 _CONFLICT_SECONDS: Final = 0.5
+_SETTLE_SECONDS: Final = 2.0
 
 Show = Callable[[bytes, bytes], None]
 """Show a certificate, with its key, to whoever connects from now on. Raises ValueError for one that
@@ -71,6 +73,7 @@ class OwnCertificate:
         self._lifetime = lifetime
         self._configuration = configuration
         self._shown: Certificate | None = None
+        self._trusted: Certificate | None = None
         self._failures = Failures("webhook.certificate")
         self._missing_told = False
 
@@ -91,6 +94,10 @@ class OwnCertificate:
                 raise trouble
             if certificate is None or not self._have_trusted(configuration, certificate):
                 return random.uniform(0.1, 1.0) * _CONFLICT_SECONDS  # noqa: S311 - no secret
+            if certificate not in (self._shown, self._trusted):
+                # What is written now, API servers know in a moment.
+                self._trusted = certificate
+                return _SETTLE_SECONDS
             self._take(certificate)
         except ClusterError as error:
             return self._failures.failed(error)

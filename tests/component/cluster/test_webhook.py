@@ -304,7 +304,7 @@ def test_two_replicas_share_a_certificate_and_renew_it_without_a_gap(
         while not over.wait(0.05):
             # As an API server whose watch is a moment behind.
             trusted = bundle(cluster)
-            time.sleep(0.1)
+            time.sleep(0.5)
             for webhook in both:
                 try:
                     webhook.shown(trusted)
@@ -316,7 +316,7 @@ def test_two_replicas_share_a_certificate_and_renew_it_without_a_gap(
     try:
         for webhook in both:
             eventually(webhook.shown, lambda shown: shown not in certificates, timeout=40)
-        time.sleep(0.5)
+        time.sleep(1.0)
     finally:
         over.set()
         connecting.join(10)

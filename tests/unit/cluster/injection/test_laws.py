@@ -1,0 +1,178 @@
+"""What holds of any pod: a second time changes nothing, nothing of the user's is lost, and the
+patch leads from the one to the other."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelcache.cluster.injection import inject
+from modelcache.cluster.jsonpatches import difference
+from tests.unit.cluster.injection.samples import CONFIG, KNOWN, Object, applied, pod
+
+OURS = [
+    *("modelcache-models", "modelcache-hub", "modelcache-cache", "modelcache-links"),
+    *("modelcache-link", "modelcache-model-0", "modelcache-hub-0", "modelcache-1-hub"),
+]
+NAMES = st.sampled_from([*OURS, "own", "other", "data"])
+PLACES = st.sampled_from(
+    ["/mnt", "/mnt/models", "/mnt/models/a", "/modelcache/cache", "/modelcache", "/own", "/data/x"]
+)
+SOURCES: st.SearchStrategy[Object] = st.sampled_from(
+    [
+        {"emptyDir": {}},
+        {"emptyDir": {"sizeLimit": "1Gi"}},
+        {"hostPath": {"path": "/data/models", "type": "DirectoryOrCreate"}},
+        {"hostPath": {"path": "/else"}},
+        {"persistentVolumeClaim": {"claimName": "c"}},
+    ]
+)
+
+
+def uniquely(things: st.SearchStrategy[Object], key: str) -> st.SearchStrategy[list[Object]]:
+    return st.lists(things, max_size=4, unique_by=lambda thing: thing[key])
+
+
+MOUNTS = uniquely(st.fixed_dictionaries({"name": NAMES, "mountPath": PLACES}), "mountPath")
+VARIABLES = uniquely(
+    st.fixed_dictionaries(
+        {
+            "name": st.sampled_from(["HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_HOME", "A"]),
+            "value": st.sampled_from(["/modelcache/cache", "/own", "0", "1"]),
+        }
+    ),
+    "name",
+)
+
+
+@st.composite
+def containers(draw: st.DrawFn, name: str) -> Object:
+    found: Object = {"name": name, "image": "x"}
+    if draw(st.booleans()):
+        found["env"] = draw(VARIABLES)
+    if draw(st.booleans()):
+        found["volumeMounts"] = draw(MOUNTS)
+    return found
+
+
+EXPRESSIONS = st.lists(
+    st.sampled_from(
+        [
+            {"key": "zone", "operator": "Exists"},
+            {"key": "modelcache.dev/model.a", "operator": "In", "values": ["Ready"]},
+        ]
+    ),
+    max_size=2,
+)
+TERMS = st.lists(st.fixed_dictionaries({}, optional={"matchExpressions": EXPRESSIONS}), max_size=3)
+
+
+@st.composite
+def pods(draw: st.DrawFn) -> Object:
+    models = draw(st.lists(st.sampled_from([*KNOWN, "unknown"]), max_size=3))
+    found = pod(",".join(models), draw(st.sampled_from(["preferred", "required", None])))
+    spec = found["spec"]
+    names = draw(st.lists(NAMES, min_size=1, max_size=3, unique=True))
+    spec["containers"] = [draw(containers(name)) for name in names]
+    if draw(st.booleans()):
+        more = draw(st.lists(NAMES.filter(lambda name: name not in names), max_size=2, unique=True))
+        spec["initContainers"] = [draw(containers(name)) for name in more]
+    if draw(st.booleans()):
+        wanted = draw(st.lists(NAMES, max_size=4, unique=True))
+        spec["volumes"] = [{"name": name, **draw(SOURCES)} for name in wanted]
+    if draw(st.booleans()):
+        required = {"nodeSelectorTerms": draw(TERMS)}
+        spec["affinity"] = {
+            "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}
+        }
+    return found
+
+
+@given(pods(), st.sampled_from([KNOWN, None]))
+def test_a_second_time_changes_nothing(given_pod: Object, known: dict[str, str] | None) -> None:
+    once = inject(given_pod, known, CONFIG)
+    twice = inject(once.pod, known, CONFIG)
+    assert twice.pod == once.pod
+    assert twice.warnings == once.warnings
+
+
+@given(pods())
+def test_the_given_pod_is_not_changed(given_pod: Object) -> None:
+    before = copy.deepcopy(given_pod)
+    inject(given_pod, KNOWN, CONFIG)
+    assert given_pod == before
+
+
+@given(pods())
+def test_the_patch_leads_from_the_one_to_the_other(given_pod: Object) -> None:
+    after = inject(given_pod, KNOWN, CONFIG).pod
+    patch = json.loads(json.dumps(difference(given_pod, after)))
+    assert applied(given_pod, patch) == after
+
+
+@given(pods())
+def test_every_mount_has_its_volume_and_every_place_one_mount(given_pod: Object) -> None:
+    spec = given_pod["spec"]
+    everyone = [*spec["containers"], *spec.get("initContainers", ())]
+    mounted = {mount["name"] for each in everyone for mount in each.get("volumeMounts", ())}
+    before = {volume["name"] for volume in spec.get("volumes", ())}
+    found = inject(given_pod, KNOWN, CONFIG).pod["spec"]
+    names = [volume["name"] for volume in found.get("volumes", ())]
+    assert len(set(names)) == len(names)
+    titles = [each["name"] for each in [*found["containers"], *found.get("initContainers", ())]]
+    assert len(set(titles)) == len(titles)
+    for container in [*found["containers"], *found.get("initContainers", ())]:
+        mounts = container.get("volumeMounts", ())
+        places = [mount["mountPath"] for mount in mounts]
+        assert len(set(places)) == len(places)
+        # One that names a volume that the user forgot is as wrong as it was.
+        assert {mount["name"] for mount in mounts} <= {*names, *(mounted - before)}
+
+
+def is_ours(name: str) -> bool:
+    return name.startswith("modelcache-")
+
+
+@given(pods())
+def test_what_has_no_name_of_ours_is_as_it_was(given_pod: Object) -> None:
+    found = inject(given_pod, KNOWN, CONFIG).pod
+    assert found["metadata"] == given_pod["metadata"]
+    before, after = given_pod["spec"], found["spec"]
+    for field in ("containers", "initContainers"):
+        for container in before.get(field, ()):
+            (same,) = [each for each in after[field] if each["name"] == container["name"]]
+            assert [m for m in same.get("volumeMounts", ()) if not is_ours(m["name"])] == [
+                m for m in container.get("volumeMounts", ()) if not is_ours(m["name"])
+            ]
+            values = {each["name"]: each for each in same.get("env", ())}
+            for variable in container.get("env", ()):
+                if not variable["value"].startswith("/modelcache/"):
+                    assert values[variable["name"]] == variable
+    for volume in before.get("volumes", ()):
+        if not is_ours(volume["name"]):
+            assert volume in after["volumes"]
+
+
+JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers(0, 2) | st.sampled_from(["", "a", "a/b", "~", "~1"]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["name", "a/b", "m~n", "~1", "", "mountPath"]), inner)
+    ),
+    max_leaves=16,
+)
+
+
+@given(st.dictionaries(st.text(max_size=2), JSON), st.dictionaries(st.text(max_size=2), JSON))
+def test_a_patch_leads_from_any_document_to_any_other(before: Object, after: Object) -> None:
+    found = applied(before, difference(before, after))
+    assert json.dumps(found, sort_keys=True) == json.dumps(after, sort_keys=True)
+
+
+@given(JSON)
+def test_there_is_nothing_to_patch_between_equals(document: Any) -> None:
+    assert difference(document, copy.deepcopy(document)) == []
