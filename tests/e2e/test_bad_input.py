@@ -313,7 +313,7 @@ def no_bucket(setting: Setting, bucket: str) -> Prepared:
 
 
 def not_a_cache(setting: Setting) -> Prepared:
-    (setting.tmp_path / "root" / "models").mkdir(parents=True)
+    (setting.tmp_path / "root" / "models" / "of-others").mkdir(parents=True)
     return [f"hf://{REPO}"], {}
 
 
