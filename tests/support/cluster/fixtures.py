@@ -50,8 +50,7 @@ def cluster(control_plane: ControlPlane) -> Iterator[ControlPlane]:
     """
     yield control_plane
     plane = control_plane
-    if not plane.api_server.running:
-        plane.start_api_server()
+    plane.recover()
     hollow = {node.name for node in plane.hollow}
     others = ",".join(f"metadata.name!={name}" for name in hollow)
     for path in (

@@ -96,6 +96,7 @@ class ControlPlane(Access):
         )
         self._programs = [self.etcd, self.api_server, self.controllers, self.scheduler]
         self.hollow: list[HollowNode] = []
+        self._was_away = False
 
     def __enter__(self) -> Self:
         try:
@@ -150,16 +151,32 @@ class ControlPlane(Access):
 
     def stop_api_server(self) -> None:
         """SIGKILL, as a crash."""
+        self._was_away = True
         self.api_server.kill()
 
     @contextmanager
     def hanging_api_server(self) -> Iterator[None]:
         """Connections are taken, and nothing is answered."""
+        self._was_away = True
         self.api_server.pause()
         try:
             yield
         finally:
             self.api_server.resume()
+
+    def recover(self) -> None:
+        """After an outage: everything answers at once again.
+
+        By themselves the controllers and the scheduler see nothing new for a while: client-go's
+        informers list again after pauses that double up to 30 s, and jitter doubles those.
+        """
+        if not self.api_server.running:
+            self.start_api_server()
+        if self._was_away:
+            for program in (self.controllers, self.scheduler):
+                program.kill()
+                program.start()
+            self._was_away = False
 
     # Nodes
 
