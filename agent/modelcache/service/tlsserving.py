@@ -7,6 +7,7 @@ import socket
 import socketserver
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
@@ -23,6 +24,10 @@ MOST_BYTES: Final = 8 * 2**20
 
 _MOST_CONNECTIONS: Final = 256
 _HANDSHAKE_SECONDS: Final = 5.0
+_FIRST_SECONDS: Final = 10.0
+"""Until who has connected asks something."""
+_BODY_SECONDS: Final = 2.0
+"""For all of a request's body: who asked waits no longer for the answer."""
 _IDLE_SECONDS: Final = 120.0
 """Longer than an API server keeps an idle connection (90 s): it is to be the one who closes, as it
 can't repeat a request that crosses with our closing."""
@@ -135,7 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
     server_version = "modelcache"
     sys_version = ""
-    timeout = _IDLE_SECONDS
+    timeout = _FIRST_SECONDS
     # An answer is one packet, and is not to wait for another.
     disable_nagle_algorithm = True
     wbufsize = -1
@@ -149,11 +154,31 @@ class _Handler(BaseHTTPRequestHandler):
         elif int(size) > MOST_BYTES:
             self._refuse(text(413, f"{size} bytes are too many"))
         else:
-            body = self.rfile.read(int(size))
+            body = self._body(int(size))
             if len(body) < int(size):
                 self.close_connection = True
                 return
             self._answer(body)
+            self.connection.settimeout(_IDLE_SECONDS)
+
+    def _body(self, size: int) -> bytes:
+        """The body, or as much of it as comes before the other side closes.
+
+        Raises:
+            TimeoutError: it doesn't come in time, which ends the connection.
+        """
+        deadline = time.monotonic() + _BODY_SECONDS
+        body = bytearray()
+        while len(body) < size:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            self.connection.settimeout(left)
+            part = self.rfile.read1(size - len(body))
+            if not part:
+                break
+            body += part
+        return bytes(body)
 
     def _answer(self, body: bytes) -> None:
         try:

@@ -63,6 +63,7 @@ class Webhook:
         self._mirrors = {"cachedmodels": self._models, "namespaces": self._namespaces}
         self._image = settings.image
         self._image_failures = Failures("webhook.image")
+        self._image_asked = bool(settings.image) or not settings.pod_name
         self._ends: float | None = None
         self._metrics = WebhookMetrics(self._state)
         self._server = TlsServer(settings.address, "/mutate", self._mutate)
@@ -157,11 +158,13 @@ class Webhook:
         try:
             pod = self._client.get(PODS, self._settings.pod_name, self._settings.namespace)
         except ClusterError as error:
+            self._image_asked = True
             return self._image_failures.failed(error)
         for container in pod["spec"]["containers"]:
             if container["name"] == CONTAINER:
                 self._image = container["image"]
                 log.info("webhook.image", image=self._image)
+        self._image_asked = True
         return _LATE_SECONDS
 
     # Reviews
@@ -233,6 +236,9 @@ class Webhook:
             if mirror.listed_at is None:
                 why = f": {mirror.trouble}" if mirror.trouble else ""
                 return text(503, f"{name} were not listed yet{why}")
+        if not self._image_asked:
+            # Asked once is enough: without it pods are injected with less.
+            return text(503, "its own image was not asked for yet")
         return text(200, "ok")
 
 

@@ -279,7 +279,9 @@ def test_the_image_is_that_of_its_own_pod(cluster: ControlPlane, start: Start) -
     env = {"POD_NAME": "modelcache-controller-x", "POD_NAMESPACE": NAMESPACE}
     webhook = start(env=env)
     configure(cluster, webhook.hook)
-    webhook.wait_for_event("webhook.image")
+    # Known before anybody asks it.
+    ready(webhook)
+    assert "webhook.image" in [event["event"] for event in webhook.events]
     (link,) = works(cluster)["spec"]["initContainers"]
     assert link["image"] == own["spec"]["containers"][1]["image"]  # type: ignore[index]
 
@@ -506,6 +508,30 @@ def test_a_slow_client_holds_nobody_up(start: Start, account: Path, tmp_path: Pa
     finally:
         for connection in silent:
             connection.close()
+
+
+def test_who_sends_too_slowly_is_cut_off(start: Start, account: Path, tmp_path: Path) -> None:
+    folder, authorities = served(tmp_path)
+    webhook = start("--tls-dir", folder, "--image", IMAGE)
+    eventually(lambda: webhook.shown(authorities))
+    context = ssl.create_default_context(cadata=authorities)
+    with (
+        socket.create_connection(webhook.https, 10) as connection,
+        context.wrap_socket(connection, server_hostname="127.0.0.1") as secure,
+    ):
+        secure.sendall(b"POST /mutate HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+        began = time.monotonic()
+        secure.settimeout(0.25)
+        while time.monotonic() - began < 8:
+            secure.sendall(b" ")
+            try:
+                assert secure.recv(100) == b""
+                break
+            except TimeoutError:
+                continue
+            except OSError:  # cut off while we sent
+                break
+    assert 1.5 < time.monotonic() - began < 5
 
 
 def test_it_ends_when_told_to_after_it_has_answered_for_a_while(
