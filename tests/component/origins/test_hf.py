@@ -11,6 +11,7 @@ from modelcache.api import Source, parse_uri
 from modelcache.errors import AuthFailed, NotFound, OriginChanged, UnsafePath, UsageError
 from modelcache.origins import Origin, OriginSettings, RemoteFile, SecretStore, open_origin
 from modelcache.origins.hf import HuggingFaceOrigin
+from modelcache.origins.selection import select
 from tests.component.origins.conftest import checksum, fetched
 from tests.support.hub import BytesContent, HubServer, Replace
 from tests.support.s3 import Answer, S3Stub
@@ -61,6 +62,32 @@ def test_the_hub_view_has_the_ref_and_main(
     found = origin(f"hf://org/name{asked}").resolve().hub
     assert found is not None
     assert (found.repository, found.commit, found.refs) == ("org/name", commit, refs)
+
+
+@pytest.mark.parametrize(
+    ("path", "include", "left"),
+    [
+        ("", [], set()),
+        ("", ["*.safetensors"], {"config.json", "sub/a.json", "sub/b.safetensors.bak"}),
+        ("/sub", [], {"config.json", "model.safetensors"}),
+        ("/sub", ["*.json"], {"config.json", "model.safetensors", "sub/b.safetensors.bak"}),
+        ("/config.json", [], {"model.safetensors", "sub/a.json", "sub/b.safetensors.bak"}),
+    ],
+)
+def test_the_hub_view_knows_what_was_left_out(
+    hub: HubServer, path: str, include: list[str], left: set[str]
+) -> None:
+    more = {"sub/a.json": b"[]", "sub/b.safetensors.bak": b"old"}
+    commit = hub.add_repo("org/name", {**FILES, **more})
+    uri = f"hf://org/name@{commit}{path}"
+    revision = select(origin(uri).resolve(), Source(uri=uri, include=tuple(include)))
+    assert revision.hub is not None
+    assert revision.hub.left_out is not None
+    assert {file.path for file in revision.hub.left_out} == left
+    everything = origin().resolve()
+    known = {file.origin_path: (file.size, file.etag) for file in everything.files}
+    for file in revision.hub.left_out:
+        assert (file.size, file.blob) == known[file.path]
 
 
 def test_a_commit_is_no_ref(hub: HubServer) -> None:

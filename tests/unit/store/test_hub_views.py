@@ -10,6 +10,7 @@ import pytest
 from huggingface_hub import scan_cache_dir, snapshot_download
 from huggingface_hub._tree_cache import read_tree_cache
 
+from modelcache.api import HubFile
 from modelcache.store import Store
 from modelcache.store.durable import Durable
 from tests.support.store import (
@@ -75,6 +76,32 @@ def test_the_listing_is_one_that_the_client_reads(store: Store) -> None:
     assert listing is not None
     assert {name: entry.size for name, entry in listing.items()} == {"config.json": 2, "a/b/w": 7}
     assert json.loads(path.read_bytes())["modelcache_snapshot"] == COMMIT
+
+
+def test_the_listing_says_what_else_the_commit_has(store: Store) -> None:
+    """Under a key of ours: for huggingface_hub the view is whole by what it lists."""
+    manifest = manifest_of("m", FILES, repository=REPOSITORY)
+    assert manifest.hub is not None
+    others = (
+        HubFile(path="x.bin", size=1, blob="c" * 40),
+        HubFile(path="y", size=2, blob="d" * 64),
+    )
+    hub = manifest.hub.model_copy(update={"left_out": others})
+    for content in FILES.values():
+        put_blob(store, content)
+    with store.staging() as staging:
+        for file in manifest.files:
+            staging.add(file.path, file.sha256)
+        store.commit(staging, manifest.model_copy(update={"hub": hub}))
+    document = json.loads((folder(store) / "trees" / f"{COMMIT}.json").read_bytes())
+    assert set(document["files"]) == set(FILES)
+    assert document["modelcache_left_out"] == {
+        "x.bin": {"size": 1, "blob_id": "c" * 40},
+        "y": {"size": 2, "blob_id": "d" * 64, "lfs_sha256": "d" * 64, "lfs_size": 2},
+    }
+    assert {path: (downloaded(store) / path).read_bytes() for path in FILES} == FILES
+    (kept,) = Store(store.layout.root).manifests()
+    assert kept.hub == hub
 
 
 def test_a_missing_file_does_not_look_whole(store: Store) -> None:
