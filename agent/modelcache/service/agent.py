@@ -35,6 +35,7 @@ log = structlog.get_logger(__name__)
 
 _SWEEP_SECONDS = 3600.0
 _END_SECONDS = 3.0
+_LEAVE_SECONDS = 2.0
 _DAY = 86_400.0
 # Generous: a commit of many files holds the store for a while, and a restart has it begin anew.
 _LATE_SECONDS = 600.0
@@ -203,6 +204,8 @@ class Agent:
             log.warning("report.not_written", error=str(error))
             return None
         finally:
+            if self._cluster:
+                self._cluster.close(max(deadline, time.monotonic() + _LEAVE_SECONDS))
             if self._endpoints:
                 self._endpoints.close()
             log.info("agent.stopped")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Final
@@ -30,7 +32,6 @@ log = structlog.get_logger(__name__)
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _WATCH_LATE_SECONDS: Final = 1200.0
 _LATE_SECONDS: Final = 300.0
-_IDLE_SECONDS: Final = 60.0
 
 
 def boot_id() -> str:
@@ -181,8 +182,19 @@ class ClusterSide:
             self._permits.want(keys)
             self.tasks["permits"].wake()
 
-    def close(self) -> None:
-        """Close the connections."""
+    def close(self, deadline: float) -> None:
+        """After `cancel` is set: give the permits back, so that others needn't wait until they
+        expire, and close the connections. Nothing of it is waited for past the deadline.
+
+        Args:
+            deadline: a moment of `time.monotonic`.
+        """
+        ended = [task.join(deadline) for task in self.tasks.values()]
+        if self._permits is not None and all(ended):
+            # In a thread of its own: an API server may hang.
+            giving = threading.Thread(target=self._permits.close, daemon=True)
+            giving.start()
+            giving.join(max(0.0, deadline - time.monotonic()))
         self.client.close()
 
 

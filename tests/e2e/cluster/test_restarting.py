@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from modelcache.cluster.client import NODES, Client, Watching
+from modelcache.cluster.permits import PERMIT_LABEL
 from modelcache.errors import ClusterError
 from tests.e2e.cluster.nodes import (
     READY,
@@ -21,6 +22,7 @@ from tests.e2e.cluster.nodes import (
     reported,
     start_agent,
 )
+from tests.support.cluster.fixtures import NAMESPACE
 from tests.support.cluster.plane import ControlPlane
 from tests.support.cluster.waiting import eventually
 from tests.support.hub import GeneratedContent, HubServer
@@ -155,3 +157,25 @@ def test_an_api_server_that_is_away_stops_nothing(
                 timeout=60,
             )
         assert hub.bytes_sent("*w.safetensors") == 3 * 3 * size, "nothing is fetched again"
+
+
+def test_an_agent_that_is_told_to_stop_gives_its_permits_back(
+    three_nodes: ControlPlane, hub: HubServer, tmp_path: Path
+) -> None:
+    hub.add_repo("org/a", {"model.safetensors": GeneratedContent(64 * MIB, seed=1)})
+    hub.set_rate(4 * MIB)
+
+    def permits() -> list[dict[str, Any]]:
+        path = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
+        return [
+            lease
+            for lease in three_nodes.api(path)["items"]
+            if PERMIT_LABEL in lease["metadata"].get("labels", {})
+        ]
+
+    with start_agent(three_nodes, hub, tmp_path, "n1") as agent:
+        three_nodes.apply(cached_model("a", "org/a"))
+        agent.wait_for_event("fetch.started", model="a")
+        assert len(permits()) == 1
+        assert agent.terminate() == 0
+        assert permits() == []
