@@ -10,7 +10,15 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from modelcache.api.meta import API_VERSION, SUBDOMAIN_PATTERN, ApiModel, Conditions, ObjectMeta
+from modelcache.api.meta import (
+    API_VERSION,
+    SUBDOMAIN_PATTERN,
+    ApiModel,
+    Conditions,
+    LabelValue,
+    ObjectMeta,
+    check_label_key,
+)
 from modelcache.api.quantities import quantity
 from modelcache.api.uri import URI_PATTERN, SourceURI, parse_uri
 from modelcache.errors import UsageError
@@ -101,6 +109,12 @@ class NodeSelectorTerm(ApiModel):
     """Requirements on the node's fields: `metadata.name` is the only one there is."""
 
     @model_validator(mode="after")
+    def _expressions_are_of_labels(self) -> Self:
+        for requirement in self.match_expressions:
+            check_label_key(requirement.key)
+        return self
+
+    @model_validator(mode="after")
     def _fields_are_names(self) -> Self:
         for number, requirement in enumerate(self.match_fields):
             at = f"matchFields[{number}]"
@@ -151,7 +165,7 @@ class CachedModelSpec(ApiModel):
 
     source: Source
     """Where the model comes from."""
-    node_selector: dict[str, str] = Field(default={}, max_length=64)
+    node_selector: dict[str, LabelValue] = Field(default={}, max_length=64)
     """Labels that a node must have to hold the model; empty: every node."""
     node_affinity: NodeAffinity | None = None
     """Node affinity, as in a Pod; it has to hold beside nodeSelector."""
@@ -163,6 +177,13 @@ class CachedModelSpec(ApiModel):
     """Warm: read into memory as well."""
     refresh: Refresh = Refresh()
     """When to look for a newer revision."""
+
+    @field_validator("node_selector")
+    @classmethod
+    def _keys_are_labels(cls, value: dict[str, str]) -> dict[str, str]:
+        for key in value:
+            check_label_key(key)
+        return value
 
 
 class NodeCounts(ApiModel):

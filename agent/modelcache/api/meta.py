@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -20,8 +21,36 @@ NAME_PATTERN: Final = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
 SUBDOMAIN_PATTERN: Final = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"
 """The names of most Kubernetes objects: an RFC 1123 subdomain, of at most 253 characters."""
 
+LABEL_VALUE_PATTERN: Final = r"^([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)?$"
+
+_LABEL_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, min_length=1, max_length=NAME_MAX)]
 """An object's name: lower-case letters, digits and hyphens (an RFC 1123 label), at most 54."""
+
+LabelValue = Annotated[str, StringConstraints(pattern=LABEL_VALUE_PATTERN, max_length=63)]
+"""A label's value, as Kubernetes allows it."""
+
+
+def check_label_key(key: str) -> str:
+    """A label's key: at most 63 characters, with a DNS subdomain and a slash before them or not.
+    https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set
+
+    Returns:
+        The key.
+
+    Raises:
+        ValueError: it can't be one.
+    """
+    prefix, slash, name = key.rpartition("/")
+    good = not slash or (len(prefix) <= 253 and re.fullmatch(SUBDOMAIN_PATTERN, prefix))
+    if not (good and _LABEL_NAME.fullmatch(name)):
+        shown = key if len(key) <= 80 else f"{key[:80]}..."
+        raise ValueError(
+            f"{shown!r} can't be a label's key: at most 63 letters, digits, '-', '_' and '.', "
+            "after a DNS name and a slash or without them"
+        )
+    return key
 
 
 class ApiModel(BaseModel):

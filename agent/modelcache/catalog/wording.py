@@ -19,7 +19,7 @@ from modelcache.api.compilecache import (
     ENV_NAME_PATTERN,
     IMAGE_PATTERN,
 )
-from modelcache.api.meta import NAME_PATTERN, SUBDOMAIN_PATTERN, ApiModel
+from modelcache.api.meta import LABEL_VALUE_PATTERN, NAME_PATTERN, SUBDOMAIN_PATTERN, ApiModel
 from modelcache.catalog.composing import Node, Scalar
 from modelcache.catalog.constructing import Path, locate
 from modelcache.catalog.problems import shorten
@@ -27,6 +27,8 @@ from modelcache.catalog.problems import shorten
 RULES: Final = {
     NAME_PATTERN: "lower-case letters, digits and hyphens, the first and the last no hyphen",
     SUBDOMAIN_PATTERN: "lower-case letters, digits, hyphens and dots, "
+    "the first and the last a letter or digit",
+    LABEL_VALUE_PATTERN: "letters, digits, hyphens, underscores and dots, "
     "the first and the last a letter or digit",
     DURATION_PATTERN: "a number and s, m, h or d: 90s, 15m, 1h30m",
     DIGEST_PATTERN: "sha256: and 64 hex digits",

@@ -39,6 +39,9 @@ def test_there_and_back() -> None:
         {"pinned": 1},
         {"pageCache": True},
         {"nodeSelector": {"a": 1}},
+        {"nodeSelector": {"a": "b c"}},
+        {"nodeSelector": {"a": "x" * 64}},
+        {"nodeSelector": {"a": "-"}},
         {"source": {"uri": "hf://a/b", "include": "*.json"}},
         {"source": {"uri": "hf://a/b", "secret_name": "token"}},
     ],
@@ -113,6 +116,24 @@ def test_requirements_that_no_pod_may_have(requirement: dict[str, Any]) -> None:
 def test_fields_that_no_pod_may_have(requirement: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=r"matchFields\[0\]"):
         CachedModel.from_document(_with_terms({"matchFields": [requirement]}))
+
+
+@pytest.mark.parametrize("key", ["a", "a.b/c_d", "x" * 63, f"{'p' * 253}/n", "node.k8s.io/A.b-C"])
+def test_what_can_be_a_label_can_be_selected(key: str) -> None:
+    assert CachedModel.from_document(changed(nodeSelector={key: ""}))
+    assert CachedModel.from_document(
+        _with_terms({"matchExpressions": [{"key": key, "operator": "Exists"}]})
+    )
+
+
+@pytest.mark.parametrize("key", ["", "/a", "a/", "a/b/c", "A/b", "-a", "a b", "x" * 64, "a\n"])
+def test_what_cannot_be_a_label_cannot_be_selected(key: str) -> None:
+    with pytest.raises(ValidationError):
+        CachedModel.from_document(changed(nodeSelector={key: "x"}))
+    with pytest.raises(ValidationError):
+        CachedModel.from_document(
+            _with_terms({"matchExpressions": [{"key": key, "operator": "Exists"}]})
+        )
 
 
 def test_a_node_may_have_a_long_name() -> None:

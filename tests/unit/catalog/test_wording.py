@@ -48,6 +48,16 @@ from tests.unit.catalog.samples import compile_cache, model, problem, problems
             "spec.nodeSelector.size",
             "a string is wanted",
         ),
+        (
+            "nodeSelector: {disk: a b}",
+            "spec.nodeSelector.disk",
+            '"a b" is not allowed: letters, digits, hyphens, underscores and dots,',
+        ),
+        (
+            "nodeSelector: {a/b/c: d}",
+            "spec.nodeSelector",
+            "'a/b/c' can't be a label's key: at most",
+        ),
         ("nodeSelector: {on: 'x'}", "spec.nodeSelector", "the field name on is no string in YAML"),
         ("nodeSelector: {[a]: b}", "spec.nodeSelector", "a list or mapping is no field name"),
         ("prority: 5", "spec.prority", "unknown field; did you mean priority? allowed are node"),
