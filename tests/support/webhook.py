@@ -31,7 +31,14 @@ class WebhookProcess(DaemonProcess):
     ) -> None:
         super().__init__(
             "webhook",
-            *("--kubeconfig", kubeconfig, "--names", "127.0.0.1", "--drain-seconds", "0"),
+            *(
+                "--kubeconfig",
+                kubeconfig,
+                "--certificate-names",
+                "127.0.0.1",
+                "--drain-seconds",
+                "0",
+            ),
             *("--plain-listen", "127.0.0.1:0", "--log-level", "debug"),
             *flags,
             env=env,

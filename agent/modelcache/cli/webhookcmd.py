@@ -31,9 +31,9 @@ def webhook(
     pod_name: Annotated[str | None, _flag("pod_name", "NAME")] = None,
     pod_security: Annotated[str | None, _flag("pod_security", "LEVEL")] = None,
     tls_dir: Annotated[Path | None, _flag("tls_dir", "DIRECTORY")] = None,
-    service: Annotated[str | None, _flag("service", "NAME")] = None,
-    names: Annotated[str | None, _flag("names", "NAMES")] = None,
-    configuration: Annotated[str | None, _flag("configuration", "NAME")] = None,
+    webhook_service: Annotated[str | None, _flag("webhook_service", "NAME")] = None,
+    certificate_names: Annotated[str | None, _flag("certificate_names", "NAMES")] = None,
+    webhook_configuration: Annotated[str | None, _flag("webhook_configuration", "NAME")] = None,
     certificate_lifetime: Annotated[str | None, _flag("certificate_lifetime", "TIME")] = None,
     drain_seconds: Annotated[float | None, _flag("drain_seconds", "SECONDS")] = None,
     listen: Annotated[str | None, _flag("listen", "ADDRESS")] = None,
@@ -55,9 +55,9 @@ def webhook(
         pod_name=pod_name,
         pod_security=pod_security,
         tls_dir=tls_dir,
-        service=service,
-        names=names,
-        configuration=configuration,
+        webhook_service=webhook_service,
+        certificate_names=certificate_names,
+        webhook_configuration=webhook_configuration,
         certificate_lifetime=certificate_lifetime,
         drain_seconds=drain_seconds,
         listen=listen,
@@ -79,9 +79,9 @@ def webhook(
 
 
 def webhook_certificate(
-    service: Annotated[str | None, _flag("service", "NAME")] = None,
+    webhook_service: Annotated[str | None, _flag("webhook_service", "NAME")] = None,
     namespace: Annotated[str | None, _flag("namespace", "NAME")] = None,
-    names: Annotated[str | None, _flag("names", "NAMES")] = None,
+    certificate_names: Annotated[str | None, _flag("certificate_names", "NAMES")] = None,
     certificate_lifetime: Annotated[str | None, _flag("certificate_lifetime", "TIME")] = None,
     output: Output = Format.TABLE,
 ) -> None:
@@ -92,13 +92,13 @@ def webhook_certificate(
     """
     found = settings(
         WebhookSettings,
-        service=service,
+        webhook_service=webhook_service,
         namespace=namespace,
-        names=names,
+        certificate_names=certificate_names,
         certificate_lifetime=certificate_lifetime,
     )
     made = make_certificate(
-        (*service_names(found.service, found.namespace), *found.names),
+        (*service_names(found.webhook_service, found.namespace), *found.certificate_names),
         timedelta(seconds=found.certificate_lifetime),
     )
     secret, bundle = secret_document(made, found.namespace), ca_bundle(made)

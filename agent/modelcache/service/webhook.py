@@ -140,9 +140,12 @@ class Webhook:
             self._client,
             self._show,
             namespace=settings.namespace,
-            names=(*service_names(settings.service, settings.namespace), *settings.names),
+            names=(
+                *service_names(settings.webhook_service, settings.namespace),
+                *settings.certificate_names,
+            ),
             lifetime=timedelta(seconds=settings.certificate_lifetime),
-            configuration=settings.configuration,
+            configuration=settings.webhook_configuration,
         )
 
     def _show(self, chain: bytes, key: bytes) -> None:

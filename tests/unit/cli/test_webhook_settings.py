@@ -38,7 +38,7 @@ def test_it_listens_apart_for_kubelet_and_api_server() -> None:
         ("certificate_lifetime", "29s", "30"),
         ("certificate_lifetime", "soon", "duration"),
         ("pod_security", "strict", "restricted"),
-        ("service", "a.b", "can't be a"),
+        ("webhook_service", "a.b", "can't be a"),
     ],
 )
 def test_what_cant_be_right_is_told(name: str, value: str, said: str) -> None:
@@ -49,7 +49,9 @@ def test_what_cant_be_right_is_told(name: str, value: str, said: str) -> None:
 
 @pytest.mark.parametrize("output", ["table", "json"])
 def test_a_certificate_is_printed_that_is_good(command: Command, output: str) -> None:
-    ended = command("webhook-certificate", "--service", "s", "--namespace", "n", "-o", output)
+    ended = command(
+        "webhook-certificate", "--webhook-service", "s", "--namespace", "n", "-o", output
+    )
     assert ended.code == 0
     secret = ended.document["secret"] if output == "json" else yaml.safe_load(ended.out)
     assert (secret["kind"], secret["metadata"]["namespace"]) == ("Secret", "n")

@@ -62,7 +62,7 @@ def test_ports(container: Object) -> None:
     assert ports == {"webhook": flags["--listen"], "webhook-http": flags["--plain-listen"]}
     for kind in ("startup", "liveness", "readiness"):
         assert container[f"{kind}Probe"]["httpGet"]["port"] == "webhook-http"
-    service = one(DOCUMENTS, "Service", DEFAULTS.service)
+    service = one(DOCUMENTS, "Service", DEFAULTS.webhook_service)
     (port,) = service["spec"]["ports"]
     assert port["targetPort"] == "webhook"
     assert port["port"] == HOOK["clientConfig"]["service"]["port"] == 443
@@ -78,8 +78,8 @@ def test_ports(container: Object) -> None:
 
 def test_names(container: Object) -> None:
     assert container["name"] == CONTAINER
-    assert HOOK["clientConfig"]["service"]["name"] == DEFAULTS.service
-    assert DEFAULTS.configuration == "modelcache-webhook"
+    assert HOOK["clientConfig"]["service"]["name"] == DEFAULTS.webhook_service
+    assert DEFAULTS.webhook_configuration == "modelcache-webhook"
     secret = one(DOCUMENTS, "Secret", SECRET)
     assert secret["type"] == "Opaque"
     assert "data" not in secret  # or every apply would take the certificate away

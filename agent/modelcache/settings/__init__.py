@@ -1,0 +1,33 @@
+"""The settings of each program: every one an environment variable `MODELCACHE_…` and a flag of the
+same name.
+
+The descriptions are the help texts of the flags.
+"""
+
+from modelcache.settings.agent import AgentSettings
+from modelcache.settings.controller import ControllerSettings
+from modelcache.settings.shared import (
+    ClusterSettings,
+    FetchSettings,
+    LogSettings,
+    StoreSettings,
+)
+from modelcache.settings.taints import AUTOSCALERS_STARTUP_TAINTS, STARTUP_TAINT
+from modelcache.settings.upkeep import CleanupSettings, PrepareSettings
+from modelcache.settings.values import parse_size
+from modelcache.settings.webhook import WebhookSettings
+
+__all__ = [
+    "AUTOSCALERS_STARTUP_TAINTS",
+    "STARTUP_TAINT",
+    "AgentSettings",
+    "CleanupSettings",
+    "ClusterSettings",
+    "ControllerSettings",
+    "FetchSettings",
+    "LogSettings",
+    "PrepareSettings",
+    "StoreSettings",
+    "WebhookSettings",
+    "parse_size",
+]

@@ -1,0 +1,106 @@
+"""The settings of `modelcache agent`."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from pathlib import Path
+
+from pydantic import Field, field_validator
+
+from modelcache.settings.shared import ClusterSettings, FetchSettings, LogSettings
+from modelcache.settings.values import Listen, NodeName, Paths, Seconds, Texts, parse_listen
+
+
+class AgentSettings(FetchSettings, ClusterSettings, LogSettings):
+    """The daemon."""
+
+    catalog: Path | None = Field(
+        None,
+        description="What this node is to hold: a YAML file, or a directory of them, watched. By"
+        " default /etc/modelcache/catalog; with --cluster, the CachedModels of the API server.",
+    )
+    cluster: bool = Field(
+        False,
+        description="Speak to the API server: report as NodeCache, label the node, and take the"
+        " catalog and the node's labels from there.",
+    )
+    report_seconds: float = Field(
+        5.0, ge=1, le=3600, description="The NodeCache is written at most once in so many seconds."
+    )
+    nodes_at_once: int = Field(
+        32,
+        ge=0,
+        le=1000,
+        description="Nodes of a cluster that fetch the same revision at the same time; 0 for no"
+        " limit.",
+    )
+    delete_unwanted_after: Seconds | None = Field(
+        "10m",
+        description="With --cluster: how long content is kept that nothing wants any more, such as"
+        " 10m, 1d or never. While a pod uses it, it stays in any case.",
+        validate_default=True,
+    )
+    node_name: NodeName = Field(
+        default_factory=lambda: os.environ.get("NODE_NAME") or socket.gethostname().lower(),
+        description="This node's name, in reports and for node affinity; by default NODE_NAME"
+        " from the environment, or the host's.",
+        validate_default=True,
+    )
+    node_labels: Texts = Field(
+        (),
+        description="This node's labels (key=value, comma-separated), for nodeSelector and"
+        " nodeAffinity. Without any, every object of the catalog is for this node.",
+    )
+    file_roots: Paths = Field(
+        (),
+        description="Directories (comma-separated) below which file:// sources may lie. None by"
+        " default, so that a catalog can't publish what it shouldn't.",
+    )
+    models_at_once: int = Field(
+        8, ge=1, le=256, description="Models that are fetched side by side."
+    )
+    max_labels: int = Field(
+        32, ge=0, le=1000, description="Models that the node is labelled with at most."
+    )
+    listen: Listen = Field(
+        "127.0.0.1:8080",
+        description="Address and port for /livez, /readyz, /metrics and /v1/node; empty for none.",
+    )
+
+    @field_validator("node_labels")
+    @classmethod
+    def _are_pairs(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        for label in labels:
+            if not re.fullmatch(r"[^=]+=[^=]*", label):
+                raise ValueError(f"{label!r} is not written key=value")
+        return labels
+
+    @field_validator("file_roots")
+    @classmethod
+    def _are_absolute(cls, roots: tuple[Path, ...]) -> tuple[Path, ...]:
+        for root in roots:
+            if not root.is_absolute():
+                raise ValueError(f"{str(root)!r} is not an absolute path")
+        return roots
+
+    @property
+    def catalog_path(self) -> Path | None:
+        """The catalog's file or directory; None where it is the API server's."""
+        if self.catalog is None and not self.cluster:
+            return Path("/etc/modelcache/catalog")
+        return self.catalog
+
+    @property
+    def labels(self) -> dict[str, str] | None:
+        """The node's labels; None when none are known."""
+        if not self.node_labels:
+            return None
+        pairs = [label.partition("=") for label in self.node_labels]
+        return {key: value for key, _, value in pairs}
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """(host, port) to listen on."""
+        return parse_listen(self.listen)

@@ -1,0 +1,81 @@
+"""What several programs have: where the cache is, how hard to pull, the API server, the log."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from modelcache.settings.values import Namespace, ShareOrSize, Size, parse_size
+
+
+class StoreSettings(BaseSettings):
+    """Where the cache is. What every command needs."""
+
+    model_config = SettingsConfigDict(env_prefix="MODELCACHE_", extra="ignore", frozen=True)
+
+    root: Path = Field(
+        Path("/var/lib/modelcache"),
+        description="Directory that holds everything: one file system, nothing else in it.",
+    )
+    keep_free: ShareOrSize = Field(
+        "5%",
+        description="What the cache leaves free of its file system: a share (5%) or a size (20Gi).",
+    )
+    secrets_dir: Path | None = Field(
+        None,
+        description="Directory of Secrets, one folder each with a file for each key, as mounted in"
+        " a pod. `secretName` is looked up there.",
+    )
+
+    @property
+    def keep_free_parts(self) -> tuple[int, float]:
+        """(bytes, ratio): one of them is zero."""
+        if self.keep_free.endswith("%"):
+            return 0, float(self.keep_free[:-1]) / 100
+        return parse_size(self.keep_free), 0.0
+
+
+class FetchSettings(StoreSettings):
+    """How hard to pull. What every command that fetches needs."""
+
+    connections: int = Field(
+        8, ge=1, le=64, description="Connections over which bytes come, for all models together."
+    )
+    bandwidth: Size | None = Field(
+        None,
+        description="Limit in bytes a second for all together, such as 200Mi; none by default.",
+    )
+
+
+class ClusterSettings(BaseSettings):
+    """Where the API server is, and we in its cluster."""
+
+    model_config = SettingsConfigDict(env_prefix="MODELCACHE_", extra="ignore", frozen=True)
+
+    kubeconfig: Path | None = Field(
+        None,
+        description="How to reach the API server; by default as a pod does.",
+    )
+    namespace: Namespace = Field(
+        default_factory=lambda: os.environ.get("POD_NAMESPACE") or "modelcache-system",
+        description="Where the agents run, and their Leases are; by default POD_NAMESPACE from the"
+        " environment.",
+        validate_default=True,
+    )
+
+
+class LogSettings(BaseSettings):
+    """How a daemon logs."""
+
+    model_config = SettingsConfigDict(env_prefix="MODELCACHE_", extra="ignore", frozen=True)
+
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="json, console, or auto: console on a terminal."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least important lines to write."
+    )

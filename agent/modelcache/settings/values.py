@@ -1,0 +1,106 @@
+"""How values of settings are written: sizes, durations, addresses, lists, names."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+from pydantic_settings import NoDecode
+
+from modelcache.api.cachedmodel import DURATION_PATTERN, duration_seconds
+from modelcache.api.meta import NAME_PATTERN, SUBDOMAIN_PATTERN
+
+LABEL_KEY_PATTERN = (
+    r"([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+)
+"""Keys of labels and taints: apimachinery's `IsQualifiedName`."""
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "p": 10**15}
+_UNITS |= {f"{unit}i": 2 ** (10 * power) for power, unit in enumerate("kmgtp", start=1)}
+_SIZE = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*((?:[kmgtp]i?)?)b?")
+
+
+def parse_size(text: str) -> int:
+    """Bytes of `500M`, `10Gi` or `1048576`, as Kubernetes writes quantities.
+
+    Raises:
+        ValueError
+    """
+    found = _SIZE.fullmatch(text.strip().lower())
+    if found is None:
+        raise ValueError(f"{text!r} is not a size: write 500M, 10Gi or a number of bytes")
+    return int(float(found[1]) * _UNITS[found[2]])
+
+
+def _size(value: object) -> object:
+    return parse_size(value) if isinstance(value, str) else value
+
+
+def _comma_separated(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def _share_or_size(value: object) -> object:
+    text = str(value).strip()
+    if not text.endswith("%"):
+        parse_size(text)
+    elif not re.fullmatch(r"[0-9]{1,2}(\.[0-9]{1,6})?", text[:-1]):
+        raise ValueError(f"{text!r} is not a share: write 0% to 99%, or a size such as 20Gi")
+    return text
+
+
+def _node_name(value: object) -> object:
+    if not re.fullmatch(SUBDOMAIN_PATTERN, str(value)) or len(str(value)) > 253:
+        raise ValueError(
+            f"{value!r} can't be a node's name: lower-case letters, digits, hyphens and dots"
+        )
+    return value
+
+
+def _seconds(value: object) -> object:
+    if value in ("never", None):
+        return None
+    if isinstance(value, str):
+        if not re.fullmatch(DURATION_PATTERN, value):
+            raise ValueError(f"{value!r} is not a duration: write 90s, 10m, 1h30m, 2d or never")
+        return float(duration_seconds(value))
+    return value
+
+
+def _namespace(value: object) -> object:
+    if not re.fullmatch(NAME_PATTERN, str(value)) or len(str(value)) > 63:
+        raise ValueError(
+            f"{value!r} can't be a namespace: lower-case letters, digits and hyphens, at most 63"
+        )
+    return value
+
+
+def _listen(value: object) -> object:
+    text = str(value)
+    host, colon, port = text.rpartition(":")
+    written = colon and re.fullmatch(r"[0-9]{1,5}", port) and int(port) <= 65535
+    if text and (not written or (":" in host and not host.startswith("["))):
+        raise ValueError(f"{text!r} is not written address:port, such as 0.0.0.0:8080")
+    return value
+
+
+def parse_listen(listen: str) -> tuple[str, int] | None:
+    """(host, port) of a `Listen`; None for an empty one."""
+    if not listen:
+        return None
+    host, _, port = listen.rpartition(":")
+    return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - as asked for
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds)]
+NodeName = Annotated[str, BeforeValidator(_node_name)]
+Listen = Annotated[str, BeforeValidator(_listen)]
+Namespace = Annotated[str, BeforeValidator(_namespace)]
+Size = Annotated[int, BeforeValidator(_size), Field(gt=0)]
+ShareOrSize = Annotated[str, BeforeValidator(_share_or_size)]
+Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_comma_separated)]
+Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
