@@ -31,7 +31,7 @@ def test_a_pod_with_the_claim_waits_for_a_node_with_the_model(three_nodes: Contr
     (part,) = [each for each in documents() if "kind" not in each]
     namespace = claim["metadata"]["namespace"]
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
-    cluster.eventually_there(f"/api/v1/namespaces/{namespace}/serviceaccounts/default")
+    cluster.await_service_account(namespace)
     part["spec"]["containers"][0]["image"] = "engine:1"
     pod = {
         "apiVersion": "v1",

@@ -360,7 +360,7 @@ def namespace_after(three_nodes: ControlPlane) -> Iterator[ControlPlane]:
     path = f"/api/v1/namespaces/{NAMESPACE}"
     eventually(lambda: three_nodes.find(path), lambda found: found is None, timeout=90)
     three_nodes.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
-    three_nodes.eventually_there(f"{path}/serviceaccounts/default")
+    three_nodes.await_service_account(NAMESPACE)
 
 
 def anything_of_ours(plane: ControlPlane) -> list[str]:

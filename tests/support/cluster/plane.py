@@ -104,7 +104,7 @@ class ControlPlane(Access):
             self.start_api_server()
             self.controllers.start()
             self.scheduler.start()
-            self.eventually_there("/api/v1/namespaces/default/serviceaccounts/default")
+            self.await_service_account("default")
         except BaseException as error:
             for program in self._programs:
                 if program.log.exists():
@@ -237,6 +237,16 @@ class ControlPlane(Access):
         """A node's labels."""
         found: dict[str, str] = self.api(f"/api/v1/nodes/{name}")["metadata"].get("labels", {})
         return found
+
+    def await_service_account(self, namespace: str) -> None:
+        """Wait until pods can be created in a namespace that is new: with their account's token,
+        which up to 1.23 is a Secret that comes a moment after the account."""
+        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/default"
+        eventually(
+            lambda: self.find(path) or {},
+            lambda account: "secrets" in account or (account and self.binaries.minor >= 24),
+            what=path,
+        )
 
     # What was asked of it
 
