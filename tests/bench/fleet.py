@@ -1,7 +1,8 @@
 """Many agents' cluster side in one process: all of it is real, but nothing is downloaded.
 
-`python -m tests.bench.fleet KUBECONFIG FIRST COUNT` plays the nodes node-FIRST … until its input
-ends. Where an agent would fetch, a node here waits some seconds.
+`python -m tests.bench.fleet KUBECONFIG FIRST COUNT SECONDS` plays the nodes node-FIRST … until its
+input ends; they come up one after the other, within so many seconds. Where an agent would fetch, a
+node here waits a while.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ from modelcache.settings import AgentSettings
 from modelcache.transfer import Cancel
 
 AT_ONCE = 8
+"""Models that a node fetches side by side: the agent's default."""
+FETCH_SECONDS = (20.0, 60.0)
+"""How long a fetch takes, at least and at most."""
 ROUND_SECONDS = 1.0
 GIB = 1024**3
 
@@ -104,7 +108,7 @@ class Simulated:
         permitted = self.side.permitted()
         for name in beginning:
             if permitted is None or missing[name] in permitted:
-                self.fetching[name] = now + random.uniform(10.0, 30.0)
+                self.fetching[name] = now + random.uniform(*FETCH_SECONDS)
         asked = [name for name in (*self.fetching, *beginning) if name in missing]
         self.side.want_permits({missing[name]: 0 for name in asked})
         self.dirty |= bool(waiting)
@@ -156,21 +160,22 @@ def _await_end(over: threading.Event) -> None:
 
 def main() -> None:
     kubeconfig, first, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    pause = float(sys.argv[4]) / count
     configure_logs(as_json=True, level="warning")
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     threading.stack_size(256 * 1024)
     cancel = Cancel()
-    nodes = []
-    for number in range(first, first + count):
-        node = Simulated(f"node-{number}", kubeconfig)
-        node.side.start(cancel)
-        nodes.append(node)
-    print("started", flush=True)
     over = threading.Event()
     threading.Thread(target=_await_end, args=(over,), daemon=True).start()
+    nodes: list[Simulated] = []
+    start = time.monotonic()
     while not over.is_set():
         began = time.monotonic()
+        while len(nodes) < count and began - start >= len(nodes) * pause:
+            node = Simulated(f"node-{first + len(nodes)}", kubeconfig)
+            node.side.start(cancel)
+            nodes.append(node)
         for node in nodes:
             node.round(time.monotonic())
         over.wait(max(0.05, ROUND_SECONDS - (time.monotonic() - began)))
