@@ -206,17 +206,23 @@ class Permits:
         """Renew what is held, then look for what is not, the urgent ones first; how many."""
         with self._mutex:
             due = [(key, want) for key, want in self._wants.items() if want.due <= now]
-            due.sort(key=lambda pair: (pair[1].lease is None, -pair[1].priority, pair[0]))
+            due.sort(key=lambda pair: (-pair[1].priority, pair[0]))
+        missing = []
         for key, want in due:
-            lease = want.lease
-            if lease is not None and not self._acquire(lease, key):
-                log.warning("permit.lost", lease=lease)
-                lease = None
+            if want.lease is not None and self._acquire(want.lease, key):
+                self._note(key, want, want.lease)
+                continue
+            if want.lease is not None:
+                log.warning("permit.lost", lease=want.lease)
                 with self._mutex:
                     want.lease, want.until = None, _EXPIRED
-            if lease is None:
-                lease = self._look(key)
-            self._note(key, want, lease)
+            missing.append((key, want))
+        if missing:
+            # One question for all: in a crowd each node's eight would be eight.
+            labels = ",".join(permit_label(key) for key, _ in missing)
+            there = self._leases.list(f"{PERMIT_LABEL} in ({labels})")
+            for key, want in missing:
+                self._note(key, want, self._look(key, there))
         return len(due)
 
     def _note(self, key: str, want: _Want, lease: str | None) -> None:
@@ -235,10 +241,12 @@ class Permits:
                 # Not wanted any more since we began to ask.
                 self._given_back.append(lease)
 
-    def _look(self, key: str) -> str | None:
-        """Take one of the permits that are free, if there is any; its Lease."""
+    def _look(self, key: str, there: Mapping[str, Object]) -> str | None:
+        """Take one of the permits that are free, if there is any; its Lease.
+
+        `there`: the Leases of the key, and perhaps of others, by name.
+        """
         label = permit_label(key)
-        there = self._leases.list(f"{PERMIT_LABEL}={label}")
         names = [f"modelcache-permit-{label}-{slot}" for slot in range(self._slots)]
         # From an earlier life of this process.
         ours = [name for name in names if name in there and self._leases.is_ours(there[name])]
