@@ -7,38 +7,39 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Final
 
 import typer
 
 from modelcache import __version__
-from modelcache.cli.agentcmd import agent
-from modelcache.cli.cleaning import cleanup
-from modelcache.cli.controllercmd import controller
-from modelcache.cli.injecting import inject_manifests
-from modelcache.cli.inspecting import labels, ls, show
-from modelcache.cli.keeping import evict, verify
-from modelcache.cli.linking import link
 from modelcache.cli.output import Format, print_error
-from modelcache.cli.prefetch import prefetch
-from modelcache.cli.preparing import prepare_root
-from modelcache.cli.validating import validate
-from modelcache.cli.webhookcmd import webhook, webhook_certificate
 from modelcache.errors import ModelCacheError, UsageError
 
 _STOPPED = 130
 """What a shell reports of a command that SIGINT ended."""
 
-app = typer.Typer(
-    name="modelcache",
-    help="Keeps LLM weights on this node's local disk: fetched, verified, visible.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # brackets in help texts are brackets
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done, 2 usage or invalid catalog, 3 authentication, 4 not found,"
-    " 5 integrity, 6 no space, 7 origin unavailable, 1 anything else.",
-)
+COMMANDS: Final = {
+    "agent": ("agentcmd:agent", "Keep the cache at what a catalog wants."),
+    "controller": ("controllercmd:controller", "Sum up a cluster's nodes."),
+    "webhook": ("webhookcmd:webhook", "Inject pods that ask for models."),
+    "webhook-certificate": (
+        "webhookcmd:webhook_certificate",
+        "Print a certificate for the webhook.",
+    ),
+    "prefetch": ("prefetch:prefetch", "Fetch models into the cache now."),
+    "ls": ("inspecting:ls", "List the models of the cache."),
+    "show": ("inspecting:show", "Show one model and its files."),
+    "verify": ("keeping:verify", "Read models back, compare every byte."),
+    "evict": ("keeping:evict", "Remove a model from the cache."),
+    "validate": ("validating:validate", "Check catalog files."),
+    "labels": ("inspecting:labels", "Print the labels that the node carries."),
+    "inject": ("injecting:inject_manifests", "Inject pods in a manifest."),
+    "link": ("linking:link", "Link a node's models into a pod."),
+    "prepare-root": ("preparing:prepare_root", "Make a directory of the node the agent's."),
+    "cleanup": ("cleaning:cleanup", "Take everything of ours off a cluster's nodes."),
+}
+"""Each command: the module below `cli` and the function there, and what it does in a few words."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -47,7 +48,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: Annotated[
         bool,
@@ -59,24 +59,28 @@ def _options(
     pass
 
 
-for command, summary in (
-    (agent, "Keep the cache at what a catalog wants."),
-    (controller, "Sum up a cluster's nodes."),
-    (webhook, "Inject pods that ask for models."),
-    (webhook_certificate, "Print a certificate for the webhook."),
-    (prefetch, "Fetch models into the cache now."),
-    (ls, "List the models of the cache."),
-    (show, "Show one model and its files."),
-    (verify, "Read models back, compare every byte."),
-    (evict, "Remove a model from the cache."),
-    (validate, "Check catalog files."),
-    (labels, "Print the labels that the node carries."),
-    (link, "Link a node's models into a pod."),
-    (prepare_root, "Make a directory of the node the agent's."),
-    (cleanup, "Take everything of ours off a cluster's nodes."),
-):
-    app.command(short_help=summary)(command)
-app.command("inject", short_help="Inject pods in a manifest.")(inject_manifests)
+def make_app(wanted: str = "") -> typer.Typer:
+    """The command line, with one command, or, if it hasn't got that, all of them.
+
+    What one command needs is imported for nobody else: all of it together takes most of a second.
+    """
+    app = typer.Typer(
+        name="modelcache",
+        help="Keeps LLM weights on this node's local disk: fetched, verified, visible.",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,  # brackets in help texts are brackets
+        context_settings={"help_option_names": ["-h", "--help"]},
+        epilog="Exit codes: 0 done, 2 usage or invalid catalog, 3 authentication, 4 not found,"
+        " 5 integrity, 6 no space, 7 origin unavailable, 1 anything else.",
+    )
+    app.callback()(_options)
+    for name in [wanted] if wanted in COMMANDS else COMMANDS:
+        place, summary = COMMANDS[name]
+        module, _, function = place.partition(":")
+        command = getattr(import_module(f"modelcache.cli.{module}"), function)
+        app.command(name, short_help=summary)(command)
+    return app
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -84,6 +88,7 @@ def run(arguments: Sequence[str]) -> int:
     output = _asked_output(arguments)
     try:
         try:
+            app = make_app(next(iter(arguments), ""))
             code = app(list(arguments) or ["--help"], prog_name="modelcache", standalone_mode=False)
             sys.stdout.flush()
             if code == _STOPPED:  # by SIGINT

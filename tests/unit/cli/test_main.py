@@ -1,0 +1,33 @@
+"""The command line as a whole."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from modelcache.cli.main import COMMANDS, make_app
+
+LOADED = "import sys; from modelcache.cli.main import run; run({!r}); print(*sys.modules)"
+
+
+def test_every_command_is_what_its_place_says() -> None:
+    app = make_app()
+    assert [command.name for command in app.registered_commands] == [*COMMANDS]
+    for name in COMMANDS:
+        (alone,) = make_app(name).registered_commands
+        assert alone.callback in [command.callback for command in app.registered_commands]
+
+
+@pytest.mark.parametrize("command", ["prefetch", "ls", "validate"])
+def test_who_asks_no_cluster_does_not_wait_for_its_client(command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED.format([command, "--help"])],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    modules = done.stdout.split()
+    assert "typer" in modules
+    assert "kubernetes" not in modules
