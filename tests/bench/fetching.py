@@ -1,0 +1,102 @@
+"""Fetching a model: every client in one run, interleaved, onto the same disk, from one nginx."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import tempfile
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+
+from tests.bench.clients import CLIENTS, Client, environment
+from tests.bench.measuring import GIB, MIB, ClientFailed, Run, measure, recycle
+from tests.bench.serving import Case, Origin, serve
+
+CASES = (
+    Case("one", "1 x 2 GiB", 1, 2 * GIB, ".safetensors"),
+    Case("shards", "8 x 512 MiB", 8, 512 * MIB, ".safetensors"),
+    Case("small", "2,000 x 256 KiB", 2000, 256 * 1024, ".json"),
+)
+Key = tuple[str, bool, str]
+
+
+def run(
+    rounds: int, wanted: Sequence[str] = (), cases: Sequence[str] = (), tls: bool = True
+) -> None:
+    """Print the tables.
+
+    Args:
+        rounds: of each client, interleaved.
+        wanted: only clients with one of these in their name.
+        cases: only these cases.
+        tls: also over TLS.
+    """
+    chosen = [case for case in CASES if not cases or case.name in cases]
+    clients = [c for c in CLIENTS if not wanted or any(part in c.name for part in wanted)]
+    for client in clients:
+        if not client.there:
+            print(f"left out, as it is not there: {client.name}")
+    clients = [client for client in clients if client.there]
+    runs: dict[Key, list[Run]] = {}
+    with (
+        tempfile.TemporaryDirectory(prefix="modelcache-bench-") as temporary,
+        serve(Path(temporary) / "origin", chosen) as origin,
+    ):
+        for _ in range(rounds):
+            for case, secure, client in product(chosen, (False, True)[: 1 + tls], clients):
+                try:
+                    one = _fetch(client, case, origin, secure, Path(temporary))
+                except ClientFailed as error:
+                    print(f"left out: {client.name}, {case.title}: {error}", flush=True)
+                    continue
+                runs.setdefault((case.name, secure, client.name), []).append(one)
+    print(f"\nmedians of {rounds} interleaved rounds\n")
+    for secure in (False, True) if tls else (False,):
+        _report(chosen, clients, runs, secure)
+
+
+def _fetch(client: Client, case: Case, origin: Origin, secure: bool, temporary: Path) -> Run:
+    folder = temporary / "target"
+    folder.mkdir()
+    try:
+        recycle(folder, case.total)
+        url = origin.tls_url if secure else origin.url
+        command = client.command(case, url, origin, folder)
+        env = environment(url, origin, folder)
+        done = measure(command, folder, env, sync=not client.durable)
+        there = sum(
+            f.stat().st_size
+            for f in folder.rglob("*")
+            if f.suffix == case.suffix and f.is_file() and not f.is_symlink()
+        )
+        if there < case.total:
+            there += sum(f.stat().st_size for f in folder.rglob("blobs/*") if f.is_file())
+        if there < case.total:
+            raise ClientFailed(f"{there} bytes are there, not {case.total}")
+        return done
+    finally:
+        shutil.rmtree(folder)
+
+
+def _report(
+    cases: Sequence[Case], clients: Sequence[Client], runs: dict[Key, list[Run]], secure: bool
+) -> None:
+    print(f"\n{'Over TLS' if secure else 'Plain HTTP'}\n")
+    print("| fetch | client | MiB/s | ours / it | CPU s/GiB | peak MiB |")
+    print("|---|---|---|---|---|---|")
+    for case in cases:
+        for client in clients:
+            done = runs.get((case.name, secure, client.name))
+            if not done:
+                continue
+            first = next(c for c in clients if c.group == client.group)
+            own = runs.get((case.name, secure, first.name))
+            seconds = statistics.median(one.seconds for one in done)
+            ratio = seconds / statistics.median(one.seconds for one in own) if own else float("nan")
+            cpu = statistics.median(one.cpu_seconds for one in done) * GIB / case.total
+            peak = max(one.peak_bytes for one in done) / MIB
+            print(
+                f"| {case.title} | {client.name} | {case.total / MIB / seconds:.0f}"
+                f" | {ratio:.2f} | {cpu:.2f} | {peak:.0f} |"
+            )
