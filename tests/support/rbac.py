@@ -34,20 +34,20 @@ EVENTS = "events.events.k8s.io create,patch"
 
 BASE: Mapping[Role, frozenset[Grant]] = {
     ("modelcache-agent", ""): grants("""
-        nodes get,list,watch
+        nodes list,watch
         nodes,nodes/status patch
-        pods get,list,watch
-        cachedmodels.modelcache.dev,compilecaches.modelcache.dev get,list,watch
-        nodecaches.modelcache.dev get,list,watch,create,patch
+        pods list,watch
+        cachedmodels.modelcache.dev,compilecaches.modelcache.dev list,watch
+        nodecaches.modelcache.dev get,create,patch
         nodecaches.modelcache.dev/status patch
     """),
     ("modelcache-agent", OURS): grants(LEASES),
     ("modelcache-agent", "default"): grants(EVENTS),
     ("modelcache-controller", ""): grants("""
         nodes get,list,watch
-        cachedmodels.modelcache.dev get,list,watch
+        cachedmodels.modelcache.dev list,watch
         cachedmodels.modelcache.dev/status patch
-        nodecaches.modelcache.dev get,list,watch,delete
+        nodecaches.modelcache.dev list,watch,delete
     """),
     ("modelcache-controller", OURS): grants(LEASES),
     ("modelcache-controller", "default"): grants(EVENTS),

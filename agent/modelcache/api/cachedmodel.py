@@ -50,8 +50,8 @@ class Source(ApiModel):
     allow_unsafe_formats: bool = False
     """Take files that can run code when loaded (pickles: *.bin, *.pt, *.ckpt, ...)."""
     secret_name: SecretName | None = None
-    """The Secret with the origin's credentials, in the agent's namespace. The Secret itself names
-    the hosts that it may be sent to (key `hosts`)."""
+    """The Secret with the origin's credentials, in the agent's namespace and mounted in its pods.
+    The Secret itself names the hosts that it may be sent to (key `hosts`)."""
 
     @field_validator("uri")
     @classmethod
@@ -143,9 +143,10 @@ class Refresh(ApiModel):
     """Whether to look for a newer revision once the model is there."""
 
     policy: Literal["Never", "Poll"] = "Never"
-    """Never: what was resolved first stays. Poll: the origin is asked again every interval."""
+    """Never: what was resolved first stays. Poll: the origin is asked again every interval, and
+    what is there stays in use until what is new is whole."""
     interval: Duration = "1h"
-    """Between two questions: 90s, 15m, 1h30m, 1d. At least a minute."""
+    """With Poll, the time between two questions: 90s, 15m, 1h30m, 1d. At least a minute."""
 
     @field_validator("interval")
     @classmethod
@@ -172,11 +173,11 @@ class CachedModelSpec(ApiModel):
     priority: Annotated[int, Field(ge=-1_000_000_000, le=1_000_000_000)] = 0
     """Higher is fetched first and kept longer."""
     pinned: bool = False
-    """Never evicted."""
+    """Never evicted. Not acted on yet: nothing is evicted for space."""
     page_cache: PageCache = PageCache.NONE
-    """Warm: read into memory as well."""
+    """Warm: read into memory as well. Not acted on yet."""
     refresh: Refresh = Refresh()
-    """When to look for a newer revision."""
+    """Whether, and how often, to look for a newer revision."""
 
     @field_validator("node_selector")
     @classmethod
@@ -218,7 +219,7 @@ class CachedModelStatus(ApiModel):
     """The revision that most of the ready nodes hold (an HF commit, or a digest over what is
     there); while none is ready, the one that most are fetching."""
     bytes: Annotated[int, Field(ge=0)] | None = None
-    """The size of what one node holds."""
+    """The size of what one node holds, in bytes."""
     size: str | None = Field(default_factory=_size)
     """The same for people: 14.9Gi."""
     nodes: NodeCounts = NodeCounts()
@@ -226,7 +227,8 @@ class CachedModelStatus(ApiModel):
     ready_nodes: str = Field(default_factory=_ready_nodes)
     """Ready and desired nodes for people: 3/5."""
     conditions: Conditions = ()
-    """The condition Ready, with a reason of the closed set."""
+    """Ready: true when every selected node holds the model. Its reason says why not: Progressing,
+    NoNodesSelected, InvalidSpec, or why most of the failing nodes fail."""
 
 
 class CachedModel(ApiModel):

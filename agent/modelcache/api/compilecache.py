@@ -112,7 +112,10 @@ class CompileCacheStatus(ApiModel):
 
 
 class CompileCache(ApiModel):
-    """An engine's compile cache, captured once and there on every node before a pod needs it."""
+    """An engine's compile cache, captured once and there on every node before a pod needs it.
+
+    Not acted on yet.
+    """
 
     api_version: Literal["modelcache.dev/v1alpha1"] = API_VERSION
     kind: Literal["CompileCache"] = "CompileCache"

@@ -110,7 +110,10 @@ def crd(kind: type[ApiModel]) -> dict[str, Any]:
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{shown.plural}.{API_GROUP}"},
+        "metadata": {
+            "name": f"{shown.plural}.{API_GROUP}",
+            "labels": {"app.kubernetes.io/name": "modelcache"},
+        },
         "spec": {
             "group": API_GROUP,
             "names": {

@@ -131,11 +131,12 @@ class NodeCacheStatus(ApiModel):
     ready_models: str = Field(default_factory=_ready_models)
     """Ready and wanted models for people: 3/4."""
     disk: DiskReport
-    """The disk."""
+    """The file system that the root is on, in bytes."""
     catalog: CatalogReport = CatalogReport()
-    """The catalog."""
+    """What is in force of the catalog, and what is wrong with it."""
     conditions: Conditions = ()
-    """The condition ModelCacheReady."""
+    """ModelCacheReady: whether all wanted models are ready now. (The Node's condition of this name
+    stays true until the next boot.)"""
 
 
 class NodeMeta(ObjectMeta):

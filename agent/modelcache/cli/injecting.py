@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
-from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from modelcache.api import CachedModel
 from modelcache.catalog import FileCatalog
+from modelcache.cli.manifests import as_yaml, read_manifests
 from modelcache.cli.options import flag, settings
 from modelcache.cli.output import one_line
 from modelcache.cluster.injection import Config, Known, Level, Malformed, inject
@@ -86,7 +84,7 @@ def inject_manifests(
     config = Config(root=str(found.root), image=image, level=level)
     known = _known(models) if models else None
     results = []
-    for document in _read(file):
+    for document in read_manifests(file):
         changed, warnings = injected(document, known, config)
         results.append(changed)
         for warning in warnings:
@@ -94,7 +92,7 @@ def inject_manifests(
     if output is ManifestFormat.JSON:
         print(json.dumps({"apiVersion": "v1", "kind": "List", "items": results}, indent=2))
     else:
-        print(yaml.dump_all(results, Dumper=_Dumper, sort_keys=False, allow_unicode=True), end="")
+        print(as_yaml(results), end="")
 
 
 def injected(document: Any, known: Known | None, config: Config) -> tuple[Any, list[str]]:
@@ -153,76 +151,3 @@ def _known(path: Path) -> dict[str, str]:
     return {
         each.name: each.spec.source.parsed.scheme for each in found if isinstance(each, CachedModel)
     }
-
-
-# YAML as kubectl reads it, not as PyYAML does: `y` is true, `1e3` is a number, `22:30` is a text.
-
-_PLAIN = (
-    (
-        "bool",
-        r"y|Y|yes|Yes|YES|true|True|TRUE|on|On|ON|n|N|no|No|NO|false|False|FALSE|off|Off|OFF",
-        "yYtToOnNfF",
-    ),
-    ("int", r"[-+]?(0b[01_]+|0o?[0-7_]+|0x[0-9a-fA-F_]+|0|[1-9][0-9_]*)", "-+0123456789"),
-    (
-        "float",
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        "-+.0123456789",
-    ),
-    ("null", r"~|null|Null|NULL|", "~nN\0"),
-    ("merge", r"<<", "<"),
-)
-
-
-class _Loader(yaml.SafeLoader):
-    pass
-
-
-class _Dumper(yaml.SafeDumper):
-    """What either takes for something else is put into quotation marks."""
-
-    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the base class's name
-        return True
-
-    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002
-        super().increase_indent(flow, False)
-
-
-_Loader.bool_values = {**yaml.SafeLoader.bool_values, "y": True, "n": False}
-_Loader.yaml_implicit_resolvers = {}
-_Dumper.yaml_implicit_resolvers = {}
-for _kind, _pattern, _first in _PLAIN:
-    for _class in (_Loader, _Dumper):
-        _class.add_implicit_resolver(
-            f"tag:yaml.org,2002:{_kind}",
-            re.compile(f"^(?:{_pattern})$"),
-            [letter if letter != "\0" else "" for letter in _first],
-        )
-for _letter, _resolvers in yaml.SafeDumper.yaml_implicit_resolvers.items():
-    _Dumper.yaml_implicit_resolvers.setdefault(_letter, []).extend(_resolvers)
-
-
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar(
-        "tag:yaml.org,2002:str", text, style="|" if "\n" in text else None
-    )
-
-
-_Dumper.add_representer(str, _text)
-
-
-def _read(file: str) -> Iterator[Any]:
-    """The documents of a file, without empty ones.
-
-    Raises:
-        UsageError: it can't be read.
-    """
-    try:
-        text = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-        found = list(yaml.load_all(text, Loader=_Loader))
-        json.dumps(found, allow_nan=False)
-    except OSError as error:
-        raise UsageError(f"{file}: {error.strerror or error}") from error
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise UsageError(f"{file} is no YAML as Kubernetes reads it: {error}") from error
-    return (document for document in found if document is not None)

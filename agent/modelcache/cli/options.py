@@ -24,6 +24,10 @@ def flag(
     description = kind.model_fields[field].description or ""
     variable = f"MODELCACHE_{field.upper()}"
     default = kind.model_fields[field].default
+    if isinstance(default, tuple):
+        default = ",".join(map(str, default))
+    elif isinstance(default, float):
+        default = f"{default:g}"
     shown = f"default: {default}; " if isinstance(default, str | int | Path) and default else ""
     return typer.Option(
         *(names or (f"--{field.replace('_', '-')}",)),

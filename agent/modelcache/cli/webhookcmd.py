@@ -87,8 +87,8 @@ def webhook_certificate(
 ) -> None:
     """Print a certificate for the webhook: a Secret, and the caBundle for its configuration.
 
-    For who lets no program write Secrets: mounted, the Secret is what --tls-dir reads. Nothing is
-    asked of a cluster. The output holds a private key.
+    For those who let no program write Secrets: mounted, the Secret is what --tls-dir reads. Nobody
+    renews it. Nothing is asked of a cluster. The output holds a private key.
     """
     found = settings(
         WebhookSettings,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import ValidationError
 
@@ -179,11 +179,11 @@ def _conditions(
     thing: Object, is_ready: bool, reason: str, message: str, generation: int | None, now: datetime
 ) -> tuple[Condition, ...]:
     before = recorded_conditions(thing)
-    word = "True" if is_ready else "False"
+    word: Literal["True", "False"] = "True" if is_ready else "False"
     last = before.get(READY)
     ready = Condition(
         type=READY,
-        status="True" if is_ready else "False",
+        status=word,
         reason=reason,
         message=message,
         last_transition_time=last.last_transition_time if last and last.status == word else now,

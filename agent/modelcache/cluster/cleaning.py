@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from modelcache.cluster.client import NODE_CACHES, NODES, PODS, Client, Object, Patch, Resource
+from modelcache.cluster.jsonpatches import pointer
 from modelcache.cluster.ownnode import is_ours
+from modelcache.cluster.startuptaints import same_node, taint_removal
 from modelcache.errors import ClusterError, ModelCacheError
 from modelcache.transfer import delay
 
@@ -71,18 +73,12 @@ def leftover(node: Object, startup_taints: Collection[str], condition: str) -> L
     name, labels = metadata["name"], metadata.get("labels") or {}
     taints = (node.get("spec") or {}).get("taints") or []
     steps: list[Object] = [
-        {"op": "remove", "path": f"/metadata/labels/{_escaped(key)}"}
+        {"op": "remove", "path": pointer(["metadata", "labels", key])}
         for key in sorted(filter(is_ours, labels))
     ]
-    # `taints` is a list without a merge key: by place, tested, from the end.
-    for place in reversed(range(len(taints))):
-        if taints[place].get("key") in startup_taints:
-            path = f"/spec/taints/{place}"
-            steps.append({"op": "test", "path": path, "value": taints[place]})
-            steps.append({"op": "remove", "path": path})
+    steps += taint_removal(taints, startup_taints)
     if steps:
-        # Not on a node that was made anew under the same name.
-        steps.insert(0, {"op": "test", "path": "/metadata/uid", "value": metadata["uid"]})
+        steps.insert(0, same_node(metadata["uid"]))
     conditions = (node.get("status") or {}).get("conditions") or ()
     has_condition = any(each.get("type") == condition for each in conditions)
     return Leftover(name, tuple(steps), has_condition) if steps or has_condition else None
@@ -166,8 +162,8 @@ class Cleaning:
         """How many nodes there are, and what is left on them."""
         seen, found = 0, []
         for page in self._client.pages(NODES):
-            seen += len(page)
-            left = (leftover(node, self._startup_taints, self._condition) for node in page)
+            seen += len(page.items)
+            left = (leftover(node, self._startup_taints, self._condition) for node in page.items)
             found += [each for each in left if each is not None]
         return seen, found
 
@@ -199,7 +195,7 @@ class Cleaning:
     def _node_caches(self) -> list[str]:
         try:
             pages = self._client.pages(NODE_CACHES)
-            return [cache["metadata"]["name"] for page in pages for cache in page]
+            return [cache["metadata"]["name"] for page in pages for cache in page.items]
         except ClusterError as error:
             if error.status == 404:  # the CRD is gone already
                 return []
@@ -236,8 +232,3 @@ class Cleaning:
                 self._tell(f"{error}; trying again in {pause:.0f} s")
                 self._sleep(pause)
         return request()
-
-
-def _escaped(key: str) -> str:
-    """A key in a JSON pointer (RFC 6901)."""
-    return key.replace("~", "~0").replace("/", "~1")

@@ -79,7 +79,7 @@ class Patch(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The objects of a list, and the moment they are of."""
+    """The objects of a list, or of a page of one, and the moment they are of."""
 
     items: tuple[Object, ...]
     resource_version: str
@@ -144,7 +144,28 @@ class Client:
         fields: str = "",
         not_older_than: str = "",
     ) -> Listing:
-        """All objects that the selectors mean, page by page.
+        """All objects that the selectors mean, at once; the arguments are those of `pages`."""
+        items: list[Object] = []
+        for page in self.pages(
+            resource, namespace, labels=labels, fields=fields, not_older_than=not_older_than
+        ):
+            items += page.items
+        return Listing(tuple(items), page.resource_version)
+
+    def pages(
+        self,
+        resource: Resource,
+        namespace: str = "",
+        *,
+        labels: str = "",
+        fields: str = "",
+        not_older_than: str = "",
+    ) -> Iterator[Listing]:
+        """All objects that the selectors mean, some hundred at a time: who keeps little of each
+        needs little memory.
+
+        All pages are of one moment. Who takes more than some minutes for them may get a
+        ClusterError with status 410, as the server forgets that moment.
 
         Args:
             resource: the kind.
@@ -152,36 +173,26 @@ class Client:
             labels: a label selector.
             fields: a field selector.
             not_older_than: a resource version; what the server's cache holds will do, if it is at
-                least that new ("0": however old). By default the newest state there is, which costs
-                the server a read of its database.
+                least that new ("0": however old). That comes in a single page. By default the
+                newest state there is, which costs the server a read of its database.
         """
-        query = _selectors(labels, fields)
+        selectors = _selectors(labels, fields)
+        query = {**selectors, "limit": str(_PAGE)}
         if not_older_than:
-            query["resourceVersion"] = not_older_than
-            query["resourceVersionMatch"] = "NotOlderThan"
-        else:
-            query["limit"] = str(_PAGE)
+            match = {"resourceVersionMatch": "NotOlderThan"}
+            query = {**selectors, "resourceVersion": not_older_than, **match}
         path = resource.path(namespace=namespace)
-        items: list[Object] = []
-        try:
-            for page in self._pages(path, query):
-                items += page.get("items") or ()
-        except ClusterError as error:
-            # The server keeps a state for five minutes. Without pages there is none to lose.
-            if error.status != 410 or not items:
-                raise
-            page = self._page(path, _selectors(labels, fields))
-            items = list(page.get("items") or ())
-        return Listing(tuple(items), str(page["metadata"]["resourceVersion"]))
-
-    def pages(self, resource: Resource, namespace: str = "") -> Iterator[Sequence[Object]]:
-        """All objects, some hundred at a time: who keeps little of each needs little memory.
-
-        Who takes more than some minutes for it may get a ClusterError with status 410.
-        """
-        query = {"limit": str(_PAGE)}
-        for page in self._pages(resource.path(namespace=namespace), query):
-            yield page.get("items") or ()
+        while True:
+            page = self._json("GET", path, query)
+            metadata = page.get("metadata")
+            # Nothing is as dangerous as an empty list: it has to be one.
+            if not isinstance(metadata, dict) or not metadata.get("resourceVersion"):
+                raise ClusterError(f"GET {path}: not a list")
+            yield Listing(tuple(page.get("items") or ()), str(metadata["resourceVersion"]))
+            more = metadata.get("continue")
+            if not more:
+                return
+            query = {**selectors, "limit": str(_PAGE), "continue": more}
 
     def create(self, resource: Resource, thing: Object, namespace: str = "") -> Object:
         """Create an object; as the server has it then."""
@@ -268,25 +279,6 @@ class Client:
         finally:
             # Not back to the pool: there is no telling what still comes.
             response.close()
-
-    def _pages(self, path: str, query: Mapping[str, str]) -> Iterator[Object]:
-        while True:
-            page = self._page(path, query)
-            yield page
-            more = page["metadata"].get("continue")
-            if not more:
-                return
-            wanted = ("labelSelector", "fieldSelector")
-            query = {name: value for name, value in query.items() if name in wanted}
-            query |= {"limit": str(_PAGE), "continue": more}
-
-    def _page(self, path: str, query: Mapping[str, str]) -> Object:
-        page = self._json("GET", path, query)
-        # Nothing is as dangerous as an empty list: it has to be one.
-        metadata = page.get("metadata")
-        if not isinstance(metadata, dict) or not metadata.get("resourceVersion"):
-            raise ClusterError(f"GET {path}: not a list")
-        return page
 
     def _json(
         self,

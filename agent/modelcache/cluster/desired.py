@@ -95,10 +95,12 @@ class ClusterCatalog:
 
     def read(self) -> Catalog | None:
         """The catalog in force, the same object as long as it is the same; None: not known yet."""
-        if self._mirror.listed_at is None:
+        # Before the objects: a list that comes in meanwhile doesn't confirm what they lack.
+        listed_at, trouble = self._mirror.listed_at, self._mirror.trouble
+        if listed_at is None:
             return None
         objects = self._mirror.objects
-        gone = self._gone(objects)
+        gone = self._gone(objects, listed_at if trouble is None else None)
         changed = self._catalog is None or bool(gone)
         for name in gone:
             self._missing.pop(name)
@@ -119,29 +121,33 @@ class ClusterCatalog:
         if not self._missing:
             return None
         now = self._clock()
-        due = min(since + self._patience(name) for name, since in self._missing.items())
+        objects = self._mirror.objects
+        due = min(since + self._patience(name, objects) for name, since in self._missing.items())
         return due - now if due > now else SETTLING_SECONDS
 
-    def _gone(self, objects: Mapping[str, Object]) -> set[str]:
-        """Those of the known that are missing, and believed to be."""
+    def _gone(self, objects: Mapping[str, Object], listed_at: float | None) -> set[str]:
+        """Those of the known that are missing, and believed to be.
+
+        `listed_at`: when a list began that is not newer than the objects; None: the server can't
+        be asked.
+        """
         now = self._clock()
         for name in objects.keys() & self._missing.keys():
             del self._missing[name]
         gone: set[str] = set()
         for name in self._names - objects.keys():
-            due = self._missing.setdefault(name, now) + self._patience(name)
-            listed = self._mirror.listed_at
+            due = self._missing.setdefault(name, now) + self._patience(name, objects)
             if now < due:
                 continue
-            if self._mirror.trouble is None and listed is not None and listed >= due:
+            if listed_at is not None and listed_at >= due:
                 gone.add(name)
             elif now - self._asked >= _AGAIN_SECONDS or self._asked < due:
                 self._asked = now
                 self._mirror.relist()
         return gone
 
-    def _patience(self, name: str) -> float:
-        quick = self._mirror.objects or name in self._mirror.deleted
+    def _patience(self, name: str, objects: Mapping[str, Object]) -> float:
+        quick = objects or name in self._mirror.deleted
         return SETTLING_SECONDS if quick else DISTRUST_SECONDS
 
     def _compose(self) -> Catalog:

@@ -21,9 +21,10 @@ from modelcache.cluster.failures import Failures
 from modelcache.errors import ClusterError
 
 NAMESPACE: Final = "default"
-"""Where Events on cluster-scoped objects are."""
+"""Where Events on cluster-scoped objects are, and where our programs may write some."""
 OLD_NAMESPACE: Final = "kube-system"
-"""Where they are on an API server that takes them only there, as 1.20's does."""
+"""Where they are on an API server from before 1.23, which takes them only there
+(https://github.com/kubernetes/kubernetes/pull/100125). Who runs one gives the rights to it."""
 
 _MOST_WAITING: Final = 1000
 _MOST_REMEMBERED: Final = 4096

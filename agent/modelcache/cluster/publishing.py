@@ -23,15 +23,14 @@ from modelcache.api import (
     NodeCacheStatus,
 )
 from modelcache.cluster.client import NODE_CACHES, Client, Object, Patch
+from modelcache.cluster.failures import Failures
 from modelcache.cluster.ownnode import NodeView, OwnNode
 from modelcache.errors import ClusterError
-from modelcache.transfer import delay
 
 log = structlog.get_logger(__name__)
 
 _CHECK_SECONDS: Final = 600.0
 _PROGRESS_FACTOR: Final = 3.0
-_MOST_PAUSE_SECONDS: Final = 60.0
 _NO_DISK: Final = DiskReport(capacity=0, available=0, used=0, reserved=0)
 
 
@@ -73,7 +72,7 @@ class NodeCacheWriter:
         """Write it if it is new, and not too early.
 
         Returns:
-            Seconds until it is to be called again, at the latest; None: when there are news.
+            Seconds until it is to be called again, at the latest; None: when there is news.
 
         Raises:
             ClusterError
@@ -128,6 +127,43 @@ class NodeCacheWriter:
             self._client.patch(NODE_CACHES, self._name, patch, Patch.JSON, subresource="status")
 
 
+class _Step:
+    """One thing that is written.
+
+    A pause after a failure lasts, whatever news there are: where the API server is overloaded, each
+    of thousands of nodes has some.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        write: Callable[[NodeCacheStatus, NodeView], float | None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._write = write
+        self._clock = clock
+        self._failures = Failures("publish", clock=clock, part=what)
+        self._again_at = float("-inf")
+        self.answered = True
+        """Whether the API server gave an answer the last time, be it a refusal."""
+
+    def run(self, status: NodeCacheStatus, view: NodeView) -> float | None:
+        """Write what is new; seconds until it is to be called again, None: when there is news."""
+        left = self._again_at - self._clock()
+        if left > 0:
+            return left
+        try:
+            wait = self._write(status, view)
+        except ClusterError as error:
+            pause = self._failures.failed(error)
+            self._again_at = self._clock() + pause
+            self.answered = error.status != 0
+            return pause
+        self._failures.settled()
+        self.answered = True
+        return wait
+
+
 class Publisher:
     """Brings the report to the API server. `cycle` is a task's."""
 
@@ -141,6 +177,7 @@ class Publisher:
         condition: str,
         boot_id: str,
         before: NodeCache | None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Nothing is asked yet.
 
@@ -150,43 +187,39 @@ class Publisher:
             condition: the type of the node's condition.
             boot_id: of this boot of the node.
             before: what was reported before this process: of that, no event tells again.
+            clock: a monotonic one, in seconds.
         """
         self._node = node
-        self._writer = writer
         self._telling = _Events(events, before)
         self._report = report
         self._condition = condition
         self._boot_id = boot_id
-        self._failures = 0
-        self._complaint = ""
+        self._steps = [
+            _Step(what, write, clock)
+            for what, write in (
+                ("labels", self._label),
+                ("condition", self._set_condition),
+                ("nodecache", writer.write),
+            )
+        ]
 
     def cycle(self) -> float | None:
         """Publish what is new.
 
         Returns:
-            Seconds until the next round is due; None: when there are news.
+            Seconds until the next round is due; None: when there is news.
         """
         report, view = self._report(), self._node.view()
         if report is None or report.status is None or view is None:
             return None
         self._telling.look(report, view)
         waits: list[float] = []
-        errors: list[ClusterError] = []
-        for step in (self._label, self._set_condition, self._writer.write):
-            try:
-                wait = step(report.status, view)
-            except ClusterError as error:
-                # One that is refused holds no other up; but who gives no answer is not asked on.
-                errors.append(error)
-                if error.status == 0:
-                    break
-            else:
-                waits += [wait] if wait is not None else []
-        if errors:
-            return self._failed(errors[0])
-        if self._failures:
-            log.info("cluster.published_again", after_failures=self._failures)
-        self._failures, self._complaint = 0, ""
+        for step in self._steps:
+            wait = step.run(report.status, view)
+            waits += [wait] if wait is not None else []
+            # One that is refused holds no other up; but who gives no answer is not asked on.
+            if not step.answered:
+                break
         return min(waits, default=None)
 
     def _label(self, status: NodeCacheStatus, _view: NodeView) -> float | None:
@@ -220,14 +253,6 @@ class Publisher:
             # In numbers only: each change of a node is sent to all that watch nodes.
             update = {"message": f"{ready} of {len(wanted)} models are ready"}
         return found.model_copy(update=update)
-
-    def _failed(self, error: ClusterError) -> float:
-        self._failures += 1
-        pause = delay(self._failures, first=1.0, most=_MOST_PAUSE_SECONDS, wish=error.retry_after)
-        if str(error) != self._complaint:
-            log.warning("cluster.not_published", message=str(error), retry_seconds=round(pause, 1))
-        self._complaint = str(error)
-        return pause
 
 
 class _Events:

@@ -15,7 +15,7 @@ a taint of your own.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -84,8 +84,8 @@ def decide(nodes: Iterable[Object], key: str, deadline: timedelta, now: datetime
     removals: list[Removal] = []
     due: list[datetime] = []
     for node in nodes:
-        places = [i for i, taint in enumerate(node["taints"]) if taint.get("key") == key]
-        if not places:
+        steps = taint_removal(node["taints"], (key,))
+        if not steps:
             continue
         ends = _created(node) + deadline
         if node["condition"] == "True":
@@ -95,19 +95,29 @@ def decide(nodes: Iterable[Object], key: str, deadline: timedelta, now: datetime
         else:
             due.append(ends)
             continue
-        removals.append(Removal(node["name"], node["uid"], cause, _patch(node, places)))
+        removals.append(Removal(node["name"], node["uid"], cause, (same_node(node["uid"]), *steps)))
     return Decision(tuple(removals), min(due, default=None))
 
 
-def _patch(node: Object, places: list[int]) -> tuple[Object, ...]:
-    """Each taint tested and removed by its place. `taints` is a list without a merge key, so that
-    anything else would write the others' taints too, as they were a moment ago."""
-    steps: list[Object] = [{"op": "test", "path": "/metadata/uid", "value": node["uid"]}]
-    for place in reversed(places):  # from the end: the places before it stay as they are
-        path = f"/spec/taints/{place}"
-        steps.append({"op": "test", "path": path, "value": node["taints"][place]})
-        steps.append({"op": "remove", "path": path})
-    return tuple(steps)
+def taint_removal(taints: Sequence[Object], keys: Collection[str]) -> list[Object]:
+    """The steps of an RFC 6902 patch that take the taints with these keys off a node, whatever
+    their value and effect. They fail where its taints are others by now.
+
+    Each is tested and removed by its place: `taints` is a list without a merge key, so that
+    anything else would write the others' taints too, as they were a moment ago.
+    """
+    steps: list[Object] = []
+    for place, taint in reversed([*enumerate(taints)]):  # the places before it stay as they are
+        if taint.get("key") in keys:
+            path = f"/spec/taints/{place}"
+            steps.append({"op": "test", "path": path, "value": taint})
+            steps.append({"op": "remove", "path": path})
+    return steps
+
+
+def same_node(uid: str) -> Object:
+    """A step that fails on a node that was made anew under the same name."""
+    return {"op": "test", "path": "/metadata/uid", "value": uid}
 
 
 def _created(node: Object) -> datetime:

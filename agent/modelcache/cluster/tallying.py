@@ -1,7 +1,7 @@
 """How many nodes are how far with each model, kept up to date by what changed.
 
 5,000 nodes with 50 models are 250,000 reports, and while models are fetched a thousand nodes may
-report anew each second: so a change costs what it changes, and no round looks at everything.
+report anew each second: so of a node that is as it was no report is looked at.
 """
 
 from __future__ import annotations

@@ -6,12 +6,12 @@ that is gone, refuses, hangs or does not know the kind leaves everything as it w
 
 Time never goes back. A list asks for a state that is not older than the last one seen
 (`resourceVersionMatch=NotOlderThan`), so that the server's cache may answer it; a watch goes on
-where the last one ended. Only what was asked for anew (`relist`), and what a server refused to give
-from its cache, is read from its database: there the newest state is the truth, even if its version
-is lower, as after a restored backup. Resource versions are opaque by contract, but those of
-Kubernetes' own storage are integers and may be compared (officially so since 1.35, KEP-5504): where
-both are, an answer that is older than what was asked for is not taken in. Where they are not,
-nothing is concluded.
+where the last one ended. Only what was asked for anew (`relist`), what a server refused to give
+from its cache, and what is listed in pages, is read from its database: there the newest state is
+the truth, even if its version is lower, as after a restored backup. Resource versions are opaque by
+contract, but those of Kubernetes' own storage are integers and may be compared (officially so since
+1.35, KEP-5504): where both are, an answer that is older than what was asked for is not taken in.
+Where they are not, nothing is concluded.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ class Mirror:
         labels: str = "",
         fields: str = "",
         keep: Callable[[Object], Object] = lambda thing: thing,
+        paged: bool = False,
         on_change: Callable[[], None] = lambda: None,
         watch_seconds: float = 300.0,
         resync_seconds: float = 1800.0,
@@ -68,6 +69,9 @@ class Mirror:
             namespace: of one namespace; of all, when empty.
             labels, fields: selectors.
             keep: what of an object is kept; what it leaves out is no news.
+            paged: list some hundred at a time, for which the server reads its database. For who
+                watches thousands of objects: untrimmed, all at once, they are gigabytes. Not for
+                what each of thousands of agents asks.
             on_change: called, from the thread of `cycle`, when `objects` has changed, and when the
                 first list has come.
             watch_seconds: about how long one stream lasts.
@@ -82,6 +86,7 @@ class Mirror:
         self._resource = resource
         self._where = {"namespace": namespace, "labels": labels, "fields": fields}
         self._keep = keep
+        self._paged = paged
         self._on_change = on_change
         self._watch_seconds = watch_seconds
         self._resync_seconds = resync_seconds
@@ -170,28 +175,30 @@ class Mirror:
         with self._mutex:
             newest, self._newest = self._newest, False
         began = self._clock()
-        asked = "" if newest else self._version or "0"
+        asked = "" if newest or self._paged else self._version or "0"
+        found: dict[str, Object] = {}
         try:
-            listing = self._client.list(self._resource, not_older_than=asked, **self._where)
-            if asked and is_older(listing.resource_version, asked):
-                what = f"{self._resource}: the list is older than what was asked for"
-                raise ClusterError(what, code=_OUTDATED)
+            for page in self._client.pages(self._resource, not_older_than=asked, **self._where):
+                version = page.resource_version
+                if asked and is_older(version, asked):
+                    what = f"{self._resource}: the list is older than what was asked for"
+                    raise ClusterError(what, code=_OUTDATED)
+                found |= self._trimmed(page)
         except ClusterError as error:
             with self._mutex:
                 # What can't be had from the server's cache is to be had from its database.
                 self._newest |= newest or _wants_newest(error)
             raise
-        self._take_all(listing, began)
+        self._take_all(found, version, began)
 
-    def _take_all(self, listing: Listing, began: float) -> None:
-        found: dict[str, Object] = {}
-        for thing in listing.items:
-            key = _key(thing)
-            kept = self._kept(key, thing)
-            if kept is not None:
-                found[key] = kept
+    def _trimmed(self, page: Listing) -> dict[str, Object]:
+        things = {_key(thing): thing for thing in page.items}
+        kept = {key: self._kept(key, thing) for key, thing in things.items()}
+        return {key: thing for key, thing in kept.items() if thing is not None}
+
+    def _take_all(self, found: Mapping[str, Object], version: str, began: float) -> None:
         news = self._known.replace(found) or self._listed_at is None
-        self._version = listing.resource_version
+        self._version = version
         self._doubt = False
         self._listed_at = began
         self._trouble = None

@@ -17,7 +17,7 @@ from modelcache.origins import OriginSettings, SecretStore
 from modelcache.planning.planner import Limits
 from modelcache.service.clusterside import ClusterSide, boot_id
 from modelcache.service.endpoints import Answer, Endpoints, document, host_and_port, text
-from modelcache.service.heartbeats import Task
+from modelcache.service.heartbeats import Task, Tasks
 from modelcache.service.inventory import Inventory
 from modelcache.service.logs import log_event
 from modelcache.service.progress import ProgressBook
@@ -117,12 +117,14 @@ class Agent:
             "report": Task("report", self._reporter.cycle, late_after=_LATE_SECONDS),
             "sweep": Task("sweep", self._sweep, late_after=3 * _SWEEP_SECONDS),
         }
+        clusters = self._cluster.tasks.values() if self._cluster else ()
+        self._all_tasks = Tasks([*self._tasks.values(), *clusters])
         self._watch = CatalogWatch(path, self._tasks["catalog"].wake) if path else None
         self._endpoints = (
             Endpoints(
                 settings.address,
                 {
-                    "/livez": self._livez,
+                    "/livez": self._all_tasks.livez,
                     "/readyz": self._readyz,
                     "/metrics": lambda: (200, CONTENT_TYPE, self._metrics.exposition()),
                     "/v1/node": self._node,
@@ -173,12 +175,7 @@ class Agent:
             task.start(self._cancel)
         if self._cluster:
             self._cluster.start(self._cancel)
-        hung: set[str] = set()
-        while not self._cancel.event.wait(1.0):
-            late = self._late()
-            for name in sorted(late - hung):
-                log.error("task.hung", task=name)
-            hung = late
+        self._all_tasks.watch(self._cancel)
         return self._end()
 
     def _end(self) -> NodeCache | None:
@@ -188,10 +185,8 @@ class Agent:
             watch = threading.Thread(target=self._watch.stop, daemon=True)
             watch.start()
             watch.join(1.0)
-        left = [task.name for task in self._tasks.values() if not task.join(deadline)]
-        if left:
-            log.warning("task.left_behind", tasks=left)
-        else:
+        left = Tasks(self._tasks.values()).join(deadline)
+        if not left:
             self._crew.join(deadline)
         self._engine.close()
         try:
@@ -214,11 +209,6 @@ class Agent:
 
     def _wake(self) -> None:
         self._tasks["reconcile"].wake()
-
-    def _late(self) -> set[str]:
-        """Names of the tasks that hang."""
-        tasks = [*self._tasks.values(), *(self._cluster.tasks.values() if self._cluster else ())]
-        return {task.name for task in tasks if task.late}
 
     def _read_catalog(self) -> float | None:
         before = self._reconciler.catalog
@@ -259,10 +249,6 @@ class Agent:
         if report is None:
             return text(503, "the cache was not looked at yet")
         return document(report.to_document())
-
-    def _livez(self) -> Answer:
-        late = self._late()
-        return text(500, f"hung: {', '.join(sorted(late))}") if late else text(200, "ok")
 
     def _readyz(self) -> Answer:
         catalog = self._reconciler.catalog

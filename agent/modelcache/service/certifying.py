@@ -187,17 +187,21 @@ class CertificateFiles:
         self._show = show
         self._shown: tuple[bytes, bytes] | None = None
         self._refused: tuple[bytes, bytes] | None = None
+        self._unreadable = ""
 
     def cycle(self) -> float:
         """Look once; seconds until the next look is due."""
         try:
             found = self._read()
+            self._unreadable = ""
             if found not in (self._shown, self._refused):
                 self._show(*found)
                 self._shown, self._refused = found, None
                 log.info("webhook.certificate.loaded", folder=str(self._folder))
         except OSError as error:
-            log.warning("webhook.certificate.unreadable", message=str(error))
+            if str(error) != self._unreadable:
+                log.warning("webhook.certificate.unreadable", message=str(error))
+            self._unreadable = str(error)
         except ValueError as error:
             # Half of it may be new; the next look sees all. What was shown is shown on.
             self._refused = found

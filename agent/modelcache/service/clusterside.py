@@ -141,7 +141,7 @@ class ClusterSide:
             task.start(cancel)
 
     def publish(self) -> None:
-        """There are news to be published."""
+        """There is news to be published."""
         self.tasks["publish"].wake()
 
     def _node_changed(self) -> None:

@@ -27,7 +27,7 @@ from modelcache.cluster.tallying import keep_reports
 from modelcache.cluster.watching import Mirror
 from modelcache.metrics import CONTENT_TYPE, ControllerMetrics, ControllerState
 from modelcache.service.endpoints import Answer, Endpoints, host_and_port, text
-from modelcache.service.heartbeats import Task
+from modelcache.service.heartbeats import Task, Tasks
 from modelcache.service.reporting import READY_CONDITION
 from modelcache.service.statuswriting import StatusWriter, keep_model
 from modelcache.service.tidying import Tidying
@@ -57,11 +57,12 @@ class Controller:
         """
         self.led = False
         """Whether it has led at any time."""
+        self._leads = False
         self._identity = settings.identity
         self._cancel = Cancel()
         self._client = Client.connect(settings.kubeconfig, "controller")
         self._mirrors = {
-            resource.plural: Mirror(self._client, resource, keep=keep)
+            resource.plural: Mirror(self._client, resource, keep=keep, paged=True)
             for resource, keep in (
                 (CACHED_MODELS, keep_model),
                 (NODES, partial(keep_node, condition=READY_CONDITION)),
@@ -109,12 +110,14 @@ class Controller:
                 events=recorder,
                 metrics=self._metrics,
             ).cycle
-        self._tasks = [
+        tasks = [
             Task(f"watch-{name}", mirror.cycle, late_after=_WATCH_LATE_SECONDS)
             for name, mirror in self._mirrors.items()
-        ] + [Task(name, cycle, late_after=_LATE_SECONDS) for name, cycle in cycles.items()]
+        ]
+        tasks += [Task(name, cycle, late_after=_LATE_SECONDS) for name, cycle in cycles.items()]
+        self._tasks = Tasks(tasks)
         routes = {
-            "/livez": self._livez,
+            "/livez": self._tasks.livez,
             "/readyz": self._readyz,
             "/metrics": lambda: (200, CONTENT_TYPE, self._metrics.exposition()),
         }
@@ -143,26 +146,18 @@ class Controller:
             self._endpoints.start()
         for mirror in self._mirrors.values():
             self._cancel.add(mirror.stop)
-        for task in self._tasks:
-            task.start(self._cancel)
-        hung: set[str] = set()
-        leads = False
-        while not self._cancel.event.wait(1.0):
-            late = {task.name for task in self._tasks if task.late}
-            for name in sorted(late - hung):
-                log.error("task.hung", task=name)
-            hung = late
-            if self._leading() != leads:
-                leads = not leads
-                self.led = True
-                log.info("controller.leads" if leads else "controller.leads_no_more")
+        self._tasks.start(self._cancel)
+        self._tasks.watch(self._cancel, self._tell_who_leads)
         self._end()
 
+    def _tell_who_leads(self) -> None:
+        if self._leading() != self._leads:
+            self._leads = not self._leads
+            self.led = True
+            log.info("controller.leads" if self._leads else "controller.leads_no_more")
+
     def _end(self) -> None:
-        deadline = time.monotonic() + _END_SECONDS
-        left = [task.name for task in self._tasks if not task.join(deadline)]
-        if left:
-            log.warning("task.left_behind", tasks=left)
+        left = self._tasks.join(time.monotonic() + _END_SECONDS)
         # Last: who takes over is to find nobody writing. In a thread of its own: nobody may answer.
         if "election" not in left:
             release = threading.Thread(target=self._election.release, daemon=True)
@@ -184,10 +179,6 @@ class Controller:
             failing=[name for name, mirror in self._mirrors.items() if mirror.trouble is not None],
             models=self._statuses.counts,
         )
-
-    def _livez(self) -> Answer:
-        late = [task.name for task in self._tasks if task.late]
-        return text(500, f"hung: {', '.join(late)}") if late else text(200, "ok")
 
     def _readyz(self) -> Answer:
         """Once is enough: without an API server nobody needs this replica, and the webhook in the

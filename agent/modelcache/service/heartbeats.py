@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import structlog
 
 from modelcache.errors import Cancelled
+from modelcache.service.endpoints import Answer, text
 from modelcache.transfer import Cancel
 
 log = structlog.get_logger(__name__)
 
 _PAUSE_SECONDS = 1.0
 _MOST_PAUSE_SECONDS = 60.0
+_LOOK_SECONDS = 1.0
 
 
 class Task:
@@ -76,3 +78,41 @@ class Task:
             self._beat = time.monotonic()
             most = self._late_after / 3
             self._wake.wait(most if wait is None else max(0.0, min(wait, most)))
+
+
+class Tasks:
+    """The tasks of one program."""
+
+    def __init__(self, tasks: Iterable[Task]) -> None:
+        self._tasks = tuple(tasks)
+
+    def start(self, cancel: Cancel) -> None:
+        """Begin them all, until `cancel` is set."""
+        for task in self._tasks:
+            task.start(cancel)
+
+    def watch(self, cancel: Cancel, each_look: Callable[[], None] = lambda: None) -> None:
+        """Look after them every second until `cancel` is set, and log which hang."""
+        hung: set[str] = set()
+        while not cancel.event.wait(_LOOK_SECONDS):
+            late = set(self._late())
+            for name in sorted(late - hung):
+                log.error("task.hung", task=name)
+            hung = late
+            each_look()
+
+    def join(self, deadline: float) -> list[str]:
+        """Wait for their end until a moment of `time.monotonic`; the names of those that are left
+        behind, which is logged."""
+        left = [task.name for task in self._tasks if not task.join(deadline)]
+        if left:
+            log.warning("task.left_behind", tasks=left)
+        return left
+
+    def livez(self) -> Answer:
+        """Whether all of them are alive, as `/livez` says it."""
+        late = self._late()
+        return text(500, f"hung: {', '.join(late)}") if late else text(200, "ok")
+
+    def _late(self) -> list[str]:
+        return sorted(task.name for task in self._tasks if task.late)

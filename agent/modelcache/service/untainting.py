@@ -22,6 +22,8 @@ log = structlog.get_logger(__name__)
 
 _TRIES: Final = 5
 """Against others that write the same node's taints at the same time."""
+_MOST_SECONDS: Final = 60.0
+"""Of one round, which goes on in the next: one that lasts for minutes counts as hung."""
 
 
 class TaintRemover:
@@ -76,7 +78,7 @@ class TaintRemover:
         decision = decide(self._known(objects), self._key, self._deadline, now)
         # Those that failed come last: one that always fails holds no other up.
         for removal in sorted(decision.removals, key=lambda r: self._not_before.get(r.node, 0.0)):
-            if not self._leading():
+            if not self._leading() or self._clock() - moment >= _MOST_SECONDS:
                 return ROUND_SECONDS
             if moment < self._not_before.get(removal.node, 0.0):
                 continue

@@ -25,7 +25,7 @@ from modelcache.metrics import CONTENT_TYPE, WebhookMetrics, WebhookState
 from modelcache.service.certificates import ends_at, service_names
 from modelcache.service.certifying import CertificateFiles, OwnCertificate
 from modelcache.service.endpoints import Answer, Endpoints, document, host_and_port, text
-from modelcache.service.heartbeats import Task
+from modelcache.service.heartbeats import Task, Tasks
 from modelcache.service.tlsserving import TlsServer
 from modelcache.settings import WebhookSettings
 from modelcache.transfer import Cancel
@@ -70,12 +70,14 @@ class Webhook:
         cycles = {"certificate": self._certificate_keeper().cycle}
         if not self._image:
             cycles["image"] = self._look_up_image
-        self._tasks = [
+        tasks = [
             Task(f"watch-{name}", mirror.cycle, late_after=_WATCH_LATE_SECONDS)
             for name, mirror in self._mirrors.items()
-        ] + [Task(name, cycle, late_after=_LATE_SECONDS) for name, cycle in cycles.items()]
+        ]
+        tasks += [Task(name, cycle, late_after=_LATE_SECONDS) for name, cycle in cycles.items()]
+        self._tasks = Tasks(tasks)
         routes = {
-            "/livez": self._livez,
+            "/livez": self._tasks.livez,
             "/readyz": self._readyz,
             "/metrics": lambda: (200, CONTENT_TYPE, self._metrics.exposition()),
         }
@@ -102,14 +104,8 @@ class Webhook:
         self._server.start()
         for mirror in self._mirrors.values():
             self._cancel.add(mirror.stop)
-        for task in self._tasks:
-            task.start(self._cancel)
-        hung: set[str] = set()
-        while not self._cancel.event.wait(1.0):
-            late = {task.name for task in self._tasks if task.late}
-            for name in sorted(late - hung):
-                log.error("task.hung", task=name)
-            hung = late
+        self._tasks.start(self._cancel)
+        self._tasks.watch(self._cancel)
         self._end()
 
     def _drain(self) -> None:
@@ -122,10 +118,7 @@ class Webhook:
 
     def _end(self) -> None:
         self._server.close()
-        deadline = time.monotonic() + _END_SECONDS
-        left = [task.name for task in self._tasks if not task.join(deadline)]
-        if left:
-            log.warning("task.left_behind", tasks=left)
+        self._tasks.join(time.monotonic() + _END_SECONDS)
         if self._endpoints:
             self._endpoints.close()
         log.info("webhook.stopped")
@@ -224,10 +217,6 @@ class Webhook:
             objects={name: len(mirror.objects) for name, mirror in self._mirrors.items()},
             failing=[name for name, mirror in self._mirrors.items() if mirror.trouble is not None],
         )
-
-    def _livez(self) -> Answer:
-        late = [task.name for task in self._tasks if task.late]
-        return text(500, f"hung: {', '.join(late)}") if late else text(200, "ok")
 
     def _readyz(self) -> Answer:
         """Once it knows what it needs, it stays ready: old knowledge is better than none."""

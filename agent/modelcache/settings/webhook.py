@@ -41,7 +41,8 @@ class WebhookSettings(ClusterSettings, LogSettings):
     )
     certificate_names: Texts = Field(
         (),
-        description="More names and addresses (comma-separated) that its own certificate is for.",
+        description="More names and addresses (comma-separated) that a certificate of its own is"
+        " for.",
     )
     webhook_configuration: str = Field(
         "modelcache-webhook",
@@ -50,7 +51,8 @@ class WebhookSettings(ClusterSettings, LogSettings):
     certificate_lifetime: Seconds = Field(
         "90d",
         ge=30,
-        description="Of its own certificate; renewed when a third is left.",
+        description="How long a certificate of its own is valid; the webhook renews it when a third"
+        " is left.",
         validate_default=True,
     )
     drain_seconds: float = Field(

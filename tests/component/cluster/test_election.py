@@ -1,7 +1,8 @@
-"""What becomes of an election when answers fail to come. Time is a clock of the tests' own."""
+"""Elections on the real API server, also where its answers fail to come, with clocks of our own."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 import pytest
@@ -10,7 +11,7 @@ from structlog.testing import capture_logs
 from modelcache.cluster.client import LEASES, Client
 from modelcache.cluster.election import Election
 from modelcache.cluster.leases import Leases
-from tests.support.apifaults import ApiFaults, Refuse, Swallow
+from tests.support.apifaults import ApiFaults, Hang, Refuse, Swallow
 from tests.support.cluster.plane import ControlPlane
 
 SPACE = "modelcache-system"
@@ -61,6 +62,57 @@ def test_one_of_several_leads_and_asks_every_two_seconds(
         clock.tick(2)
 
 
+def test_one_leads_and_another_takes_over(replica: Callable[..., Election], clock: Clock) -> None:
+    a, b = replica("a"), replica("b")
+    a.cycle()
+    b.cycle()
+    assert (a.leading, b.leading) == (True, False)
+    # a is gone, or hangs.
+    for _ in range(7):
+        clock.tick(2)
+        b.cycle()
+    assert (a.leading, b.leading) == (False, False), "it knows itself, before b may"
+    clock.tick(2)
+    b.cycle()
+    assert (a.leading, b.leading) == (False, True)
+    a.cycle()
+    assert not a.leading
+
+
+def test_who_ends_lets_another_lead_at_once(replica: Callable[..., Election]) -> None:
+    a, b = replica("a"), replica("b")
+    a.cycle()
+    b.cycle()
+    a.release()
+    assert not a.leading
+    b.cycle()
+    assert b.leading
+    a.release()
+    assert b.leading
+
+
+def test_who_cannot_renew_leads_no_more(
+    faulty: Client, faults: ApiFaults, replica: Callable[..., Election], clock: Clock
+) -> None:
+    leader = replica("a", faulty)
+    leader.cycle()
+    for fault in (Refuse(500), Refuse(403), Refuse(429, retry_after=1000)):
+        faults.well()
+        faults.on(fault)
+        clock.tick(9)
+        assert leader.cycle() <= 15
+        assert leader.leading, "not at the first try that fails"
+        clock.tick(1)
+        assert not leader.leading
+        faults.well()
+        leader.cycle()
+        assert leader.leading
+    with faults.away():
+        leader.cycle()
+        leader.release()
+    assert not leader.leading
+
+
 def test_without_an_answer_it_leads_no_more_well_before_another_does(
     admin: Client, faulty: Client, faults: ApiFaults, replica: Callable[..., Election], clock: Clock
 ) -> None:
@@ -109,6 +161,18 @@ def test_the_wish_of_the_server_is_respected_but_not_for_ever(
         faults.well()
         faults.on(Refuse(429, retry_after=wish))
         assert first.cycle() == pause
+
+
+def test_a_hanging_server_costs_a_try_only_seconds(
+    admin: Client, faults: ApiFaults, faulty: Client
+) -> None:
+    assert Leases(admin, SPACE, "a")._client._answer_seconds <= 5.0
+    faults.on(Hang())
+    leases = Leases(faulty, SPACE, "a")
+    leases._client = faulty.within(0.2)
+    one = Election(leases, "it")
+    assert one.cycle() < 3
+    assert not one.leading
 
 
 def test_a_release_that_fails_is_told_and_no_more(
@@ -179,3 +243,27 @@ def test_who_surely_has_nothing_asks_nothing_when_it_ends(
     faults.forget()
     second.release()
     assert not faults.requests()
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_never_do_two_lead(
+    faulty: Client, faults: ApiFaults, replica: Callable[..., Election], clock: Clock, seed: int
+) -> None:
+    """Replicas that are paused, cut off and told to end, in any order."""
+    dice = random.Random(seed)
+    replicas = [replica("a"), replica("b", faulty), replica("c", faulty)]
+    led: set[int] = set()
+    for _ in range(200):
+        clock.tick(dice.choice([0.1, 0.5, 1.0, 2.0, 6.0]))
+        one = dice.choice(replicas)
+        what = dice.random()
+        if what < 0.05:
+            one.release()
+        elif what < 0.15:
+            faults.on(dice.choice([Refuse(500), Swallow()]), times=2)
+        else:
+            one.cycle()
+        leading = [number for number, each in enumerate(replicas) if each.leading]
+        assert len(leading) <= 1
+        led.update(leading)
+    assert len(led) > 1, "it has changed hands"

@@ -1,20 +1,17 @@
-"""Leases and elections on the real API server, with clocks of our own."""
+"""Leases on the real API server, with clocks of our own."""
 
 from __future__ import annotations
 
-import random
 import re
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from modelcache.cluster.client import LEASES, Client
-from modelcache.cluster.election import Election
 from modelcache.cluster.leases import Leases
 from modelcache.errors import ClusterError
-from tests.support.apifaults import ApiFaults, Hang, Refuse, Swallow
+from tests.support.apifaults import ApiFaults, Refuse, Swallow
 
 SPACE = "modelcache-system"
 
@@ -37,9 +34,6 @@ def clock() -> Clock:
 def spec(admin: Client, name: str = "one") -> dict[str, Any]:
     found: dict[str, Any] = admin.get(LEASES, name, SPACE)["spec"]
     return found
-
-
-# Leases
 
 
 def test_who_comes_first_has_it(admin: Client, clock: Clock) -> None:
@@ -212,97 +206,3 @@ def test_what_nobody_looks_at_is_forgotten(admin: Client, clock: Clock) -> None:
     a.acquire("new", 40)
     b.acquire("new", 40)
     assert set(b._seen) == {"new"}
-
-
-# Elections
-
-
-def election(client: Client, who: str, clock: Callable[[], float]) -> Election:
-    return Election(Leases(client, SPACE, who, clock), "leader", clock=clock)
-
-
-def test_one_leads_and_another_takes_over(admin: Client, clock: Clock) -> None:
-    a, b = (election(admin, who, clock) for who in "ab")
-    assert not a.leading
-    assert 1.5 < a.cycle() < 2.5
-    b.cycle()
-    assert (a.leading, b.leading) == (True, False)
-    # a is gone, or hangs.
-    for _ in range(7):
-        clock.now += 2
-        b.cycle()
-    assert (a.leading, b.leading) == (False, False), "it knows itself, before b may"
-    clock.now += 2
-    b.cycle()
-    assert (a.leading, b.leading) == (False, True)
-    a.cycle()
-    assert not a.leading
-
-
-def test_who_ends_lets_another_lead_at_once(admin: Client, clock: Clock) -> None:
-    a, b = (election(admin, who, clock) for who in "ab")
-    a.cycle()
-    b.cycle()
-    a.release()
-    assert not a.leading
-    b.cycle()
-    assert b.leading
-    a.release()
-    assert b.leading
-
-
-def test_who_cannot_renew_leads_no_more(faults: ApiFaults, faulty: Client, clock: Clock) -> None:
-    leader = election(faulty, "a", clock)
-    leader.cycle()
-    for fault in (Refuse(500), Refuse(403), Refuse(429, retry_after=1000)):
-        faults.well()
-        faults.on(fault)
-        clock.now += 9
-        assert leader.cycle() <= 15
-        assert leader.leading, "not at the first try that fails"
-        clock.now += 1
-        assert not leader.leading
-        faults.well()
-        leader.cycle()
-        assert leader.leading
-    with faults.away():
-        leader.cycle()
-        leader.release()
-    assert not leader.leading
-
-
-def test_a_hanging_server_costs_a_try_only_seconds(
-    admin: Client, faults: ApiFaults, faulty: Client
-) -> None:
-    assert Leases(admin, SPACE, "a")._client._answer_seconds <= 5.0
-    faults.on(Hang())
-    leases = Leases(faulty, SPACE, "a")
-    leases._client = faulty.within(0.2)
-    one = Election(leases, "leader")
-    assert one.cycle() < 3
-    assert not one.leading
-
-
-@pytest.mark.parametrize("seed", range(2))
-def test_never_do_two_lead(
-    admin: Client, faults: ApiFaults, faulty: Client, clock: Clock, seed: int
-) -> None:
-    """Replicas that are paused, cut off and told to end, in any order."""
-    dice = random.Random(seed)
-    clients = {"a": admin, "b": faulty, "c": faulty}
-    replicas = [election(client, who, clock) for who, client in clients.items()]
-    led: set[int] = set()
-    for _ in range(200):
-        clock.now += dice.choice([0.1, 0.5, 1.0, 2.0, 6.0])
-        replica = dice.choice(replicas)
-        what = dice.random()
-        if what < 0.05:
-            replica.release()
-        elif what < 0.15:
-            faults.on(dice.choice([Refuse(500), Swallow()]), times=2)
-        else:
-            replica.cycle()
-        leading = [number for number, each in enumerate(replicas) if each.leading]
-        assert len(leading) <= 1
-        led.update(leading)
-    assert len(led) > 1, "it has changed hands"

@@ -156,6 +156,16 @@ def test_a_change_of_settings_rolls_out(rendered: dict[str, list[Object]]) -> No
     assert len(names) == len(OVERLAYS)
 
 
+@pytest.mark.parametrize("folder", EVERYTHING)
+def test_all_that_is_rendered_carries_our_name(
+    rendered: dict[str, list[Object]], folder: str
+) -> None:
+    """Generated ConfigMaps too: what is ours is found by it."""
+    for document in (*rendered[folder], *render(FOLDER / "crds")):
+        labels = document["metadata"]["labels"]
+        assert labels["app.kubernetes.io/name"] == "modelcache", document["metadata"]
+
+
 def test_the_examples_of_the_docs_render(rendered: dict[str, list[Object]], tmp_path: Path) -> None:
     """A user's overlay, and the volume of one more Secret."""
     assert rendered["base"]
@@ -171,9 +181,10 @@ def test_the_examples_of_the_docs_render(rendered: dict[str, list[Object]], tmp_
         check_with_current_schema(document)
     images = {each["image"] for each in containers(documents).values()}
     assert images == {"registry.example.com/modelcache/agent:0.1.0"}
+    accounts = [each for each in documents if each["kind"] == "ServiceAccount"]
+    assert [each["imagePullSecrets"] for each in accounts] == [[{"name": "registry"}]] * 2
     settings = one(documents, "ConfigMap", "modelcache-settings")["data"]
-    assert settings["MODELCACHE_LOG_LEVEL"] == "debug"
-    assert settings["MODELCACHE_FILE_ROOTS"] == "/mnt/shared"
+    assert settings["MODELCACHE_BANDWIDTH"] == "500Mi"
     pod = pods(documents)["modelcache-agent"]
     assert "dedicated" in {each["key"] for each in pod["tolerations"]}
     places = {each["mountPath"] for each in pod["containers"][0]["volumeMounts"]}

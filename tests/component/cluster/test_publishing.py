@@ -23,6 +23,7 @@ from modelcache.cluster.ownnode import OwnNode, keep_node
 from modelcache.cluster.publishing import NodeCacheWriter, Publisher
 from modelcache.errors import Reason
 from modelcache.planning.labelling import labels, unlabelled
+from tests.support.apifaults import ApiFaults, Refuse
 from tests.support.cluster.plane import ControlPlane
 
 NODE, BOOT = "published", "boot-1"
@@ -72,6 +73,7 @@ class Node:
             condition=CONDITION,
             boot_id=BOOT,
             before=before,
+            clock=lambda: self.now,
         )
 
     def report(self) -> NodeCache:
@@ -340,6 +342,27 @@ def test_events_tell_of_changes_alone(make: Callable[..., Node]) -> None:
     assert restarted.events.told == []
 
 
+def test_news_do_not_shorten_a_pause(
+    make: Callable[..., Node], cluster: ControlPlane, faults: ApiFaults, tmp_path: Path
+) -> None:
+    """A node that downloads has news every two seconds, and there may be thousands of them."""
+    node = make(faults.kubeconfig(cluster.kubeconfig, tmp_path / "faulty.kubeconfig"))
+    faults.on(Refuse(503, retry_after=30))
+    for done in range(10):
+        node.models = [ready("a"), fetching("b", done)]
+        pause = node.publish()
+        assert pause is not None
+        assert pause >= 30.0 - done
+        node.now += 1.0
+    writes = [(each.method, each.path) for each in faults.requests()]
+    assert len(writes) == len(set(writes)), "each but once"
+    assert "modelcache.dev/model.a" not in node.labels()
+    faults.well()
+    node.now += 30.0
+    assert node.publish() is None
+    assert "modelcache.dev/model.a" in node.labels()
+
+
 def test_an_api_server_that_is_away_is_asked_with_growing_pauses(node: Node) -> None:
     node.models = [ready("a")]
     node.publish()
@@ -354,8 +377,12 @@ def test_an_api_server_that_is_away_is_asked_with_growing_pauses(node: Node) -> 
         condition=CONDITION,
         boot_id=BOOT,
         before=None,
+        clock=lambda: node.now,
     )
-    pauses = [node.publish() or 0.0 for _ in range(12)]
+    pauses = []
+    for _ in range(12):
+        pauses.append(node.publish() or 0.0)
+        node.now += pauses[-1]
     assert 0.5 <= pauses[0] <= 1.0
     assert 30.0 <= pauses[-1] <= 60.0
     node.cluster.start_api_server()

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from modelcache.cluster import client as clients
 from modelcache.cluster.client import CACHED_MODELS, LEASES, Client, Object, Resource
 from modelcache.cluster.watching import Mirror
 from tests.support.apifaults import (
@@ -146,6 +147,34 @@ def test_namespaces_and_selectors(admin: Client, cluster: ControlPlane) -> None:
         there(mirror, f"{space}/in", f"{space}/out")
         admin.patch(LEASES, "in", {"metadata": {"labels": {"wanted": "no"}}}, namespace=space)
         there(mirror, f"{space}/out")
+
+
+def test_many_objects_are_listed_and_trimmed_page_by_page(
+    admin: Client, faults: ApiFaults, faulty: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Untrimmed, the nodes of a large cluster are more than the controller may have of memory."""
+    monkeypatch.setattr(clients, "_PAGE", 2)
+    wanted = list("abcde")
+    for name in wanted:
+        admin.create(CACHED_MODELS, model(name))
+    pages_at_trimming: list[int] = []
+
+    def keep(thing: Object) -> Object:
+        pages_at_trimming.append(len(lists(faults)))
+        return {"name": thing["metadata"]["name"]}
+
+    faults.on(Refuse(410), watch=False, times=1, when=lambda each: "continue" in each.query)
+    mirror = mirror_of(faulty, keep=keep, paged=True)
+    with capture_logs() as logs, Running(mirror):
+        there(mirror, *wanted)
+        watching(mirror)
+        admin.create(CACHED_MODELS, model("f"))
+        there(mirror, *wanted, "f")
+    assert [each.get("limit") for each in lists(faults)] == ["2"] * 5
+    assert not any("resourceVersion" in each for each in lists(faults))
+    first, again = [1, 1], [3, 3, 4, 4, 5]
+    assert pages_at_trimming[:-1] == [*first, *again], "pages that expire are listed anew"
+    assert not [log for log in logs if log["log_level"] == "warning"]
 
 
 # Streams that end

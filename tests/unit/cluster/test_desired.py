@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 
+import pytest
+
 from modelcache.catalog import Catalog
 from modelcache.cluster.client import Object
 from modelcache.cluster.desired import (
@@ -128,6 +130,36 @@ def test_an_object_that_comes_back_was_never_missed() -> None:
     server.tells_deletion("a")
     server.now += SETTLING_SECONDS - 1
     assert names(desired.read()) == ["a", "b"], "the time counts from the second deletion"
+
+
+@pytest.mark.parametrize("looked_at", ["objects", "listed_at", "trouble", "deleted"])
+def test_a_list_that_comes_in_the_middle_of_a_look_takes_nothing_away(looked_at: str) -> None:
+    """A mirror changes whenever it likes: what was seen before a list isn't judged by the list."""
+
+    class Racing(Server):
+        """One on which a list comes right after something of it was looked at."""
+
+        races = False
+
+        def __getattribute__(self, name: str) -> object:
+            found = super().__getattribute__(name)
+            if name == looked_at and self.races:
+                self.races = False
+                self.lists("a", "b")
+            return found
+
+    server = Racing("a", "b")
+    desired = catalog(server)
+    first = desired.read()
+    for names_before in (("a",), ()):
+        server.lists(*names_before)
+        desired.read()
+        server.now += SETTLING_SECONDS
+        server.races = True
+        assert desired.read() is first
+        server.races = False
+        server.lists("a", "b")
+        assert desired.read() is first
 
 
 def test_a_list_that_is_suddenly_empty_is_not_believed_for_a_while() -> None:

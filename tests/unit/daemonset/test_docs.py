@@ -1,4 +1,4 @@
-"""docs/install.md says what there is."""
+"""docs/install.md says what there is, and no page leads nowhere."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import modelcache.settings
+from modelcache.catalog import FileCatalog
 from tests.support.manifests import COMPONENTS, FOLDER, OVERLAYS
 
-PAGE = FOLDER.parent / "docs" / "install.md"
+ROOT = FOLDER.parent
+PAGES = [*sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("*.md"))]
+PAGE = ROOT / "docs" / "install.md"
 TEXT = PAGE.read_text()
 PROGRAMS = {
     "AgentSettings": "agent",
@@ -32,6 +37,7 @@ def table() -> str:
     """Every setting of the programs that run in a cluster, with the help text of its flag."""
     programs: dict[str, list[str]] = {}
     fields: dict[str, Any] = {}
+    defaults: dict[str, dict[str, list[str]]] = {}
     for name, program in PROGRAMS.items():
         if not hasattr(modelcache.settings, name):
             continue
@@ -39,12 +45,15 @@ def table() -> str:
             if program not in programs.setdefault(field, []):
                 programs[field].append(program)
             fields.setdefault(field, info)
+            default = shown(info.default) if info.default_factory is None else ""
+            defaults.setdefault(field, {}).setdefault(default, []).append(program)
     # prepare-root has those of all that know a root; it looks at the root alone.
     for field in ("keep_free", "secrets_dir"):
         programs[field].remove("prepare-root")
     lines = ["| variable | read by | default | |", "|---|---|---|---|"]
     for field, info in sorted(fields.items()):
-        default = shown(info.default) if info.default_factory is None else ""
+        usual, *others = defaults[field].items()
+        default = "; ".join([usual[0], *(f"{', '.join(who)}: {each}" for each, who in others)])
         cells = (f"`MODELCACHE_{field.upper()}`", ", ".join(programs[field]), default)
         lines.append(f"| {' | '.join(cells)} | {info.description} |")
     return "\n".join(lines)
@@ -67,9 +76,35 @@ def test_every_folder_that_is_named_is_there() -> None:
         assert name in COMPONENTS
 
 
-def test_every_page_that_is_linked_is_there() -> None:
-    for target in re.findall(r"\]\(([a-z./-]+\.md)\)", TEXT):
-        assert (PAGE.parent / Path(target)).exists(), target
+def anchors(page: Path) -> set[str]:
+    """A page's headings, as links name them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", each).strip().lower().replace(" ", "-") for each in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_page_that_is_linked_is_there(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if not target.startswith("https://"):
+            name, _, anchor = target.partition("#")
+            other = page.parent / name if name else page
+            assert other.is_file(), target
+            assert not anchor or anchor in anchors(other), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_cached_model_that_is_shown_is_valid(page: Path, tmp_path: Path) -> None:
+    for block in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL):
+        if "\nkind: CachedModel\n" in block:
+            (tmp_path / "model.yaml").write_text(block)
+            snapshot = FileCatalog(tmp_path / "model.yaml").read()
+            assert len(snapshot.documents) == 1
+            assert not snapshot.problems
+
+
+def test_every_page_is_linked_from_the_first() -> None:
+    linked = re.findall(r"\]\(docs/([a-z-]+\.md)\)", (ROOT / "README.md").read_text())
+    assert {page.name for page in (ROOT / "docs").iterdir()} <= {*linked}
 
 
 def test_what_prepare_root_says_is_explained() -> None:

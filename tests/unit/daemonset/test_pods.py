@@ -46,6 +46,10 @@ def test_pods_are_no_root_and_share_nothing_with_the_host(pod: Object) -> None:
         assert field not in pod
 
 
+def test_services_make_no_variables_that_look_like_settings() -> None:
+    assert all(pod["enableServiceLinks"] is False for pod in PODS.values())
+
+
 EVERY = {
     **CONTAINERS,
     **{value["name"]: value for value in added_to_pods() if "image" in value},
@@ -229,6 +233,7 @@ def test_labels_select_what_they_are_meant_to() -> None:
     labels = controller["spec"]["template"]["metadata"]["labels"]
     budget = one(ALL, "PodDisruptionBudget", "modelcache-controller")
     assert budget["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"  # a drain is not held up
     for constraint in PODS["modelcache-controller"]["topologySpreadConstraints"]:
         assert constraint["labelSelector"]["matchLabels"].items() <= labels.items()
 

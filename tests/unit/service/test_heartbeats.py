@@ -9,7 +9,7 @@ import pytest
 import structlog
 
 from modelcache.service import heartbeats
-from modelcache.service.heartbeats import Task
+from modelcache.service.heartbeats import Task, Tasks
 from modelcache.transfer import Cancel
 
 
@@ -115,3 +115,36 @@ def test_one_that_waits_shows_that_it_is_alive() -> None:
         for _ in range(5):
             assert rounds.acquire(timeout=5)
             assert not task.late
+
+
+def test_who_hangs_is_told_once_and_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeats, "_LOOK_SECONDS", 0.001)
+    hang, began = threading.Event(), threading.Event()
+
+    def hanging() -> None:
+        began.set()
+        hang.wait(10)
+
+    tasks = Tasks(
+        [Task("well", lambda: None, late_after=60.0), Task("hangs", hanging, late_after=0.05)]
+    )
+    cancel, looks = Cancel(), 0
+
+    def each_look() -> None:
+        nonlocal looks
+        looks += began.is_set() and tasks.livez()[0] == 500
+        if looks == 3:
+            cancel.set()
+
+    with structlog.testing.capture_logs() as logs:
+        assert tasks.livez()[0] == 200
+        tasks.start(cancel)
+        tasks.watch(cancel, each_look)
+        assert tasks.livez() == (500, "text/plain; charset=utf-8", b"hung: hangs\n")
+        assert tasks.join(time.monotonic() + 0.5) == ["hangs"]
+        hang.set()
+        assert tasks.join(time.monotonic() + 5) == []
+    assert logs == [
+        {"event": "task.hung", "task": "hangs", "log_level": "error"},
+        {"event": "task.left_behind", "tasks": ["hangs"], "log_level": "warning"},
+    ]

@@ -54,15 +54,12 @@ def _prefer(node_affinity: dict[str, Any], wanted: list[dict[str, Any]], where: 
 
 
 def _require(node_affinity: dict[str, Any], wanted: list[dict[str, Any]], where: str) -> None:
-    where = f"{where}.{REQUIRED}"
     if node_affinity.get(REQUIRED) is None:
         node_affinity[REQUIRED] = {"nodeSelectorTerms": [{"matchExpressions": wanted}]}
         return
-    where = f"{where}.nodeSelectorTerms"
-    terms = sequence(
-        mapping(node_affinity[REQUIRED], f"{where}").get("nodeSelectorTerms"), f"{where}"
-    )
-    for term in terms:
+    required = mapping(node_affinity[REQUIRED], f"{where}.{REQUIRED}")
+    where = f"{where}.{REQUIRED}.nodeSelectorTerms"
+    for term in sequence(required.get("nodeSelectorTerms"), where):
         expressions = sequence(term.get("matchExpressions"), f"{where}.matchExpressions")
         # The terms are ORed: it has to be in every one. One without any requirement holds for no
         # node, and is to stay so.

@@ -46,15 +46,15 @@ def asked(metadata: Mapping[str, Any]) -> Asked:
     """What a Pod's metadata ask for."""
     annotations = mapping(metadata.get("annotations"), "metadata.annotations")
     text = annotations.get(MODEL_ANNOTATION)
-    if not isinstance(text, str) or not text.strip():
-        return Asked((), warnings=(f"no model is named: set the annotation {MODEL_ANNOTATION}",))
     warnings = []
     names: dict[str, None] = {}
-    for name in (part.strip() for part in text.split(",")):
+    for name in map(str.strip, text.split(",") if isinstance(text, str) else ()):
         if len(name) <= NAME_MAX and re.fullmatch(NAME_PATTERN, name):
             names[name] = None
         elif name:
             warnings.append(f"{name[:60]!r} can't be a CachedModel's name and is left out")
+    if not names and not warnings:
+        warnings.append(f"no model is named: set the annotation {MODEL_ANNOTATION}")
     affinity = annotations.get(AFFINITY_ANNOTATION, "preferred")
     if affinity not in ("preferred", "required"):
         said = str(affinity)[:60]
@@ -62,8 +62,6 @@ def asked(metadata: Mapping[str, Any]) -> Asked:
             f"{AFFINITY_ANNOTATION} is {said!r}: preferred is assumed; preferred and required are"
             " allowed"
         )
-    if not names and not warnings:
-        warnings.append(f"no model is named: set the annotation {MODEL_ANNOTATION}")
     return Asked(tuple(names), affinity == "required", tuple(warnings))
 
 

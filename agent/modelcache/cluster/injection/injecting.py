@@ -41,13 +41,11 @@ class Config:
     Attributes:
         root: the cache's root on the nodes.
         image: of the init container; empty: it is not known.
-        pull_policy: of the init container.
         level: what the Pod's namespace enforces.
     """
 
     root: str = "/var/lib/modelcache"
     image: str = ""
-    pull_policy: str = "IfNotPresent"
     level: Level = Level.PRIVILEGED
 
 
@@ -109,7 +107,7 @@ def _mount(spec: Object, wanted: Mounting, config: Config, *, required: bool) ->
     prefix = _free_prefix(spec)
     volumes = sequence(spec.get("volumes"), "spec.volumes")
     containers = Containers(prefix, wanted, is_ours=_is_reserved(prefix), required=required)
-    link = wanted.link_container(prefix, config.image, config.pull_policy)
+    link = wanted.link_container(prefix, config.image)
     warnings: list[str] = []
     for field in ("initContainers", "containers"):
         found = sequence(spec.get(field), f"spec.{field}")

@@ -55,7 +55,7 @@ class Mounting:
     link: linking.Asked | None
     """What the init container is to link; None: there is none."""
 
-    def link_container(self, prefix: str, image: str, pull_policy: str) -> Object | None:
+    def link_container(self, prefix: str, image: str) -> Object | None:
         """The init container, with a security context that every level of Pod Security takes."""
         if self.link is None:
             return None
@@ -63,7 +63,7 @@ class Mounting:
         return {
             "name": f"{prefix}{LINK_CONTAINER}",
             "image": image,
-            "imagePullPolicy": pull_policy,
+            "imagePullPolicy": "IfNotPresent",
             "command": ["modelcache"],
             "args": ["link", *self.link.arguments()],
             "resources": {"requests": _RESOURCES, "limits": _RESOURCES},
