@@ -4,40 +4,56 @@ from __future__ import annotations
 
 import mmap
 import threading
+from collections.abc import Callable
 
 PIECE_BYTES = 1024 * 1024
 """What is received, hashed, written and journaled as one. A kill loses at most one a connection."""
 
 
 class Buffers:
-    """A pool of buffers of `PIECE_BYTES`, page-aligned (as direct I/O wants them)."""
+    """A pool of buffers of `PIECE_BYTES`, page-aligned, as direct I/O wants them. Safe for threads.
+
+    Each connection has one (`must`). Beside these there are spare ones, for what came before its
+    turn: they are promised first (`reserve`), so that nobody receives what can't be kept.
+    """
 
     def __init__(self, spare: int) -> None:
         """`spare`: how many may be lent out besides those that were asked for with `must`."""
         self._mutex = threading.Lock()
         self._free: list[memoryview] = []
         self._spare = spare
+        self._refused = 0
+        self.on_spare: Callable[[], None] = lambda: None
+        """Called when as many are to be had again as were refused."""
 
     def must(self) -> memoryview:
-        """A buffer, made if there is none. For one in each connection's hands."""
+        """A buffer, made if there is none."""
         with self._mutex:
             if self._free:
                 return self._free.pop()
         return memoryview(mmap.mmap(-1, PIECE_BYTES))
 
-    def may(self) -> memoryview | None:
-        """A buffer to keep data in for a while, or None when enough are kept."""
+    def reserve(self, count: int) -> bool:
+        """Have so many spare buffers promised; whether they are. Each is then to be had by `must`,
+        and its promise given back with `release` when it was given back, or not needed."""
         with self._mutex:
-            if self._spare == 0:
-                return None
-            self._spare -= 1
-            if self._free:
-                return self._free.pop()
-        return memoryview(mmap.mmap(-1, PIECE_BYTES))
+            if count > self._spare:
+                self._refused = count
+                return False
+            self._spare -= count
+            return True
 
-    def give_back(self, buffer: memoryview, *, spare: bool = False) -> None:
-        """Return a buffer; `spare` when it came from `may`."""
+    def release(self, count: int) -> None:
+        """Give promises back."""
+        with self._mutex:
+            self._spare += count
+            tell = 0 < self._refused <= self._spare
+            if tell:
+                self._refused = 0
+        if tell:
+            self.on_spare()
+
+    def give_back(self, buffer: memoryview) -> None:
+        """Return a buffer."""
         with self._mutex:
             self._free.append(buffer)
-            if spare:
-                self._spare += 1

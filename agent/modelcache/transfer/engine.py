@@ -47,6 +47,7 @@ class Engine:
         self._units: set[Unit] = set()
         self._sequence = count()
         self._closed = False
+        self._buffers.on_spare = self._look_again
         self._worker = Worker(self._settings, self._buffers, self._condition)
         self._threads = 0
         self._resting = 0
@@ -89,6 +90,10 @@ class Engine:
                 if job.request.cancel.is_set():
                     fail(job, Cancelled("stopped on request; what was fetched is kept"))
                     self._end_if_over(job)
+            self._condition.notify_all()
+
+    def _look_again(self) -> None:
+        with self._condition:
             self._condition.notify_all()
 
     # The threads

@@ -1,16 +1,22 @@
 """One file being fetched: which ranges are still to come, and the digest in order.
 
 Ranges are fetched side by side and in any order; the digest takes the bytes in the file's order. So
-each piece of a mebibyte, once written, is hashed at once if it is the next; if not, its buffer is
-kept until it is. Only when all spare buffers are taken is a piece read back later (it is then still
-in the page cache). Whoever brings the next piece hashes it and those that waited for it, while the
-others go on receiving: no thread waits for another.
+each piece of a mebibyte is hashed at once if it is the next; if not, its buffer is kept until it
+is. Whoever brings the next piece hashes it and those that waited for it, while the others go on
+receiving: no thread waits for another.
+
+A range that is not the next begins only with the buffers for all of it. So what is received before
+its turn stays within bounds, and a file that is received faster than it is hashed gets fewer
+connections. Where it is the next range that takes its time, the others soon go on without buffers:
+their pieces are read back later.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from bisect import insort
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from modelcache.api import ManifestFile
@@ -20,6 +26,9 @@ from modelcache.origins.protocol import Location, RemoteFile
 from modelcache.store import Partial, Piece
 from modelcache.transfer.buffers import PIECE_BYTES, Buffers
 from modelcache.transfer.digesting import Digests, checksum, chunk_checksums
+
+STALLED_SECONDS = 0.5
+"""How long the next piece may take until the others go on without buffers."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -33,6 +42,11 @@ class Range:
     end: int
     whole: bool = False
 
+    @property
+    def pieces(self) -> int:
+        """How many pieces it has at most."""
+        return (self.end - 1) // PIECE_BYTES - self.start // PIECE_BYTES + 1
+
 
 class FileFetch:
     """The state of one file's fetch. Safe for threads."""
@@ -45,6 +59,7 @@ class FileFetch:
         buffers: Buffers,
         *,
         range_bytes: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         assert CHUNK_BYTES % range_bytes == 0, "pieces must not cross the chunks of a manifest"
         self.file = file
@@ -56,6 +71,7 @@ class FileFetch:
         self.etag: str | None = None
         self._buffers = buffers
         self._range_bytes = range_bytes
+        self._clock = clock
         self._mutex = threading.Lock()
         self._digests = Digests(
             file.size, file.sha256, {**file.checksums, **(location.checksums if location else {})}
@@ -67,6 +83,9 @@ class FileFetch:
             piece.start: (piece, None) for piece in partial.pieces
         }
         self._pending = self._gaps(partial.pieces)
+        self._promised: dict[int, int] = {}
+        """Buffers that are promised to a range being fetched, by its place in the file."""
+        self._moved = self._clock()
 
     def _gaps(self, pieces: list[Piece]) -> list[Range]:
         """What is missing, cut where ranges end."""
@@ -99,23 +118,41 @@ class FileFetch:
         with self._mutex:
             return self._head == self.file.size and not self._hashing
 
-    def claim(self) -> Range:
-        """Take the first range that nobody is fetching."""
+    def claim(self) -> Range | None:
+        """Take the first range that nobody is fetching; None: not now."""
         with self._mutex:
-            self.in_flight += 1
+            if not self._pending or (self.whole_only and self.in_flight):
+                return None
             if self.whole_only:
                 # What lies further on would come again anyway: the bytes are taken in order.
                 self._pending.clear()
-                self._drop_waiting()
-                return Range(self._head, self.file.size, whole=True)
-            return self._pending.pop(0)
+                self.in_flight += 1
+                whole = Range(self._head, self.file.size, whole=True)
+                kept = self._waiting
+                self._waiting = {}
+            else:
+                return self._claim_next()
+        self._give_up(kept)
+        return whole
 
-    def release(self, rest: Range | None) -> None:
+    def _claim_next(self) -> Range | None:
+        wanted = self._pending[0]
+        if wanted.start != self._head:
+            if self._buffers.reserve(wanted.pieces):
+                self._promised[wanted.start // self._range_bytes] = wanted.pieces
+            elif self._clock() - self._moved < STALLED_SECONDS:
+                return None
+        self.in_flight += 1
+        return self._pending.pop(0)
+
+    def release(self, claimed: Range, rest: Range | None) -> None:
         """Let go of a range: `rest` is what of it did not come."""
         with self._mutex:
             self.in_flight -= 1
             if rest is not None and rest.start < rest.end:
                 insort(self._pending, rest)
+            left = self._promised.pop(claimed.start // self._range_bytes, 0)
+        self._buffers.release(left)
 
     def check_etag(self, etag: str | None) -> None:
         """All answers for one file carry the same entity tag, or it was replaced in between.
@@ -152,20 +189,30 @@ class FileFetch:
         self.partial.record(piece.start, piece.end, piece.crc)
         if mine:
             self._advance(piece)
-        else:
-            kept = self._buffers.may()
-            with self._mutex:
-                self._waiting[start] = (piece, buffer if kept is not None else None)
-            if kept is not None:
-                buffer = kept
+        elif self._keep(piece, buffer):
+            buffer = self._buffers.must()
         self.drain()
         return buffer
+
+    def _keep(self, piece: Piece, buffer: memoryview) -> bool:
+        """Keep a piece for its turn; whether its buffer is kept with it."""
+        with self._mutex:
+            place = piece.start // self._range_bytes
+            left = self._promised.get(place, 0)
+            if left:
+                self._promised[place] = left - 1
+            self._waiting[piece.start] = (piece, buffer if left else None)
+            return left > 0
 
     def _advance(self, piece: Piece) -> None:
         with self._mutex:
             self._hashed.append(piece)
-            self._head = piece.end
-            self._hashing = False
+            self._move(piece.end)
+
+    def _move(self, head: int) -> None:
+        self._head = head
+        self._hashing = False
+        self._moved = self._clock()
 
     def drain(self) -> None:
         """Hash the pieces that waited for their turn, unless another thread is at it."""
@@ -178,8 +225,9 @@ class FileFetch:
             size = piece.end - piece.start
             if buffer is not None:
                 self._digests.update(buffer[:size])
-                self._buffers.give_back(buffer, spare=True)
                 self._advance(piece)
+                self._buffers.give_back(buffer)
+                self._buffers.release(1)
             elif not self._hash_from_disk(piece):
                 return
 
@@ -203,8 +251,7 @@ class FileFetch:
         finally:
             self._buffers.give_back(buffer)
         with self._mutex:
-            self._head = piece.end
-            self._hashing = False
+            self._move(piece.end)
         return True
 
     def finish(self) -> ManifestFile:
@@ -229,11 +276,14 @@ class FileFetch:
     def close(self) -> None:
         """Let go of the partial file and the buffers. Nobody is fetching any more."""
         with self._mutex:
-            self._drop_waiting()
+            kept, self._waiting = self._waiting, {}
+        self._give_up(kept)
         self.partial.close()
 
-    def _drop_waiting(self) -> None:
-        for _, buffer in self._waiting.values():
-            if buffer is not None:
-                self._buffers.give_back(buffer, spare=True)
-        self._waiting.clear()
+    def _give_up(self, waiting: Mapping[int, tuple[Piece, memoryview | None]]) -> None:
+        """Let go of the buffers of pieces that waited. Not under our lock: who waits for buffers is
+        told, and may hold another."""
+        kept = [buffer for _, buffer in waiting.values() if buffer is not None]
+        for buffer in kept:
+            self._buffers.give_back(buffer)
+        self._buffers.release(len(kept))

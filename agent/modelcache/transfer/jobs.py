@@ -15,7 +15,7 @@ from modelcache.origins.protocol import Origin, RemoteFile
 from modelcache.store import Ingest
 from modelcache.transfer.cancelling import Cancel
 from modelcache.transfer.events import Listener
-from modelcache.transfer.filefetch import FileFetch, Range
+from modelcache.transfer.filefetch import STALLED_SECONDS, FileFetch, Range
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,21 +115,26 @@ class Job:
         """What to do next: a file of its own for each connection, then help with the open ones."""
         if self.over:
             return None
-        ready = [
-            task
-            for task in self.opened
-            if task.fetch is not None and task.not_before <= now and task.fetch.idle
-        ]
-        least = min(ready, key=_in_flight, default=None)
-        if (least is None or _in_flight(least)) and len(self.opened) < most_open:
+        ready = sorted(self._waiting(now), key=_in_flight)
+        if (not ready or _in_flight(ready[0])) and len(self.opened) < most_open:
             task = self._next_unopened(now)
             if task is not None:
                 self.opened.append(task)
                 return Unit(self, task, None)
-        if least is None:
-            return None
-        assert least.fetch is not None
-        return Unit(self, least, least.fetch.claim())
+        for task in ready:
+            assert task.fetch is not None
+            wanted = task.fetch.claim()
+            if wanted is not None:
+                return Unit(self, task, wanted)
+        return None
+
+    def _waiting(self, now: float) -> list[FileTask]:
+        """Open files with ranges that nobody is fetching."""
+        return [
+            task
+            for task in self.opened
+            if task.fetch is not None and task.not_before <= now and task.fetch.idle
+        ]
 
     def _next_unopened(self, now: float) -> FileTask | None:
         for task in self.deferred:
@@ -153,6 +158,9 @@ class Job:
             for task in (*self.opened, *self.deferred)
             if task.not_before > now
         ]
+        if self._waiting(now):
+            # Not to be had for now, for want of buffers.
+            waits.append(STALLED_SECONDS)
         return min(waits, default=None)
 
 

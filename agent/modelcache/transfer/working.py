@@ -66,7 +66,7 @@ class Worker:
             self._failed(unit, error, location)
         finally:
             if unit.wanted is not None and task.fetch is not None:
-                task.fetch.release(rest)
+                task.fetch.release(unit.wanted, rest)
 
     def _open(self, unit: Unit) -> None:
         """Take up a file: perhaps it is there already, perhaps a part of it is."""

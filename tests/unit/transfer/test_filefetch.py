@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import random
-from itertools import pairwise
+import time
+from collections.abc import Callable
+from functools import partial
+from itertools import count, pairwise
 from pathlib import Path
 
 import pytest
@@ -18,7 +21,7 @@ from modelcache.origins.protocol import RemoteFile
 from modelcache.store import Ingest, Partial
 from modelcache.store.durable import Durable
 from modelcache.transfer.buffers import PIECE_BYTES, Buffers
-from modelcache.transfer.filefetch import FileFetch, Range
+from modelcache.transfer.filefetch import STALLED_SECONDS, FileFetch, Range
 
 RANGE = 2 * PIECE_BYTES
 SIZE = CHUNK_BYTES + 3 * PIECE_BYTES + 17
@@ -33,16 +36,27 @@ def claim(folder: Path, size: int = SIZE) -> Partial:
     return ingest.claim("key", size)
 
 
-def open_fetch(folder: Path, spare: int = 64, sha256: str | None = DIGEST) -> FileFetch:
+def open_fetch(
+    folder: Path,
+    spare: int = 64,
+    sha256: str | None = DIGEST,
+    clock: Callable[[], float] = time.monotonic,
+) -> FileFetch:
     remote = RemoteFile("model", "model", SIZE, "identity", sha256=sha256)
-    return FileFetch(remote, None, claim(folder), Buffers(spare), range_bytes=RANGE)
+    return FileFetch(remote, None, claim(folder), Buffers(spare), range_bytes=RANGE, clock=clock)
 
 
 def ranges(fetch: FileFetch) -> list[Range]:
     found = []
-    while fetch.idle:
-        found.append(fetch.claim())
+    while wanted := fetch.claim():
+        found.append(wanted)
     return found
+
+
+def the_next(fetch: FileFetch) -> Range:
+    wanted = fetch.claim()
+    assert wanted is not None
+    return wanted
 
 
 def bring(fetch: FileFetch, wanted: Range) -> None:
@@ -54,7 +68,7 @@ def bring(fetch: FileFetch, wanted: Range) -> None:
         buffer[:size] = CONTENT[position : position + size]
         buffer = fetch.take(position, buffer, size)
         position += size
-    fetch.release(None)
+    fetch.release(wanted, None)
 
 
 def expected_chunks() -> tuple[str, ...]:
@@ -71,7 +85,8 @@ def expected_chunks() -> tuple[str, ...]:
 def test_any_order_gives_the_digest(
     tmp_path_factory: pytest.TempPathFactory, order: random.Random, spare: int
 ) -> None:
-    fetch = open_fetch(tmp_path_factory.mktemp("fetch"), spare)
+    # Each look at the clock is a second later: nobody waits for a buffer.
+    fetch = open_fetch(tmp_path_factory.mktemp("fetch"), spare, clock=partial(next, count(0.0)))
     found = ranges(fetch)
     order.shuffle(found)
     for wanted in found:
@@ -109,25 +124,26 @@ def test_what_a_former_run_wrote_is_not_asked_for_again(tmp_path: Path) -> None:
 
 def test_the_rest_of_a_broken_range_is_asked_for_again(tmp_path: Path) -> None:
     fetch = open_fetch(tmp_path)
-    wanted = fetch.claim()
+    wanted = the_next(fetch)
     buffer = memoryview(bytearray(PIECE_BYTES))
     buffer[:100] = CONTENT[:100]
     fetch.take(0, buffer, 100)
-    fetch.release(Range(100, wanted.end))
+    fetch.release(wanted, Range(100, wanted.end))
     assert fetch.claim() == Range(100, wanted.end)
     fetch.close()
 
 
 def test_from_a_server_of_whole_files_all_is_taken_in_order(tmp_path: Path) -> None:
-    fetch = open_fetch(tmp_path, spare=4)
-    first, second, third = fetch.claim(), fetch.claim(), fetch.claim()
+    fetch = open_fetch(tmp_path)
+    first, second, third = the_next(fetch), the_next(fetch), the_next(fetch)
     bring(fetch, first)
     bring(fetch, third)
     fetch.whole_only = True
-    assert not fetch.idle, "another connection is still at it"
-    fetch.release(second)
+    assert fetch.claim() is None, "another connection is still at it"
+    assert not fetch.idle
+    fetch.release(second, second)
     assert fetch.idle
-    whole = fetch.claim()
+    whole = the_next(fetch)
     assert whole == Range(first.end, SIZE, whole=True)
     assert not fetch.idle
     bring(fetch, whole)
@@ -135,17 +151,65 @@ def test_from_a_server_of_whole_files_all_is_taken_in_order(tmp_path: Path) -> N
     fetch.close()
 
 
+# Buffers for what comes before its turn
+
+PIECES = RANGE // PIECE_BYTES
+
+
+def test_what_is_not_the_next_begins_only_with_all_its_buffers(tmp_path: Path) -> None:
+    now = [0.0]
+    buffers = Buffers(spare=2 * PIECES)
+    told: list[int] = []
+    buffers.on_spare = lambda: told.append(1)
+    remote = RemoteFile("model", "model", SIZE, "identity", sha256=DIGEST)
+    fetch = FileFetch(
+        remote, None, claim(tmp_path), buffers, range_bytes=RANGE, clock=lambda: now[0]
+    )
+    first, second, third = the_next(fetch), the_next(fetch), the_next(fetch)
+    assert fetch.idle
+    assert fetch.claim() is None
+    bring(fetch, third)
+    assert fetch.claim() is None, "its buffers wait with it"
+    bring(fetch, second)
+    assert not told
+    bring(fetch, first)
+    assert told, "all three are hashed, and who waited for buffers is told"
+    assert not buffers.reserve(2 * PIECES + 1)
+    assert buffers.reserve(2 * PIECES), "and all of them are there again"
+    # The next one needs none.
+    assert the_next(fetch).start == third.end
+    assert fetch.claim() is None
+    now[0] += STALLED_SECONDS
+    late = the_next(fetch)
+    assert late.start > third.end, "the next one takes its time: the others go on without"
+    buffers.release(2 * PIECES)
+    fetch.close()
+
+
 def test_buffers_that_waited_are_given_back(tmp_path: Path) -> None:
-    buffers = Buffers(spare=2)
+    buffers = Buffers(spare=PIECES)
     remote = RemoteFile("model", "model", SIZE, "identity", sha256=DIGEST)
     fetch = FileFetch(remote, None, claim(tmp_path), buffers, range_bytes=RANGE)
-    first, second = fetch.claim(), fetch.claim()
+    first, second = the_next(fetch), the_next(fetch)
     bring(fetch, second)
-    assert buffers.may() is None, "both spare buffers wait for the first range"
+    assert not buffers.reserve(1), "all spare buffers wait for the first range"
     fetch.whole_only = True
-    fetch.release(first)
-    fetch.claim()
-    assert buffers.may() is not None
+    fetch.release(first, first)
+    the_next(fetch)
+    assert buffers.reserve(PIECES)
+    buffers.release(PIECES)
+    fetch.close()
+
+
+def test_what_was_promised_and_did_not_come_is_given_back(tmp_path: Path) -> None:
+    buffers = Buffers(spare=PIECES)
+    remote = RemoteFile("model", "model", SIZE, "identity", sha256=DIGEST)
+    fetch = FileFetch(remote, None, claim(tmp_path), buffers, range_bytes=RANGE)
+    first, second = the_next(fetch), the_next(fetch)
+    fetch.release(second, second)
+    assert buffers.reserve(PIECES)
+    buffers.release(PIECES)
+    fetch.release(first, first)
     fetch.close()
 
 

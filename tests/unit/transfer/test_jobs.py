@@ -45,7 +45,7 @@ def opened(task: FileTask, folder: Path) -> None:
     (folder / "scratch").mkdir(exist_ok=True)
     ingest = Ingest(folder, Durable(folder / "scratch"), locks_reliable=True)
     partial = ingest.claim(task.remote.path, task.remote.size)
-    task.fetch = FileFetch(task.remote, None, partial, Buffers(1), range_bytes=8 * MIB)
+    task.fetch = FileFetch(task.remote, None, partial, Buffers(64), range_bytes=8 * MIB)
 
 
 def test_jobs_are_served_by_priority_then_size_then_turn() -> None:
