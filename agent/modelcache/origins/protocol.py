@@ -7,7 +7,7 @@ resuming, verifying and limiting is `modelcache.transfer`'s, once for all origin
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -100,6 +100,8 @@ class HttpLocation:
         if_match: an entity tag (with quotes) to send as If-Match, and to expect in the answer.
         checksums: what locating taught of the content's checksums, as in `RemoteFile`.
         renewable: whether a 401 or 403 may mean that the URL has expired: locate again.
+        checksums_of: reads such checksums from the headers (their names in lower case) of an answer
+            with the whole file.
     """
 
     url: str
@@ -107,6 +109,7 @@ class HttpLocation:
     if_match: str | None = None
     checksums: Mapping[str, str] = field(default_factory=dict)
     renewable: bool = False
+    checksums_of: Callable[[Mapping[str, str]], Mapping[str, str]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

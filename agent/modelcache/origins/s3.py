@@ -6,11 +6,12 @@ import base64
 import binascii
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from hashlib import sha256
 from threading import Lock
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from boto3.session import Session
@@ -26,10 +27,11 @@ from modelcache.origins.s3errors import from_client_error, from_sdk_error
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
-    from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
 
 URL_SECONDS: Final = 3600
 """The life of a presigned URL; shorter where the credentials themselves expire earlier."""
+SMALL_BYTES: Final = 4 * 1024 * 1024
+"""Up to which an object is located without asking: its checksums come with it."""
 ATTEMPTS: Final = 3
 """How often boto3 sends a request that meets a server error; the agent itself tries again later."""
 
@@ -85,8 +87,14 @@ class S3Origin:
         return Revision(id=digest.hexdigest(), files=tuple(files))
 
     def locate(self, file: RemoteFile) -> HttpLocation:
-        """A presigned URL for the object as it was resolved, and its checksums."""
+        """A presigned URL for the object as it was resolved, and its checksums.
+
+        A small object, which comes in one answer, says in that answer what else would cost a
+        request of its own.
+        """
         etag = f'"{file.etag}"'
+        if file.size <= SMALL_BYTES:
+            return self._locate_small(file, etag)
         with self._asking(changed=file):
             client = self._open()
             head = client.head_object(
@@ -102,6 +110,20 @@ class S3Origin:
             url = client.generate_presigned_url("get_object", Params=what, ExpiresIn=URL_SECONDS)
         return HttpLocation(
             url, if_match=etag, checksums=_checksums(head, self._bucket), renewable=True
+        )
+
+    def _locate_small(self, file: RemoteFile, etag: str) -> HttpLocation:
+        what = {"Bucket": self._bucket, "Key": file.origin_path, "ChecksumMode": "ENABLED"}
+        with self._asking():
+            url = self._open().generate_presigned_url(
+                "get_object", Params=what, ExpiresIn=URL_SECONDS
+            )
+        return HttpLocation(
+            url,
+            headers={"x-amz-checksum-mode": "ENABLED"},
+            if_match=etag,
+            renewable=True,
+            checksums_of=partial(_checksums_of, bucket=self._bucket),
         )
 
     def _open(self) -> S3Client:
@@ -189,7 +211,20 @@ def _connect(session: Session, style: _Style) -> S3Client:
     return client
 
 
-def _checksums(head: HeadObjectOutputTypeDef, bucket: str) -> dict[str, str]:
+def _checksums_of(headers: Mapping[str, str], bucket: str) -> dict[str, str]:
+    """The same from the headers of an answer with the whole object."""
+    named = {key: f"x-amz-checksum-{algorithm}" for algorithm, key, _ in _CHECKSUMS}
+    named |= {
+        "ETag": "etag",
+        "ChecksumType": "x-amz-checksum-type",
+        "ServerSideEncryption": "x-amz-server-side-encryption",
+        "SSECustomerAlgorithm": "x-amz-server-side-encryption-customer-algorithm",
+    }
+    found = {key: value for key, name in named.items() if (value := headers.get(name))}
+    return _checksums(found, bucket) if "ETag" in found else {}
+
+
+def _checksums(head: Mapping[str, Any], bucket: str) -> dict[str, str]:
     """The checksums of the whole object, in hex.
 
     Those of a multipart upload may be over its parts only ("composite", with the number of parts
@@ -219,7 +254,7 @@ def _decoded(value: object) -> bytes:
         return b""
 
 
-def _md5(head: HeadObjectOutputTypeDef, bucket: str) -> str | None:
+def _md5(head: Mapping[str, Any], bucket: str) -> str | None:
     """The ETag where it is the MD5 of the content.
 
     That is: one upload, no encryption or SSE-S3, not in a directory bucket.

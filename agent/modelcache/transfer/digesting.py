@@ -47,10 +47,21 @@ class Digests:
     """The SHA-256 of a file, and every checksum that its origin promises, in one pass."""
 
     def __init__(self, size: int, sha256: str | None, promised: Mapping[str, str]) -> None:
-        self._promised = {name: value for name, value in promised.items() if name in _ALGORITHMS}
-        if sha256 is not None:
-            self._promised["sha256"] = sha256
-        self._running = {name: _ALGORITHMS[name](size) for name in {"sha256", *self._promised}}
+        self._size = size
+        self._promised = {"sha256": sha256} if sha256 is not None else {}
+        self._running = {"sha256": _ALGORITHMS["sha256"](size)}
+        self._updates = [self._running["sha256"].update]
+        self.promise(promised)
+
+    def promise(self, checksums: Mapping[str, str]) -> None:
+        """Compare with these as well. Nothing was updated yet.
+
+        What is promised already stays as it is.
+        """
+        for name in checksums.keys() & _ALGORITHMS.keys() - self._promised.keys():
+            self._promised[name] = checksums[name]
+            if name not in self._running:
+                self._running[name] = _ALGORITHMS[name](self._size)
         self._updates = [digest.update for digest in self._running.values()]
 
     def update(self, data: Buffer) -> None:

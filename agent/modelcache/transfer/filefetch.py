@@ -166,6 +166,13 @@ class FileFetch:
             elif etag is not None and etag != self.etag:
                 raise OriginChanged(f"{self.file.path} was replaced while it was being fetched")
 
+    def promise(self, checksums: Mapping[str, str]) -> None:
+        """Have the content compared with more checksums, if there is still time for it."""
+        if checksums:
+            with self._mutex:
+                if self._head == 0 and not self._hashing:
+                    self._digests.promise(checksums)
+
     def take(self, start: int, buffer: memoryview, size: int) -> memoryview:
         """Take a received piece: write it, note it, and hash it if it is the next.
 

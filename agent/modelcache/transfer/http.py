@@ -49,12 +49,20 @@ class Body:
         start: the offset in the file of its first byte: what was asked for, or 0 from a server that
             sends the whole file whatever is asked.
         etag: the entity tag of the answer, if it is a strong one.
+        checksums: what the answer says of the checksums of the whole file.
     """
 
-    def __init__(self, response: http.client.HTTPResponse, start: int, place: str) -> None:
+    def __init__(
+        self,
+        response: http.client.HTTPResponse,
+        start: int,
+        place: str,
+        checksums: Mapping[str, str],
+    ) -> None:
         self._response = response
         self._place = place
         self.start = start
+        self.checksums = checksums
         etag = response.headers.get("ETag")
         self.etag = etag if etag and not etag.startswith("W/") else None
 
@@ -120,7 +128,11 @@ class HttpClient:
                 if response.status not in (301, 302, 303, 307, 308):
                     place = _place(url)
                     offset = _check(response, location, place, start, end, size)
-                    yield Body(response, offset, place)
+                    told: Mapping[str, str] = {}
+                    if location.checksums_of is not None and "Range" not in headers:
+                        lowered = {name.lower(): value for name, value in response.headers.items()}
+                        told = location.checksums_of(lowered)
+                    yield Body(response, offset, place, told)
                     return
                 target = _redirected(url, response)
             if _authority(target) != _authority(url):
@@ -245,6 +257,8 @@ def _refusal(
         if location.renewable:
             return LocationExpired(f"{place} refuses the credentials (HTTP {status})")
         return AuthFailed(f"{place} refuses the credentials (HTTP {status})")
+    if status in (404, 410) and location.if_match:
+        return OriginChanged(f"{place} is not there any more (HTTP {status})")
     if status in (404, 410):
         return NotFound(f"{place} is not there (HTTP {status})")
     if status in (412, 416):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from modelcache.errors import ModelCacheError, OriginUnavailable
 from modelcache.origins.protocol import HttpLocation, LocalLocation, Location
@@ -31,6 +32,7 @@ class _LocalBody:
     """A file of a mounted file system, read from an offset on."""
 
     etag = None
+    checksums: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, fd: int, start: int, place: str) -> None:
         self._fd = fd
@@ -87,6 +89,7 @@ class Receiver:
         self.position = wanted.start
         with self._open(location, wanted, fetch.file.size, flow.cancel) as body:
             fetch.check_etag(body.etag)
+            fetch.promise(body.checksums)
             if body.start != wanted.start:
                 if not wanted.whole:
                     raise WholeFileOnly(f"{fetch.file.path}: the server sends whole files only")

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from hashlib import md5, sha1, sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from awscrt.checksums import crc32c, crc64nvme
@@ -28,6 +29,9 @@ from tests.support.hub import HubServer
 from tests.support.hub.client import get
 from tests.support.s3 import ACCESS_KEY, SECRET_KEY, S3Server
 
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -42,6 +46,12 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     # Read from the environment when huggingface_hub is imported.
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", nowhere)
     monkeypatch.setattr(constants, "HF_STORED_TOKENS_PATH", nowhere)
+
+
+@pytest.fixture
+def asked_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S3 is asked for each object, as for one that is not small."""
+    monkeypatch.setattr("modelcache.origins.s3.SMALL_BYTES", -1)
 
 
 @pytest.fixture
@@ -184,3 +194,15 @@ def checksum(algorithm: str, data: bytes) -> str:
         case "crc64nvme":
             return f"{crc64nvme(data):016x}"
     raise AssertionError(algorithm)
+
+
+@pytest.fixture
+def bucket(s3: S3Server, request: pytest.FixtureRequest) -> str:
+    name = f"s3-{abs(hash(request.node.nodeid)):x}"
+    s3.client().create_bucket(Bucket=name)
+    return name
+
+
+@pytest.fixture
+def client(s3: S3Server) -> S3Client:
+    return s3.client()

@@ -20,18 +20,6 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
 
-@pytest.fixture
-def bucket(s3: S3Server, request: pytest.FixtureRequest) -> str:
-    name = f"s3-{abs(hash(request.node.nodeid)):x}"
-    s3.client().create_bucket(Bucket=name)
-    return name
-
-
-@pytest.fixture
-def client(s3: S3Server) -> S3Client:
-    return s3.client()
-
-
 def paths(uri: str) -> list[str]:
     return [file.path for file in S3Origin(parse_uri(uri)).resolve().files]
 
@@ -91,6 +79,7 @@ def test_an_identity_names_server_bucket_key_tag_and_size(
     assert file.identity == f"s3:{urlsplit(s3.endpoint).netloc}/{bucket}/m/a:{etag}:1"
 
 
+@pytest.mark.usefixtures("asked_for_each")
 def test_the_url_is_presigned_with_nothing_but_the_host_signed(
     bucket: str, client: S3Client, s3: S3Server
 ) -> None:
@@ -130,6 +119,7 @@ def test_the_region_of_the_environment_signs(
     assert "%2Feu-west-3%2Fs3%2F" in origin.locate(file).url
 
 
+@pytest.mark.usefixtures("asked_for_each")
 @pytest.mark.parametrize("replacement", [b"other", b"longer than before", None])
 def test_a_replaced_object_is_noticed(
     bucket: str, client: S3Client, replacement: bytes | None
@@ -157,6 +147,7 @@ def test_an_object_replaced_after_it_was_located_fails_the_precondition(
         fetched(location)
 
 
+@pytest.mark.usefixtures("asked_for_each")
 def test_a_server_that_ignores_if_match_is_seen_through(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
@@ -167,6 +158,7 @@ def test_a_server_that_ignores_if_match_is_seen_through(monkeypatch: pytest.Monk
             origin.locate(RemoteFile("a", "m/a", 5, "s3:x", etag="old"))
 
 
+@pytest.mark.usefixtures("asked_for_each")
 def test_in_a_versioned_bucket_the_located_version_stays(bucket: str, client: S3Client) -> None:
     client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
     client.put_object(Bucket=bucket, Key="m/a", Body=b"first")

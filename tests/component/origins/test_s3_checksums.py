@@ -20,6 +20,8 @@ MD5 = checksum("md5", DATA)
 CRC64 = "CzcTNQuA0eg="
 SHA1 = "5s+gVOvjQ7N/jTzLtZRNo4pOGyY="
 
+pytestmark = pytest.mark.usefixtures("asked_for_each")
+
 
 @pytest.mark.parametrize("algorithm", ["SHA256", "SHA1", "CRC32", "CRC32C", "CRC64NVME"])
 def test_the_objects_own_checksum(s3: S3Server, algorithm: str) -> None:

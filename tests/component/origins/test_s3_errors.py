@@ -19,6 +19,8 @@ from tests.support.s3 import ACCESS_KEY, SECRET_KEY, Answer, S3Stub
 
 FILE = RemoteFile("a", "m/a", 1, "s3:x", etag="t")
 
+pytestmark = pytest.mark.usefixtures("asked_for_each")
+
 
 @pytest.fixture(autouse=True)
 def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
