@@ -14,6 +14,7 @@ from rich.console import Console
 from modelcache.cli.display import Display
 from modelcache.cli.options import (
     BandwidthOption,
+    CaBundle,
     Connections,
     KeepFreeOption,
     Output,
@@ -24,6 +25,7 @@ from modelcache.cli.options import (
 )
 from modelcache.cli.output import Format
 from modelcache.errors import EXIT_CODES, ModelCacheError, UsageError
+from modelcache.origins import spare_metadata
 from modelcache.service.agent import Agent
 from modelcache.service.logs import configure_logs
 from modelcache.settings import AgentSettings
@@ -45,6 +47,7 @@ def agent(
     keep_free: KeepFreeOption = None,
     connections: Connections = None,
     bandwidth: BandwidthOption = None,
+    ca_bundle: CaBundle = None,
     models_at_once: Annotated[int | None, flag("models_at_once", "NUMBER")] = None,
     nodes_at_once: Annotated[int | None, flag("nodes_at_once", "NUMBER")] = None,
     report_seconds: Annotated[float | None, flag("report_seconds", "SECONDS")] = None,
@@ -75,6 +78,7 @@ def agent(
         keep_free=keep_free,
         connections=connections,
         bandwidth=bandwidth,
+        ca_bundle=ca_bundle,
         models_at_once=models_at_once,
         nodes_at_once=nodes_at_once,
         report_seconds=report_seconds,
@@ -87,6 +91,7 @@ def agent(
     console = Console(stderr=True)
     people = found.log_format == "console" or (found.log_format == "auto" and console.is_terminal)
     configure_logs(as_json=not people, level=found.log_level)
+    spare_metadata()
     daemon = Agent(found, once=once)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: daemon.stop())

@@ -38,6 +38,7 @@ KeepFreeOption = Annotated[str | None, flag("keep_free", "SIZE")]
 SecretsDir = Annotated[Path | None, flag("secrets_dir", "DIRECTORY")]
 Connections = Annotated[int | None, flag("connections", "NUMBER")]
 BandwidthOption = Annotated[str | None, flag("bandwidth", "SIZE")]
+CaBundle = Annotated[Path | None, flag("ca_bundle", "FILE")]
 Output = Annotated[Format, typer.Option("--output", "-o", help="How to print.")]
 
 

@@ -18,6 +18,7 @@ from modelcache.api.meta import NAME_MAX, NAME_PATTERN
 from modelcache.cli.display import Display
 from modelcache.cli.options import (
     BandwidthOption,
+    CaBundle,
     Connections,
     KeepFreeOption,
     Output,
@@ -35,7 +36,7 @@ from modelcache.cli.output import (
     reason_of,
 )
 from modelcache.errors import Cancelled, ModelCacheError, OriginChanged, UsageError
-from modelcache.origins import OriginSettings, SecretStore, open_origin
+from modelcache.origins import Network, OriginSettings, SecretStore, open_origin, spare_metadata
 from modelcache.service.logs import configure_logs
 from modelcache.service.progress import ProgressBook
 from modelcache.settings import FetchSettings
@@ -90,6 +91,7 @@ def prefetch(
     keep_free: KeepFreeOption = None,
     connections: Connections = None,
     bandwidth: BandwidthOption = None,
+    ca_bundle: CaBundle = None,
     output: Output = Format.TABLE,
 ) -> int:
     """Fetch models into the cache, verified, and show them."""
@@ -100,9 +102,11 @@ def prefetch(
         keep_free=keep_free,
         connections=connections,
         bandwidth=bandwidth,
+        ca_bundle=ca_bundle,
     )
     wanted = _wanted(uris, name, include, exclude, allow_unsafe_formats, secret)
     configure_logs(as_json=False, level="error")
+    spare_metadata()
     store = open_store(found.root, found.keep_free, create=True)
     fetching = _Fetching(store, found)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -126,12 +130,16 @@ class _Fetching:
         self._store = store
         self._cancel = Cancel()
         self.book = ProgressBook()
+        network = Network(ca_bundle=found.ca_bundle)
         self._engine = Engine(
-            TransferSettings(connections=found.connections, bandwidth=found.bandwidth)
+            TransferSettings(connections=found.connections, bandwidth=found.bandwidth), network
         )
         self._fetcher = ModelFetcher(store, self._engine, self.book)
         self._origins = OriginSettings(
-            root=store.layout.root, file_roots=None, secrets=SecretStore(found.secrets_dir)
+            root=store.layout.root,
+            file_roots=None,
+            secrets=SecretStore(found.secrets_dir),
+            network=network,
         )
         self.manifests: dict[str, Manifest] = {}
         self.errors: dict[str, ModelCacheError] = {}

@@ -5,6 +5,7 @@ The modules of the single origins are imported on first use (`open_origin`): the
 
 from modelcache.origins.credentials import Secret, SecretStore
 from modelcache.origins.names import check_names
+from modelcache.origins.network import Network
 from modelcache.origins.protocol import (
     HttpLocation,
     LocalLocation,
@@ -13,6 +14,7 @@ from modelcache.origins.protocol import (
     RemoteFile,
     Revision,
 )
+from modelcache.origins.proxies import spare_metadata
 from modelcache.origins.registry import OriginSettings, open_origin
 from modelcache.origins.selection import select
 
@@ -20,6 +22,7 @@ __all__ = [
     "HttpLocation",
     "LocalLocation",
     "Location",
+    "Network",
     "Origin",
     "OriginSettings",
     "RemoteFile",
@@ -29,4 +32,5 @@ __all__ = [
     "check_names",
     "open_origin",
     "select",
+    "spare_metadata",
 ]

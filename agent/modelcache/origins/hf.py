@@ -41,6 +41,7 @@ from modelcache.errors import (
 from modelcache.origins.credentials import Secret
 from modelcache.origins.hubclient import same_origin, within
 from modelcache.origins.names import check_names, shown
+from modelcache.origins.network import Network
 from modelcache.origins.protocol import HttpLocation, RemoteFile, Revision
 from modelcache.origins.waiting import rate_limit_seconds, retry_after_seconds
 
@@ -59,7 +60,12 @@ class HuggingFaceOrigin:
     """
 
     def __init__(
-        self, uri: SourceURI, *, secret: Secret | None = None, endpoint: str | None = None
+        self,
+        uri: SourceURI,
+        *,
+        secret: Secret | None = None,
+        endpoint: str | None = None,
+        network: Network | None = None,
     ) -> None:
         """Make no request yet.
 
@@ -67,12 +73,14 @@ class HuggingFaceOrigin:
             uri: what is wanted.
             secret: has the key `token`.
             endpoint: the Hub's URL; by default HF_ENDPOINT, or huggingface.co.
+            network: how it is reached; by default as the environment says.
 
         Raises:
             AuthFailed: the secret has no token, or is not to be sent to the endpoint.
             UsageError: the endpoint is not a URL.
         """
         self._endpoint = _checked(endpoint or os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT)
+        self._network = network or Network()
         self._repository = uri.authority
         self._path = uri.path
         self._asked = uri.revision or "main"
@@ -181,7 +189,7 @@ class HuggingFaceOrigin:
     def _asking(self) -> Iterator[None]:
         """A context for huggingface_hub's requests: their errors come out as ours."""
         try:
-            with within(self._endpoint):
+            with within(self._endpoint, self._network):
                 yield
         except OfflineModeIsEnabled as error:
             raise OriginUnavailable(

@@ -8,6 +8,7 @@ from pathlib import Path
 from modelcache.api import Source
 from modelcache.errors import UsageError
 from modelcache.origins.credentials import SecretStore
+from modelcache.origins.network import Network
 from modelcache.origins.protocol import Origin
 
 
@@ -20,11 +21,13 @@ class OriginSettings:
         file_roots: the directories that `file://` may read below; None: any, as the one-shot
             prefetch does, where the person who asks could read the files anyway.
         secrets: where `secretName` is looked up.
+        network: how the world is reached; by default as the environment says.
     """
 
     root: Path
     file_roots: tuple[Path, ...] | None = ()
     secrets: SecretStore = field(default_factory=lambda: SecretStore(None))
+    network: Network = field(default_factory=Network)
 
 
 def open_origin(source: Source, settings: OriginSettings) -> Origin:
@@ -45,9 +48,9 @@ def open_origin(source: Source, settings: OriginSettings) -> Origin:
     if uri.scheme == "hf":
         from modelcache.origins.hf import HuggingFaceOrigin
 
-        return HuggingFaceOrigin(uri, secret=secret)
+        return HuggingFaceOrigin(uri, secret=secret, network=settings.network)
     if uri.scheme == "s3":
         from modelcache.origins.s3 import S3Origin
 
-        return S3Origin(uri, secret=secret)
+        return S3Origin(uri, secret=secret, network=settings.network)
     raise UsageError(f"there is no origin for {uri.scheme}://")

@@ -13,7 +13,7 @@ from modelcache.api import ModelReport, NodeCache
 from modelcache.catalog import FileCatalog, Severity
 from modelcache.catalog.watching import CatalogWatch
 from modelcache.metrics import CONTENT_TYPE, Metrics
-from modelcache.origins import OriginSettings, SecretStore
+from modelcache.origins import Network, OriginSettings, SecretStore
 from modelcache.planning.planner import Limits
 from modelcache.service.clusterside import ClusterSide, boot_id
 from modelcache.service.endpoints import Answer, Endpoints, document, host_and_port, text
@@ -57,8 +57,10 @@ class Agent:
         self._store = Store(settings.root, keep_free=KeepFree(keep_bytes, keep_ratio))
         self.progress = ProgressBook()
         self._metrics = Metrics(lambda: self._reporter.current())
+        network = Network(ca_bundle=settings.ca_bundle)
         self._engine = Engine(
-            TransferSettings(connections=settings.connections, bandwidth=settings.bandwidth)
+            TransferSettings(connections=settings.connections, bandwidth=settings.bandwidth),
+            network,
         )
         inventory = Inventory(self._store)
         before = read_node_report(self._store.layout)
@@ -85,6 +87,7 @@ class Agent:
                 root=self._store.layout.root,
                 file_roots=settings.file_roots,
                 secrets=SecretStore(settings.secrets_dir),
+                network=network,
             ),
             progress=self.progress,
             cancel=self._cancel,

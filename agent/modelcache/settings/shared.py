@@ -49,6 +49,11 @@ class FetchSettings(StoreSettings):
         None,
         description="Limit in bytes a second for all together, such as 200Mi; none by default.",
     )
+    ca_bundle: Path | None = Field(
+        None,
+        description="PEM file with certificates of CAs that origins, mirrors and proxies may be"
+        " signed by, besides the usual ones.",
+    )
 
 
 class ClusterSettings(BaseSettings):

@@ -19,6 +19,7 @@ from itertools import count
 import structlog
 
 from modelcache.errors import Cancelled
+from modelcache.origins.network import Network
 from modelcache.transfer.buffers import Buffers
 from modelcache.transfer.http import HttpClient
 from modelcache.transfer.jobs import FetchRequest, Job, Unit, fail
@@ -37,11 +38,14 @@ _MOST_THREADS = 64
 class Engine:
     """Connections that serve `fetch` requests. Safe for threads."""
 
-    def __init__(self, settings: TransferSettings | None = None) -> None:
+    def __init__(
+        self, settings: TransferSettings | None = None, network: Network | None = None
+    ) -> None:
+        """`network`: how the world is reached; by default as the environment says."""
         self._settings = settings or TransferSettings()
         self._buffers = Buffers(self._settings.spare_buffers)
         self._bandwidth = Bandwidth(self._settings.bandwidth)
-        self._http = HttpClient(read_timeout=self._settings.read_timeout)
+        self._http = HttpClient(network, read_timeout=self._settings.read_timeout)
         self._condition = threading.Condition()
         self._jobs: list[Job] = []
         self._units: set[Unit] = set()
