@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from modelcache.api import Manifest, Source
-from modelcache.origins import Network, OriginSettings, open_origin
+from modelcache.origins import Mirror, Network, OriginSettings, SecretStore, open_origin
 from modelcache.store import Store
 from modelcache.transfer import (
     Cancel,
@@ -36,6 +36,8 @@ class Fetching:
     events: list[Event] = field(default_factory=list)
     on_event: Callable[[Event], None] = lambda _: None
     network: Network = field(default_factory=Network)
+    mirrors: tuple[Mirror, ...] = ()
+    secrets: Path | None = None
 
     def __post_init__(self) -> None:
         self.store = Store(self.root)
@@ -58,7 +60,13 @@ class Fetching:
         """Resolve and fetch, as an agent does."""
         cancel = cancel or Cancel()
         wanted = Source(uri=uri, **source)
-        settings = OriginSettings(root=self.root, file_roots=None, network=self.network)
+        settings = OriginSettings(
+            root=self.root,
+            file_roots=None,
+            secrets=SecretStore(self.secrets),
+            network=self.network,
+            mirrors=self.mirrors,
+        )
         origin = open_origin(wanted, settings)
         revision = resolve(origin, wanted, cancel)
         return self.fetcher.fetch(ModelFetch(name, wanted, origin, revision, priority), cancel)

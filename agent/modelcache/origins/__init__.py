@@ -4,6 +4,7 @@ The modules of the single origins are imported on first use (`open_origin`): the
 """
 
 from modelcache.origins.credentials import Secret, SecretStore
+from modelcache.origins.mirrors import Mirror
 from modelcache.origins.names import check_names
 from modelcache.origins.network import Network
 from modelcache.origins.protocol import (
@@ -22,6 +23,7 @@ __all__ = [
     "HttpLocation",
     "LocalLocation",
     "Location",
+    "Mirror",
     "Network",
     "Origin",
     "OriginSettings",

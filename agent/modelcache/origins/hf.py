@@ -90,6 +90,11 @@ class HuggingFaceOrigin:
             self._secret_token = secret.need("token")
         self._commit: str | None = None
 
+    @property
+    def host(self) -> str:
+        """The host that `locate` asks."""
+        return urlsplit(self._endpoint).netloc
+
     def resolve(self) -> Revision:
         """The commit that the revision names now, and its files.
 
@@ -118,15 +123,24 @@ class HuggingFaceOrigin:
             self.resolve()
         assert self._commit is not None
         url = self._url(self._commit, file)
+        path = url.removeprefix(self._endpoint)
         if file.sha256 is None:
-            return HttpLocation(url, headers=self._headers)
+            return HttpLocation(
+                url, headers=self._headers, mirror_path=path, mirror_headers=self._headers
+            )
         with self._asking():
             etag, found = self._head(url)
         if etag and _SHA256.fullmatch(etag) and etag != file.sha256:
             raise OriginChanged(f"{self._repository}: {shown(file.path)} was replaced")
         target = urljoin(url, found)
         headers = self._headers if same_origin(target, self._endpoint) else {}
-        return HttpLocation(target, headers=headers, renewable=True)
+        return HttpLocation(
+            target,
+            headers=headers,
+            renewable=True,
+            mirror_path=path,
+            mirror_headers=self._headers,
+        )
 
     @property
     def _is_pinned(self) -> bool:

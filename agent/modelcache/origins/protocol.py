@@ -100,6 +100,10 @@ class HttpLocation:
         if_match: an entity tag (with quotes) to send as If-Match, and to expect in the answer.
         checksums: what locating taught of the content's checksums, as in `RemoteFile`.
         renewable: whether a 401 or 403 may mean that the URL has expired: locate again.
+        mirror_path: what a mirror calls it, below the mirror's own URL; None: as this URL's path.
+        mirror_headers: what may be sent to a mirror that the secret names; nothing is otherwise.
+        mirrors: where else the same bytes may be, to be asked first (`origins.mirrors`).
+        mirror: the URL of the mirror whose location this is; None: it is the origin's.
     """
 
     url: str
@@ -107,6 +111,10 @@ class HttpLocation:
     if_match: str | None = None
     checksums: Mapping[str, str] = field(default_factory=dict)
     renewable: bool = False
+    mirror_path: str | None = None
+    mirror_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    mirrors: tuple[HttpLocation, ...] = ()
+    mirror: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +179,9 @@ class Origin(Protocol):
 
     Both methods block, may be called from several threads, and raise `ModelCacheError`s:
     AuthFailed, NotFound, RateLimited, OriginUnavailable, UnsafePath.
+
+    An origin may have an attribute `host`, the `host[:port]` that `locate` asks: when that asks for
+    fewer requests, all models' requests to it become fewer.
     """
 
     def resolve(self) -> Revision:

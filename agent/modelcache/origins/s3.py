@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from hashlib import sha256
 from threading import Lock
 from typing import TYPE_CHECKING, Final, Literal
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from boto3.session import Session
 from botocore.config import Config
@@ -72,6 +72,11 @@ class S3Origin:
         self._client: S3Client | None = None
         self._endpoint = ""
 
+    @property
+    def host(self) -> str:
+        """The host that `locate` asks; empty as long as it was not asked for anything."""
+        return urlsplit(self._endpoint).netloc
+
     def resolve(self) -> Revision:
         """What the prefix holds now.
 
@@ -114,7 +119,11 @@ class S3Origin:
                 what["VersionId"] = head["VersionId"]
             url = client.generate_presigned_url("get_object", Params=what, ExpiresIn=URL_SECONDS)
         return HttpLocation(
-            url, if_match=etag, checksums=_checksums(head, self._bucket), renewable=True
+            url,
+            if_match=etag,
+            checksums=_checksums(head, self._bucket),
+            renewable=True,
+            mirror_path=f"/{self._bucket}/{quote(file.origin_path)}",
         )
 
     def _open(self) -> S3Client:

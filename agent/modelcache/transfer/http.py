@@ -30,6 +30,7 @@ from modelcache.origins.protocol import HttpLocation
 from modelcache.origins.proxies import Proxy
 from modelcache.origins.waiting import retry_after_seconds
 from modelcache.transfer.cancelling import Cancel
+from modelcache.transfer.spending import spending
 from modelcache.transfer.tunnelling import Tunnel
 
 _CONNECT_SECONDS = 10.0
@@ -152,14 +153,15 @@ class HttpClient:
             who = f"the proxy {proxy}" if proxy is not None and not reused else place
             with cancel.calling(lambda c=connection: _abort(c)):  # type: ignore[misc]
                 try:
-                    if connection.sock is None:
-                        connection.connect()
-                        who = place
-                        assert connection.sock is not None
-                        connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                        connection.sock.settimeout(self._read_timeout)
-                    connection.request("GET", target, headers=dict(headers))
-                    response = connection.getresponse()
+                    with spending("origin"):
+                        if connection.sock is None:
+                            connection.connect()
+                            who = place
+                            assert connection.sock is not None
+                            connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                            connection.sock.settimeout(self._read_timeout)
+                        connection.request("GET", target, headers=dict(headers))
+                        response = connection.getresponse()
                 except _BROKEN as error:
                     if isinstance(connection, Tunnel) and connection.reached:
                         who = place
@@ -240,7 +242,7 @@ def _check(
     if response.headers.get("Content-Encoding", "identity") != "identity":
         raise OriginUnavailable(f"{place} sends its content encoded, which was not asked for")
     etag = response.headers.get("ETag")
-    if location.if_match and etag and etag != location.if_match:
+    if location.if_match and etag != location.if_match and (etag or location.mirror):
         raise OriginChanged(f"{place} is another object now (its ETag changed)")
     length = response.length
     if response.status == 200:
@@ -286,7 +288,9 @@ def _refusal(
         return OriginChanged(f"{place} is another object now (HTTP {status})")
     if status == 429 or (status == 503 and "SlowDown" in hint):
         return RateLimited(f"{place} asks for fewer requests (HTTP {status})", retry_after=wait)
-    return OriginUnavailable(f"{place} answers HTTP {status}", retry_after=wait)
+    return OriginUnavailable(
+        f"{place} answers HTTP {status}", retry_after=wait, overloaded=status == 503
+    )
 
 
 def _redirected(url: SplitResult, response: http.client.HTTPResponse) -> SplitResult:
