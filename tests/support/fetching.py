@@ -40,12 +40,15 @@ class Fetching:
     secrets: Path | None = None
 
     def __post_init__(self) -> None:
+        self.news = threading.Condition()
         self.store = Store(self.root)
         self.engine = Engine(self.settings, self.network)
         self.fetcher = ModelFetcher(self.store, self.engine, self._listen)
 
     def _listen(self, event: Event) -> None:
-        self.events.append(event)
+        with self.news:
+            self.events.append(event)
+            self.news.notify_all()
         self.on_event(event)
 
     def fetch(

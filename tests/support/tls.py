@@ -16,11 +16,11 @@ from tests.support.cluster.certificates import Pair
 class TlsFront:
     """Speaks TLS on loopback, and plainly with the server behind it. `port` is where."""
 
-    def __init__(self, pair: Pair, behind: int) -> None:
-        """`behind`: the plain server's port."""
+    def __init__(self, pair: Pair, behind: int, host: str = "127.0.0.1") -> None:
+        """`behind`, `host`: the plain server's port and address."""
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(pair.certificate, pair.key)
-        self._behind = behind
+        self._behind = (host, behind)
         self._end = threading.Event()
         self._listening = socket.create_server(("127.0.0.1", 0))
         self._listening.settimeout(0.05)
@@ -56,7 +56,7 @@ class TlsFront:
             suppress(OSError),
             client,
             self._context.wrap_socket(client, server_side=True) as inner,
-            socket.create_connection(("127.0.0.1", self._behind), 5) as other,
+            socket.create_connection(self._behind, 5) as other,
         ):
             self._pass_on(inner, other)
 

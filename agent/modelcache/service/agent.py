@@ -83,6 +83,7 @@ class Agent:
             progress=self.progress,
             cancel=self._cancel,
             on_end=self._wake,
+            jitter=(settings.start_jitter if settings.cluster and settings.nodes_at_once else 0.0),
         )
         self._reconciler = Reconciler(
             store=self._store,
