@@ -89,16 +89,20 @@ class InsufficientDisk(ModelCacheError):
 class OriginUnavailable(ModelCacheError):
     """No answer, a broken answer, or a server error from the origin.
 
-    `retry_after` is the origin's own wish in seconds, where it gave one (RFC 9110, 10.2.3).
+    `retry_after` is the origin's own wish in seconds, where it gave one (RFC 9110, 10.2.3);
+    `overloaded` whether it says that it has too much to do (HTTP 503).
     """
 
     reason = Reason.ORIGIN_UNAVAILABLE
     retryable = True
     exit_code = 7
 
-    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, retry_after: float | None = None, overloaded: bool = False
+    ) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.overloaded = overloaded
 
 
 class RateLimited(OriginUnavailable):

@@ -31,6 +31,8 @@ from modelcache.transfer.events import (
     BytesReceived,
     Event,
     FetchEnded,
+    HostPaused,
+    MirrorFailed,
     Retried,
 )
 
@@ -79,12 +81,43 @@ class Metrics:
             buckets=_FETCH_BUCKETS,
             registry=self.registry,
         )
+        self._mirrored = Counter(
+            "modelcache_mirrored_bytes",
+            "Those of the received bytes that mirrors served in place of the origin.",
+            ["origin"],
+            registry=self.registry,
+        )
+        self._mirror_failures = Counter(
+            "modelcache_mirror_failures",
+            "Failures of mirrors, after which the origin was asked.",
+            ["origin", "reason"],
+            registry=self.registry,
+        )
+        self._pauses = Counter(
+            "modelcache_origin_pauses",
+            "Times that a host asked for fewer requests (429, 503) and was left alone for a while.",
+            ["origin"],
+            registry=self.registry,
+        )
+        self._spent = Counter(
+            "modelcache_transfer_seconds",
+            "Time of all connections: waiting for the origin, on the disk, on digests, held back by"
+            " a bandwidth limit. Counted when a fetch ends.",
+            ["origin", "activity"],
+            registry=self.registry,
+        )
         self._dropped.inc(0)
 
     def __call__(self, event: Event) -> None:
         """Count an event."""
         if isinstance(event, BytesReceived):
             self._received.labels(event.origin).inc(event.size)
+            if event.mirror is not None:
+                self._mirrored.labels(event.origin).inc(event.size)
+        elif isinstance(event, MirrorFailed):
+            self._mirror_failures.labels(event.origin, event.reason.value).inc()
+        elif isinstance(event, HostPaused):
+            self._pauses.labels(event.origin).inc()
         elif isinstance(event, BytesDropped):
             self._dropped.inc(event.size)
         elif isinstance(event, Retried):
@@ -92,6 +125,8 @@ class Metrics:
         elif isinstance(event, FetchEnded):
             reason = event.reason.value if event.reason else ""
             self._fetches.labels(event.origin, reason).inc()
+            for activity, seconds in event.times.by_activity.items():
+                self._spent.labels(event.origin, activity).inc(seconds)
             if event.reason is None:
                 self._seconds.labels(event.origin).observe(event.seconds)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from modelcache.api import Manifest, Source
-from modelcache.origins import OriginSettings, open_origin
+from modelcache.origins import Mirror, Network, OriginSettings, SecretStore, open_origin
 from modelcache.store import Store
 from modelcache.transfer import (
     Cancel,
@@ -35,14 +35,20 @@ class Fetching:
     settings: TransferSettings = QUICK
     events: list[Event] = field(default_factory=list)
     on_event: Callable[[Event], None] = lambda _: None
+    network: Network = field(default_factory=Network)
+    mirrors: tuple[Mirror, ...] = ()
+    secrets: Path | None = None
 
     def __post_init__(self) -> None:
+        self.news = threading.Condition()
         self.store = Store(self.root)
-        self.engine = Engine(self.settings)
+        self.engine = Engine(self.settings, self.network)
         self.fetcher = ModelFetcher(self.store, self.engine, self._listen)
 
     def _listen(self, event: Event) -> None:
-        self.events.append(event)
+        with self.news:
+            self.events.append(event)
+            self.news.notify_all()
         self.on_event(event)
 
     def fetch(
@@ -57,7 +63,14 @@ class Fetching:
         """Resolve and fetch, as an agent does."""
         cancel = cancel or Cancel()
         wanted = Source(uri=uri, **source)
-        origin = open_origin(wanted, OriginSettings(root=self.root, file_roots=None))
+        settings = OriginSettings(
+            root=self.root,
+            file_roots=None,
+            secrets=SecretStore(self.secrets),
+            network=self.network,
+            mirrors=self.mirrors,
+        )
+        origin = open_origin(wanted, settings)
         revision = resolve(origin, wanted, cancel)
         return self.fetcher.fetch(ModelFetch(name, wanted, origin, revision, priority), cancel)
 

@@ -14,8 +14,13 @@ from rich.console import Console
 from modelcache.cli.display import Display
 from modelcache.cli.options import (
     BandwidthOption,
+    CaBundle,
     Connections,
+    HostConnections,
+    IoPriority,
     KeepFreeOption,
+    MirrorsOption,
+    OriginBandwidth,
     Output,
     Root,
     SecretsDir,
@@ -24,6 +29,7 @@ from modelcache.cli.options import (
 )
 from modelcache.cli.output import Format
 from modelcache.errors import EXIT_CODES, ModelCacheError, UsageError
+from modelcache.origins import spare_metadata
 from modelcache.service.agent import Agent
 from modelcache.service.logs import configure_logs
 from modelcache.settings import AgentSettings
@@ -45,8 +51,14 @@ def agent(
     keep_free: KeepFreeOption = None,
     connections: Connections = None,
     bandwidth: BandwidthOption = None,
+    origin_bandwidth: OriginBandwidth = None,
+    host_connections: HostConnections = None,
+    io_priority: IoPriority = None,
+    mirrors: MirrorsOption = None,
+    ca_bundle: CaBundle = None,
     models_at_once: Annotated[int | None, flag("models_at_once", "NUMBER")] = None,
     nodes_at_once: Annotated[int | None, flag("nodes_at_once", "NUMBER")] = None,
+    start_jitter: Annotated[str | None, flag("start_jitter", "TIME")] = None,
     report_seconds: Annotated[float | None, flag("report_seconds", "SECONDS")] = None,
     delete_unwanted_after: Annotated[str | None, flag("delete_unwanted_after", "TIME")] = None,
     max_labels: Annotated[int | None, flag("max_labels", "NUMBER")] = None,
@@ -75,8 +87,14 @@ def agent(
         keep_free=keep_free,
         connections=connections,
         bandwidth=bandwidth,
+        origin_bandwidth=origin_bandwidth,
+        host_connections=host_connections,
+        io_priority=io_priority,
+        mirrors=mirrors,
+        ca_bundle=ca_bundle,
         models_at_once=models_at_once,
         nodes_at_once=nodes_at_once,
+        start_jitter=start_jitter,
         report_seconds=report_seconds,
         delete_unwanted_after=delete_unwanted_after,
         max_labels=max_labels,
@@ -87,6 +105,7 @@ def agent(
     console = Console(stderr=True)
     people = found.log_format == "console" or (found.log_format == "auto" and console.is_terminal)
     configure_logs(as_json=not people, level=found.log_level)
+    spare_metadata()
     daemon = Agent(found, once=once)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: daemon.stop())

@@ -42,6 +42,11 @@ KeepFreeOption = Annotated[str | None, flag("keep_free", "SIZE")]
 SecretsDir = Annotated[Path | None, flag("secrets_dir", "DIRECTORY")]
 Connections = Annotated[int | None, flag("connections", "NUMBER")]
 BandwidthOption = Annotated[str | None, flag("bandwidth", "SIZE")]
+OriginBandwidth = Annotated[str | None, flag("origin_bandwidth", "ORIGIN=SIZE,...")]
+HostConnections = Annotated[int | None, flag("host_connections", "NUMBER")]
+IoPriority = Annotated[str | None, flag("io_priority", "PRIORITY")]
+MirrorsOption = Annotated[str | None, flag("mirrors", "ORIGIN=URL,...")]
+CaBundle = Annotated[Path | None, flag("ca_bundle", "FILE")]
 Output = Annotated[Format, typer.Option("--output", "-o", help="How to print.")]
 
 

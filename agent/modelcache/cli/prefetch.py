@@ -18,8 +18,13 @@ from modelcache.api.meta import NAME_MAX, NAME_PATTERN
 from modelcache.cli.display import Display
 from modelcache.cli.options import (
     BandwidthOption,
+    CaBundle,
     Connections,
+    HostConnections,
+    IoPriority,
     KeepFreeOption,
+    MirrorsOption,
+    OriginBandwidth,
     Output,
     Root,
     SecretsDir,
@@ -35,17 +40,16 @@ from modelcache.cli.output import (
     reason_of,
 )
 from modelcache.errors import Cancelled, ModelCacheError, OriginChanged, UsageError
-from modelcache.origins import OriginSettings, SecretStore, open_origin
+from modelcache.origins import open_origin, spare_metadata
 from modelcache.service.logs import configure_logs
+from modelcache.service.outfit import outfit
 from modelcache.service.progress import ProgressBook
 from modelcache.settings import FetchSettings
 from modelcache.store import Store
 from modelcache.transfer import (
     Cancel,
-    Engine,
     ModelFetch,
     ModelFetcher,
-    TransferSettings,
     resolve,
 )
 
@@ -90,6 +94,11 @@ def prefetch(
     keep_free: KeepFreeOption = None,
     connections: Connections = None,
     bandwidth: BandwidthOption = None,
+    origin_bandwidth: OriginBandwidth = None,
+    host_connections: HostConnections = None,
+    io_priority: IoPriority = None,
+    mirrors: MirrorsOption = None,
+    ca_bundle: CaBundle = None,
     output: Output = Format.TABLE,
 ) -> int:
     """Fetch models into the cache, verified, and show them."""
@@ -100,9 +109,15 @@ def prefetch(
         keep_free=keep_free,
         connections=connections,
         bandwidth=bandwidth,
+        origin_bandwidth=origin_bandwidth,
+        host_connections=host_connections,
+        io_priority=io_priority,
+        mirrors=mirrors,
+        ca_bundle=ca_bundle,
     )
     wanted = _wanted(uris, name, include, exclude, allow_unsafe_formats, secret)
     configure_logs(as_json=False, level="error")
+    spare_metadata()
     store = open_store(found.root, found.keep_free, create=True)
     fetching = _Fetching(store, found)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -126,13 +141,8 @@ class _Fetching:
         self._store = store
         self._cancel = Cancel()
         self.book = ProgressBook()
-        self._engine = Engine(
-            TransferSettings(connections=found.connections, bandwidth=found.bandwidth)
-        )
+        self._engine, self._origins = outfit(found, store.layout.root, file_roots=None)
         self._fetcher = ModelFetcher(store, self._engine, self.book)
-        self._origins = OriginSettings(
-            root=store.layout.root, file_roots=None, secrets=SecretStore(found.secrets_dir)
-        )
         self.manifests: dict[str, Manifest] = {}
         self.errors: dict[str, ModelCacheError] = {}
 

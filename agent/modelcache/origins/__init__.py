@@ -4,7 +4,9 @@ The modules of the single origins are imported on first use (`open_origin`): the
 """
 
 from modelcache.origins.credentials import Secret, SecretStore
+from modelcache.origins.mirrors import Mirror
 from modelcache.origins.names import check_names
+from modelcache.origins.network import Network
 from modelcache.origins.protocol import (
     HttpLocation,
     LocalLocation,
@@ -13,6 +15,7 @@ from modelcache.origins.protocol import (
     RemoteFile,
     Revision,
 )
+from modelcache.origins.proxies import spare_metadata
 from modelcache.origins.registry import OriginSettings, open_origin
 from modelcache.origins.selection import select
 
@@ -20,6 +23,8 @@ __all__ = [
     "HttpLocation",
     "LocalLocation",
     "Location",
+    "Mirror",
+    "Network",
     "Origin",
     "OriginSettings",
     "RemoteFile",
@@ -29,4 +34,5 @@ __all__ = [
     "check_names",
     "open_origin",
     "select",
+    "spare_metadata",
 ]

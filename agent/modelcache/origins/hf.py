@@ -41,6 +41,7 @@ from modelcache.errors import (
 from modelcache.origins.credentials import Secret
 from modelcache.origins.hubclient import same_origin, within
 from modelcache.origins.names import check_names, shown
+from modelcache.origins.network import Network
 from modelcache.origins.protocol import HttpLocation, RemoteFile, Revision
 from modelcache.origins.waiting import rate_limit_seconds, retry_after_seconds
 
@@ -59,7 +60,12 @@ class HuggingFaceOrigin:
     """
 
     def __init__(
-        self, uri: SourceURI, *, secret: Secret | None = None, endpoint: str | None = None
+        self,
+        uri: SourceURI,
+        *,
+        secret: Secret | None = None,
+        endpoint: str | None = None,
+        network: Network | None = None,
     ) -> None:
         """Make no request yet.
 
@@ -67,12 +73,14 @@ class HuggingFaceOrigin:
             uri: what is wanted.
             secret: has the key `token`.
             endpoint: the Hub's URL; by default HF_ENDPOINT, or huggingface.co.
+            network: how it is reached; by default as the environment says.
 
         Raises:
             AuthFailed: the secret has no token, or is not to be sent to the endpoint.
             UsageError: the endpoint is not a URL.
         """
         self._endpoint = _checked(endpoint or os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT)
+        self._network = network or Network()
         self._repository = uri.authority
         self._path = uri.path
         self._asked = uri.revision or "main"
@@ -81,6 +89,11 @@ class HuggingFaceOrigin:
             secret.require(self._endpoint)
             self._secret_token = secret.need("token")
         self._commit: str | None = None
+
+    @property
+    def host(self) -> str:
+        """The host that `locate` asks."""
+        return urlsplit(self._endpoint).netloc
 
     def resolve(self) -> Revision:
         """The commit that the revision names now, and its files.
@@ -110,15 +123,24 @@ class HuggingFaceOrigin:
             self.resolve()
         assert self._commit is not None
         url = self._url(self._commit, file)
+        path = url.removeprefix(self._endpoint)
         if file.sha256 is None:
-            return HttpLocation(url, headers=self._headers)
+            return HttpLocation(
+                url, headers=self._headers, mirror_path=path, mirror_headers=self._headers
+            )
         with self._asking():
             etag, found = self._head(url)
         if etag and _SHA256.fullmatch(etag) and etag != file.sha256:
             raise OriginChanged(f"{self._repository}: {shown(file.path)} was replaced")
         target = urljoin(url, found)
         headers = self._headers if same_origin(target, self._endpoint) else {}
-        return HttpLocation(target, headers=headers, renewable=True)
+        return HttpLocation(
+            target,
+            headers=headers,
+            renewable=True,
+            mirror_path=path,
+            mirror_headers=self._headers,
+        )
 
     @property
     def _is_pinned(self) -> bool:
@@ -181,7 +203,7 @@ class HuggingFaceOrigin:
     def _asking(self) -> Iterator[None]:
         """A context for huggingface_hub's requests: their errors come out as ours."""
         try:
-            with within(self._endpoint):
+            with within(self._endpoint, self._network):
                 yield
         except OfflineModeIsEnabled as error:
             raise OriginUnavailable(

@@ -7,6 +7,7 @@ endpoint (its other users in the process notice nothing):
 - a page that is answered 429 or 5xx is asked for again after the server's Retry-After, however
   long, in the calling thread, and a failed connection closes the client that other threads use:
   here the first failure is raised, since the agent's planner is who waits;
+- proxies and certificates are chosen by its own reading of the environment: here by `Network`;
 - the token is sent on to huggingface.co by a mirror's redirect, and to any host that a listing
   names as its next page: here only to the endpoint.
 """
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
+from threading import Lock
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -24,30 +26,35 @@ import httpx2
 from huggingface_hub import hf_raise_for_status, is_offline_mode, set_client_factory
 from huggingface_hub.errors import OfflineModeIsEnabled
 
-from modelcache.errors import OriginUnavailable
+from modelcache.errors import ModelCacheError, OriginUnavailable
+from modelcache.origins.network import Network
+from modelcache.origins.proxies import Proxy
 
 TIMEOUT: Final = httpx2.Timeout(30, connect=10)
 """Seconds: 10 for a connection, 30 for the next piece of an answer."""
 
 _endpoint: ContextVar[str | None] = ContextVar("endpoint", default=None)
+_network: ContextVar[Network | None] = ContextVar("network", default=None)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 @contextmanager
-def within(endpoint: str) -> Iterator[None]:
+def within(endpoint: str, network: Network) -> Iterator[None]:
     """Requests of huggingface_hub made in this context are meant for this endpoint.
 
     Raises:
         OriginUnavailable: no connection, or no answer in time.
+        AuthFailed: the proxy wants a password, or lets nobody through.
         OfflineModeIsEnabled: HF_HUB_OFFLINE is set.
         HfHubHTTPError: 408, 429 or 5xx, without being asked for again.
     """
     _install()
-    token = _endpoint.set(endpoint)
+    tokens = _endpoint.set(endpoint), _network.set(network)
     try:
         yield
     finally:
-        _endpoint.reset(token)
+        _endpoint.reset(tokens[0])
+        _network.reset(tokens[1])
 
 
 def same_origin(one: str, other: str) -> bool:
@@ -70,6 +77,8 @@ class HubClient(httpx2.Client):
         request.extensions["timeout"] = TIMEOUT.as_dict()
         try:
             response = super().send(request, **options)
+        except httpx2.ProxyError as error:
+            raise _refused(request, error) from error
         except httpx2.TransportError as error:
             raise OriginUnavailable(
                 f"{request.url.host} can't be reached: {str(error) or type(error).__name__}"
@@ -82,7 +91,52 @@ class HubClient(httpx2.Client):
 @cache
 def _install() -> None:
     """Once per process: the factory is huggingface_hub's only, process-wide, hook for a client."""
-    set_client_factory(lambda: HubClient(follow_redirects=True, timeout=None))
+    set_client_factory(
+        lambda: HubClient(
+            follow_redirects=True, timeout=None, transport=Paths(), mounts={}, trust_env=False
+        )
+    )
+
+
+class Paths(httpx2.BaseTransport):
+    """Sends each request the way that the `Network` of its context says. Safe for threads."""
+
+    def __init__(self) -> None:
+        self._mutex = Lock()
+        self._others = Network()
+        self._transports: dict[tuple[Network, Proxy | None], httpx2.HTTPTransport] = {}
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send one request."""
+        network = _network.get() or self._others
+        key = network, network.proxy(str(request.url))
+        with self._mutex:
+            transport = self._transports.get(key)
+            if transport is None:
+                transport = self._transports[key] = _transport(*key)
+        return transport.handle_request(request)
+
+    def close(self) -> None:
+        """Close all connections."""
+        with self._mutex:
+            for transport in self._transports.values():
+                transport.close()
+
+
+def _transport(network: Network, proxy: Proxy | None) -> httpx2.HTTPTransport:
+    return httpx2.HTTPTransport(
+        verify=network.tls, proxy=proxy.url if proxy else None, trust_env=False
+    )
+
+
+def _refused(request: httpx2.Request, error: httpx2.ProxyError) -> ModelCacheError:
+    """What a proxy's refusal means: httpcore's text begins with the status."""
+    network = _network.get()
+    proxy = network.proxy(str(request.url)) if network else None
+    status = str(error)[:3]
+    if proxy is None or not status.isdigit():
+        return OriginUnavailable(f"{request.url.host} can't be reached: {error}")
+    return proxy.refusal(int(status), request.url.host)
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:

@@ -102,6 +102,10 @@ class HttpLocation:
         renewable: whether a 401 or 403 may mean that the URL has expired: locate again.
         checksums_of: reads such checksums from the headers (their names in lower case) of an answer
             with the whole file.
+        mirror_path: what a mirror calls it, below the mirror's own URL; None: as this URL's path.
+        mirror_headers: what may be sent to a mirror that the secret names; nothing is otherwise.
+        mirrors: where else the same bytes may be, to be asked first (`origins.mirrors`).
+        mirror: the URL of the mirror whose location this is; None: it is the origin's.
     """
 
     url: str
@@ -110,6 +114,10 @@ class HttpLocation:
     checksums: Mapping[str, str] = field(default_factory=dict)
     renewable: bool = False
     checksums_of: Callable[[Mapping[str, str]], Mapping[str, str]] | None = None
+    mirror_path: str | None = None
+    mirror_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    mirrors: tuple[HttpLocation, ...] = ()
+    mirror: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +182,9 @@ class Origin(Protocol):
 
     Both methods block, may be called from several threads, and raise `ModelCacheError`s:
     AuthFailed, NotFound, RateLimited, OriginUnavailable, UnsafePath.
+
+    An origin may have an attribute `host`, the `host[:port]` that `locate` asks: when that asks for
+    fewer requests, all models' requests to it become fewer.
     """
 
     def resolve(self) -> Revision:

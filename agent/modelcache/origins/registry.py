@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from modelcache.api import Source
+from modelcache.api import Source, SourceURI
 from modelcache.errors import UsageError
-from modelcache.origins.credentials import SecretStore
+from modelcache.origins.credentials import Secret, SecretStore
+from modelcache.origins.mirrors import Mirror, with_mirrors
+from modelcache.origins.network import Network
 from modelcache.origins.protocol import Origin
 
 
@@ -20,11 +22,15 @@ class OriginSettings:
         file_roots: the directories that `file://` may read below; None: any, as the one-shot
             prefetch does, where the person who asks could read the files anyway.
         secrets: where `secretName` is looked up.
+        network: how the world is reached; by default as the environment says.
+        mirrors: who is asked for bytes before the origins.
     """
 
     root: Path
     file_roots: tuple[Path, ...] | None = ()
     secrets: SecretStore = field(default_factory=lambda: SecretStore(None))
+    network: Network = field(default_factory=Network)
+    mirrors: tuple[Mirror, ...] = ()
 
 
 def open_origin(source: Source, settings: OriginSettings) -> Origin:
@@ -42,12 +48,17 @@ def open_origin(source: Source, settings: OriginSettings) -> Origin:
 
         return FileOrigin(uri, within=settings.file_roots, forbidden=settings.root)
     secret = settings.secrets.read(source.secret_name) if source.secret_name else None
+    return with_mirrors(_open(uri, secret, settings), uri.scheme, settings.mirrors, secret)
+
+
+def _open(uri: SourceURI, secret: Secret | None, settings: OriginSettings) -> Origin:
     if uri.scheme == "hf":
         from modelcache.origins.hf import HuggingFaceOrigin
 
-        return HuggingFaceOrigin(uri, secret=secret)
+        return HuggingFaceOrigin(uri, secret=secret, network=settings.network)
     if uri.scheme == "s3":
         from modelcache.origins.s3 import S3Origin
 
-        return S3Origin(uri, secret=secret)
+        mirrored = any(mirror.scheme == "s3" for mirror in settings.mirrors)
+        return S3Origin(uri, secret=secret, network=settings.network, mirrored=mirrored)
     raise UsageError(f"there is no origin for {uri.scheme}://")

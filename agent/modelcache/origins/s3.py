@@ -12,16 +12,24 @@ from functools import partial
 from hashlib import sha256
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, Literal
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from boto3.session import Session
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ProxyConnectionError
+from botocore.session import get_session
 
 from modelcache.api import SourceURI
-from modelcache.errors import NotFound, OriginChanged, OriginUnavailable, UsageError
+from modelcache.errors import (
+    ModelCacheError,
+    NotFound,
+    OriginChanged,
+    OriginUnavailable,
+    UsageError,
+)
 from modelcache.origins.credentials import Secret
 from modelcache.origins.names import shown
+from modelcache.origins.network import Network
 from modelcache.origins.protocol import HttpLocation, RemoteFile, Revision
 from modelcache.origins.s3errors import from_client_error, from_sdk_error
 
@@ -44,6 +52,7 @@ _CHECKSUMS = (
 )
 _Style = Literal["path", "virtual"]
 _MD5 = re.compile(r"[0-9a-f]{32}")
+_TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")
 _AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
 
 
@@ -54,12 +63,29 @@ class S3Origin:
     chain (environment, profile, pod identity, instance). Needed: s3:ListBucket and s3:GetObject.
     """
 
-    def __init__(self, uri: SourceURI, *, secret: Secret | None = None) -> None:
+    def __init__(
+        self,
+        uri: SourceURI,
+        *,
+        secret: Secret | None = None,
+        network: Network | None = None,
+        mirrored: bool = False,
+    ) -> None:
+        """`mirrored`: the bytes may come from elsewhere, so their answers' checksums count for
+        nothing, and the bucket is asked for those of small objects, too."""
+        self._network = network or Network()
+        self._small_bytes = 0 if mirrored else SMALL_BYTES
         self._uri = uri
         self._bucket = uri.authority
         self._secret = secret
         self._opening = Lock()
         self._client: S3Client | None = None
+        self._endpoint = ""
+
+    @property
+    def host(self) -> str:
+        """The host that `locate` asks; empty as long as it was not asked for anything."""
+        return urlsplit(self._endpoint).netloc
 
     def resolve(self) -> Revision:
         """What the prefix holds now.
@@ -93,7 +119,7 @@ class S3Origin:
         request of its own.
         """
         etag = f'"{file.etag}"'
-        if file.size <= SMALL_BYTES:
+        if file.size <= self._small_bytes:
             return self._locate_small(file, etag)
         with self._asking(changed=file):
             client = self._open()
@@ -109,7 +135,11 @@ class S3Origin:
                 what["VersionId"] = head["VersionId"]
             url = client.generate_presigned_url("get_object", Params=what, ExpiresIn=URL_SECONDS)
         return HttpLocation(
-            url, if_match=etag, checksums=_checksums(head, self._bucket), renewable=True
+            url,
+            if_match=etag,
+            checksums=_checksums(head, self._bucket),
+            renewable=True,
+            mirror_path=f"/{self._bucket}/{quote(file.origin_path)}",
         )
 
     def _locate_small(self, file: RemoteFile, etag: str) -> HttpLocation:
@@ -136,21 +166,45 @@ class S3Origin:
                 client = _connect(session, style)
                 if style == "virtual" and not _is_aws(client.meta.endpoint_url):
                     # Few S3-compatible servers have a wildcard in their DNS name and certificate.
-                    client = _connect(session, "path")
+                    style = "path"
+                    client = _connect(session, style)
+                scheme, _, place = client.meta.endpoint_url.partition("://")
+                bucket = f"{self._bucket}." if style == "virtual" else ""
+                self._endpoint = f"{scheme}://{bucket}{place}"
+                if self._network.has_proxies:
+                    client = _connect(session, style, self._proxies())
                 if self._secret is not None:
                     self._secret.require(client.meta.endpoint_url)
                 self._client = client
             return self._client
 
+    def _proxies(self) -> dict[str, str]:
+        """botocore's own reading of NO_PROXY knows suffixes only, no networks."""
+        proxy = self._network.proxy(self._endpoint)
+        return {urlsplit(self._endpoint).scheme: proxy.url} if proxy else {}
+
     def _session(self) -> Session:
+        core = get_session()
+        if self._network.ca_file is not None:
+            # Not by the client's `verify`: STS, whom credentials may come from, is asked as well.
+            core.set_config_variable("ca_bundle", self._network.ca_file)
         if self._secret is None:
-            return Session()
+            return Session(botocore_session=core)
         return Session(
+            botocore_session=core,
             aws_access_key_id=self._secret.need("AWS_ACCESS_KEY_ID"),
             aws_secret_access_key=self._secret.need("AWS_SECRET_ACCESS_KEY"),
             aws_session_token=self._secret.get("AWS_SESSION_TOKEN"),
             region_name=self._secret.get("AWS_REGION"),
         )
+
+    def _refused_by_proxy(self, error: ProxyConnectionError) -> ModelCacheError:
+        """botocore's message has not even the status; urllib3's, below it, has."""
+        found = _TUNNEL.search(str(error.__cause__ or error.__context__))
+        proxy = self._network.proxy(self._endpoint)
+        if found is None or proxy is None:
+            return from_sdk_error(error, str(self._uri))
+        return proxy.refusal(int(found[1]), urlsplit(self._endpoint).netloc)
 
     def _below(self, prefix: str) -> Iterator[RemoteFile]:
         pages = self._open().get_paginator("list_objects_v2")
@@ -185,6 +239,8 @@ class S3Origin:
             if changed is not None and status in (404, 412):
                 raise OriginChanged(_replaced(self._uri, changed)) from error
             raise from_client_error(error, str(self._uri)) from error
+        except ProxyConnectionError as error:
+            raise self._refused_by_proxy(error) from error
         except BotoCoreError as error:
             raise from_sdk_error(error, str(self._uri)) from error
         except KeyError as error:
@@ -194,7 +250,7 @@ class S3Origin:
             raise UsageError(f"AWS_ENDPOINT_URL_S3 or AWS_REGION is wrong: {error}") from error
 
 
-def _connect(session: Session, style: _Style) -> S3Client:
+def _connect(session: Session, style: _Style, proxies: dict[str, str] | None = None) -> S3Client:
     client: S3Client = session.client(
         "s3",
         # botocore 1.44 reads AWS_DEFAULT_REGION only; all other AWS SDKs read AWS_REGION.
@@ -206,6 +262,7 @@ def _connect(session: Session, style: _Style) -> S3Client:
             read_timeout=30,
             retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
             s3={"addressing_style": style},
+            proxies=proxies,
         ),
     )
     return client

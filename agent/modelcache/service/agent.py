@@ -13,13 +13,13 @@ from modelcache.api import ModelReport, NodeCache
 from modelcache.catalog import FileCatalog, Severity
 from modelcache.catalog.watching import CatalogWatch
 from modelcache.metrics import CONTENT_TYPE, Metrics
-from modelcache.origins import OriginSettings, SecretStore
 from modelcache.planning.planner import Limits
 from modelcache.service.clusterside import ClusterSide, boot_id
 from modelcache.service.endpoints import Answer, Endpoints, document, host_and_port, text
 from modelcache.service.heartbeats import Task, Tasks
 from modelcache.service.inventory import Inventory
 from modelcache.service.logs import log_event
+from modelcache.service.outfit import outfit
 from modelcache.service.progress import ProgressBook
 from modelcache.service.reconciling import Keeping, Reconciler
 from modelcache.service.reporting import Reporter, is_unreadable, read_node_report
@@ -28,7 +28,7 @@ from modelcache.service.telling import Telling, is_missing
 from modelcache.service.working import Crew
 from modelcache.settings import AgentSettings
 from modelcache.store import KeepFree, Store
-from modelcache.transfer import Cancel, Engine, ModelFetcher, TransferSettings
+from modelcache.transfer import Cancel, ModelFetcher
 from modelcache.transfer.events import fan_out
 
 log = structlog.get_logger(__name__)
@@ -57,9 +57,7 @@ class Agent:
         self._store = Store(settings.root, keep_free=KeepFree(keep_bytes, keep_ratio))
         self.progress = ProgressBook()
         self._metrics = Metrics(lambda: self._reporter.current())
-        self._engine = Engine(
-            TransferSettings(connections=settings.connections, bandwidth=settings.bandwidth)
-        )
+        self._engine, origins = outfit(settings, self._store.layout.root, settings.file_roots)
         inventory = Inventory(self._store)
         before = read_node_report(self._store.layout)
         self._telling = Telling(self.progress, inventory.paths, _wanted(before))
@@ -81,14 +79,11 @@ class Agent:
             fetcher=ModelFetcher(
                 self._store, self._engine, fan_out(self.progress, self._metrics, log_event)
             ),
-            origins=OriginSettings(
-                root=self._store.layout.root,
-                file_roots=settings.file_roots,
-                secrets=SecretStore(settings.secrets_dir),
-            ),
+            origins=origins,
             progress=self.progress,
             cancel=self._cancel,
             on_end=self._wake,
+            jitter=(settings.start_jitter if settings.cluster and settings.nodes_at_once else 0.0),
         )
         self._reconciler = Reconciler(
             store=self._store,

@@ -8,7 +8,14 @@ from typing import TextIO
 
 import structlog
 
-from modelcache.transfer.events import Event, FetchEnded, FetchStarted, Retried
+from modelcache.transfer.events import (
+    Event,
+    FetchEnded,
+    FetchStarted,
+    HostPaused,
+    MirrorFailed,
+    Retried,
+)
 
 log = structlog.get_logger("modelcache.transfer")
 
@@ -90,4 +97,26 @@ def log_event(event: Event) -> None:
             received_bytes=event.received,
             seconds=round(event.seconds, 2),
             mib_per_second=round(event.received / 2**20 / max(event.seconds, 1e-6), 1),
+            mirrored_bytes=event.mirrored,
+            retries=event.retries,
+            bounded_by=event.times.bounded_by,
+            **{f"{what}_seconds": round(s, 2) for what, s in event.times.by_activity.items()},
+        )
+    elif isinstance(event, MirrorFailed):
+        log.warning(
+            "mirror.failed",
+            model=event.model,
+            path=event.path,
+            mirror=event.mirror,
+            reason=event.reason.value,
+            message=event.message,
+            pause_seconds=round(event.pause, 2),
+        )
+    elif isinstance(event, HostPaused):
+        log.warning(
+            "host.paused",
+            model=event.model,
+            host=event.host,
+            seconds=round(event.seconds, 2),
+            connections=event.connections,
         )

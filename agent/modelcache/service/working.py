@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -61,8 +62,17 @@ class Crew:
         progress: ProgressBook,
         cancel: Cancel,
         on_end: Callable[[], None],
+        jitter: float = 0.0,
     ) -> None:
-        """`on_end` is called, from any thread, when there is a result to be taken."""
+        """Start nothing yet.
+
+        Args:
+            fetcher, origins, progress, cancel: what fetches, from where, who is told, what stops.
+            on_end: called, from any thread, when there is a result to be taken.
+            jitter: seconds up to which a resolution waits, at random, before it begins. The nodes
+                of a cluster learn of a model in the same moment; an origin sees them one by one.
+        """
+        self._jitter = jitter
         self._fetcher = fetcher
         self._origins = origins
         self._progress = progress
@@ -127,7 +137,7 @@ class Crew:
 
     def _is_stuck(self, name: str, work: _Work, now: float) -> bool:
         if work.what.kind is Resolve:
-            return now - work.began >= _STUCK_SECONDS
+            return now - work.began >= _STUCK_SECONDS + self._jitter
         progress = self._progress.of(name)
         return progress is not None and progress.reason is not None
 
@@ -151,6 +161,7 @@ class Crew:
         self._on_end()
 
     def _resolve(self, model: CachedModel, cancel: Cancel) -> Found:
+        cancel.wait(self._jitter * random.random())  # noqa: S311 - no secret depends on it
         source = model.spec.source
         origin = open_origin(source, self._origins)
         return Found(origin, resolve(origin, source, cancel))

@@ -36,6 +36,14 @@ class AgentSettings(FetchSettings, ClusterSettings, LogSettings):
         description="Nodes of a cluster that fetch the same revision at the same time; 0 for no"
         " limit.",
     )
+    start_jitter: Seconds = Field(
+        "2s",
+        ge=0,
+        le=300,
+        description="With --cluster and --nodes-at-once: a node waits for a random time up to this"
+        " before it asks an origin what a model is, since all nodes learn of it at once.",
+        validate_default=True,
+    )
     delete_unwanted_after: Seconds | None = Field(
         "10m",
         description="With --cluster: how long content is kept that nothing wants any more, such as"

@@ -9,7 +9,14 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from modelcache.settings.values import Namespace, ShareOrSize, Size, parse_size
+from modelcache.settings.values import (
+    Mirrors,
+    Namespace,
+    Rates,
+    ShareOrSize,
+    Size,
+    parse_size,
+)
 
 
 class StoreSettings(BaseSettings):
@@ -48,6 +55,34 @@ class FetchSettings(StoreSettings):
     bandwidth: Size | None = Field(
         None,
         description="Limit in bytes a second for all together, such as 200Mi; none by default.",
+    )
+    origin_bandwidth: Rates = Field(
+        (),
+        description="Limits for single kinds of origins besides, such as hf=200Mi,s3=1Gi. What"
+        " comes from a mirror doesn't count.",
+    )
+    host_connections: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="Connections to one host at most; by default as many as there are. A host that"
+        " asks for fewer requests (429, 503) is left alone for a while, and then gets half.",
+    )
+    io_priority: Literal["normal", "low", "idle"] = Field(
+        "low",
+        description="Priority on the disk of what fetches: low gives way to others, idle may stand"
+        " still beside a busy pod. Heeded by the I/O schedulers BFQ and mq-deadline.",
+    )
+    mirrors: Mirrors = Field(
+        (),
+        description="Who is asked for bytes before the origin, such as"
+        " hf=http://dragonfly.local:4001,s3=https://cache.example/s3; several for one origin in"
+        " their order. Plain http only for files that have a digest.",
+    )
+    ca_bundle: Path | None = Field(
+        None,
+        description="PEM file with certificates of CAs that origins, mirrors and proxies may be"
+        " signed by, besides the usual ones.",
     )
 
 

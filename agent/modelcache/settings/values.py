@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode
 
 from modelcache.api.cachedmodel import DURATION_PATTERN, duration_seconds
 from modelcache.api.meta import NAME_PATTERN, SUBDOMAIN_PATTERN
+from modelcache.api.uri import SCHEMES
 
 LABEL_KEY_PATTERN = (
     r"([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
@@ -42,6 +44,48 @@ def _comma_separated(value: object) -> object:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value
+
+
+def _by_origin(value: object) -> object:
+    """(scheme, rest) of each `scheme=rest`."""
+    if not isinstance(value, str):
+        return value
+    pairs = []
+    for part in filter(None, map(str.strip, value.split(","))):
+        scheme, equals, rest = part.partition("=")
+        if not equals or not rest or scheme not in SCHEMES:
+            raise ValueError(
+                f"{part!r} is not written origin=value, with one of {', '.join(SCHEMES)}"
+            )
+        pairs.append((scheme, rest))
+    return tuple(pairs)
+
+
+def _mirrors(value: object) -> object:
+    pairs = _by_origin(value)
+    for scheme, url in pairs if isinstance(pairs, tuple) else ():
+        try:
+            parts = urlsplit(url)
+            sound = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1)
+        except ValueError:
+            sound = False
+        if scheme == "file" or not sound or parts.query or parts.fragment or "@" in parts.netloc:
+            raise ValueError(
+                f"the mirror of {scheme} is not a URL such as https://cache.example:8443/path"
+            )
+    return pairs
+
+
+def _rates(value: object) -> object:
+    pairs = _by_origin(value)
+    if not isinstance(value, str) or not isinstance(pairs, tuple):
+        return value
+    rates = tuple((scheme, parse_size(size)) for scheme, size in pairs)
+    if not all(rate > 0 for _, rate in rates):
+        raise ValueError("a limit of nothing lets nothing through")
+    if len(dict(rates)) < len(rates):
+        raise ValueError("an origin has one limit")
+    return rates
 
 
 def _share_or_size(value: object) -> object:
@@ -102,5 +146,7 @@ Listen = Annotated[str, BeforeValidator(_listen)]
 Namespace = Annotated[str, BeforeValidator(_namespace)]
 Size = Annotated[int, BeforeValidator(_size), Field(gt=0)]
 ShareOrSize = Annotated[str, BeforeValidator(_share_or_size)]
+Mirrors = Annotated[tuple[tuple[str, str], ...], NoDecode, BeforeValidator(_mirrors)]
+Rates = Annotated[tuple[tuple[str, int], ...], NoDecode, BeforeValidator(_rates)]
 Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_comma_separated)]
 Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]

@@ -7,7 +7,8 @@ are fetched a connection each, and one big file by all of them.
 One job never holds up another: as long as others have work, a job leaves them connections; a
 connection that has been silent for some seconds doesn't count against the limit, so another takes
 its place; a file whose origin fails waits for its next try without a connection; and a job whose
-last try failed gets one connection until bytes come.
+last try failed gets one connection until bytes come. A host that asks for fewer requests gets fewer
+of all jobs together (`hosts`), while the jobs of other hosts take the connections that it left.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from itertools import count
 import structlog
 
 from modelcache.errors import Cancelled
+from modelcache.origins.network import Network
 from modelcache.transfer.buffers import Buffers
 from modelcache.transfer.http import HttpClient
+from modelcache.transfer.ioprio import set_io_priority
 from modelcache.transfer.jobs import FetchRequest, Job, Unit, fail
-from modelcache.transfer.limiting import Bandwidth
+from modelcache.transfer.limiting import Bandwidth, Pace
 from modelcache.transfer.receiving import Receiver
 from modelcache.transfer.tuning import TransferSettings
+from modelcache.transfer.ways import Ways
 from modelcache.transfer.working import Worker
 
 log = structlog.get_logger(__name__)
@@ -37,18 +41,25 @@ _MOST_THREADS = 64
 class Engine:
     """Connections that serve `fetch` requests. Safe for threads."""
 
-    def __init__(self, settings: TransferSettings | None = None) -> None:
+    def __init__(
+        self, settings: TransferSettings | None = None, network: Network | None = None
+    ) -> None:
+        """`network`: how the world is reached; by default as the environment says."""
         self._settings = settings or TransferSettings()
         self._buffers = Buffers(self._settings.spare_buffers)
         self._bandwidth = Bandwidth(self._settings.bandwidth)
-        self._http = HttpClient(read_timeout=self._settings.read_timeout)
+        self._origin_bandwidth = {
+            origin: Bandwidth(rate) for origin, rate in self._settings.origin_bandwidth.items()
+        }
+        self._ways = Ways(self._settings)
+        self._http = HttpClient(network, read_timeout=self._settings.read_timeout)
         self._condition = threading.Condition()
         self._jobs: list[Job] = []
         self._units: set[Unit] = set()
         self._sequence = count()
         self._closed = False
         self._buffers.on_spare = self._look_again
-        self._worker = Worker(self._settings, self._buffers, self._condition)
+        self._worker = Worker(self._settings, self._buffers, self._condition, self._ways)
         self._threads = 0
         self._resting = 0
 
@@ -109,10 +120,12 @@ class Engine:
             ).start()
 
     def _serve(self) -> None:
-        receiver = Receiver(self._http, self._buffers, self._bandwidth)
+        set_io_priority(self._settings.io_priority)
+        pace = Pace(self._bandwidth, self._origin_bandwidth)
+        receiver = Receiver(self._http, self._buffers, pace)
         while (unit := self._take()) is not None:
             try:
-                self._worker.run(unit, receiver)
+                self._worker.run(unit, receiver, pace)
             except Exception as error:
                 # The thread's outermost line: a defect in one job is that job's end, told to who
                 # waits for it, and not the other jobs'.
@@ -124,6 +137,7 @@ class Engine:
                     self._resting += 1
                     self._units.discard(unit)
                     unit.job.units -= 1
+                    self._ways.ended(unit.way)
                     self._end_if_over(unit.job)
         receiver.close()
 
@@ -133,12 +147,14 @@ class Engine:
                 now = time.monotonic()
                 loud = sum(1 for unit in self._units if now - unit.heard < _QUIET_SECONDS)
                 if loud < self._settings.connections:
-                    for job in sorted(self._jobs, key=lambda job: job.order):
-                        if job.units >= self._share(job):
+                    working = {job for job in self._jobs if job.has_work(now, self._ways)}
+                    for job in sorted(working, key=lambda job: job.order):
+                        if job.units >= self._share(job, len(working) - 1):
                             continue
-                        unit = job.next_unit(now, self._settings.connections)
+                        unit = job.next_unit(now, self._settings.connections, self._ways)
                         if unit is not None:
                             job.units += 1
+                            self._ways.began(unit.way)
                             self._units.add(unit)
                             self._resting -= 1
                             self._keep_one_in_reserve()
@@ -146,17 +162,18 @@ class Engine:
                 self._condition.wait(self._nap(now))
         return None
 
-    def _share(self, job: Job) -> int:
+    def _share(self, job: Job, others: int) -> int:
         """How many connections a job may have: all, less one for each other that has work."""
         if job.failing:
             return 1
-        others = sum(1 for other in self._jobs if other is not job and not other.over)
         connections = self._settings.connections
         return max(1, connections - min(others, connections // 2))
 
     def _nap(self, now: float) -> float | None:
         """How long there is nothing to do, as far as is known."""
         waits = [wait for job in self._jobs if (wait := job.next_time(now)) is not None]
+        if (pause := self._ways.hosts.next_time(now)) is not None:
+            waits.append(pause)
         if self._units:
             waits.append(_QUIET_SECONDS / 2)  # some may have gone silent by then
         return min(waits, default=None)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from modelcache.errors import Reason
+from modelcache.transfer.spending import Times
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +23,16 @@ class FetchStarted:
 
 @dataclass(frozen=True, slots=True)
 class BytesReceived:
-    """Bytes came from the origin and were written. May be taken back: see `BytesDropped`."""
+    """Bytes came from the origin and were written. May be taken back: see `BytesDropped`.
+
+    `mirror` is the URL of the mirror that served them; None: the origin did.
+    """
 
     model: str
     origin: str
     size: int
+    path: str = ""
+    mirror: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,7 @@ class BytesLeft:
 
     model: str
     size: int
+    path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +58,17 @@ class BytesDropped:
 
     model: str
     size: int
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FileStarted:
+    """A file begins to be fetched. `held` of its `size` bytes are on the disk already."""
+
+    model: str
+    path: str
+    size: int
+    held: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +93,33 @@ class Retried:
 
 
 @dataclass(frozen=True, slots=True)
+class MirrorFailed:
+    """A mirror gave nothing that is of use, and the origin is asked instead.
+
+    For `pause` seconds nobody asks it; 0: it is only this file.
+    """
+
+    model: str
+    origin: str
+    path: str
+    mirror: str
+    reason: Reason
+    message: str
+    pause: float
+
+
+@dataclass(frozen=True, slots=True)
+class HostPaused:
+    """A host asks for fewer requests: it gets none for `seconds`, and then fewer connections."""
+
+    model: str
+    origin: str
+    host: str
+    seconds: float
+    connections: int
+
+
+@dataclass(frozen=True, slots=True)
 class Committing:
     """All bytes are there; the views are being built."""
 
@@ -83,13 +128,20 @@ class Committing:
 
 @dataclass(frozen=True, slots=True)
 class FetchEnded:
-    """A fetch is over: `reason` is None when the model is ready. `received` are bytes."""
+    """A fetch is over: `reason` is None when the model is ready.
+
+    `received` are bytes, `mirrored` those of them that mirrors served. `times` are what its
+    connections spent their time on.
+    """
 
     model: str
     origin: str
     seconds: float
     received: int
     reason: Reason | None
+    mirrored: int = 0
+    retries: int = 0
+    times: Times = field(default_factory=Times)
 
 
 Event = (
@@ -98,8 +150,11 @@ Event = (
     | BytesResumed
     | BytesLeft
     | BytesDropped
+    | FileStarted
     | FileFinished
     | Retried
+    | MirrorFailed
+    | HostPaused
     | Committing
     | FetchEnded
 )

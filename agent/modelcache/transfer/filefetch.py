@@ -26,6 +26,7 @@ from modelcache.origins.protocol import Location, RemoteFile
 from modelcache.store import Partial, Piece
 from modelcache.transfer.buffers import PIECE_BYTES, Buffers
 from modelcache.transfer.digesting import Digests, checksum, chunk_checksums
+from modelcache.transfer.spending import spending
 
 STALLED_SECONDS = 0.5
 """How long the next piece may take until the others go on without buffers."""
@@ -68,7 +69,7 @@ class FileFetch:
         self.in_flight = 0
         self.whole_only = False
         """The server sends the whole file whatever is asked: one request, from the start."""
-        self.etag: str | None = None
+        self._etags: dict[str | None, str] = {}
         self._buffers = buffers
         self._range_bytes = range_bytes
         self._clock = clock
@@ -154,16 +155,14 @@ class FileFetch:
             left = self._promised.pop(claimed.start // self._range_bytes, 0)
         self._buffers.release(left)
 
-    def check_etag(self, etag: str | None) -> None:
-        """All answers for one file carry the same entity tag, or it was replaced in between.
+    def check_etag(self, etag: str | None, mirror: str | None = None) -> None:
+        """All answers of one server for a file have the same entity tag, or it was replaced.
 
         Raises:
             OriginChanged
         """
         with self._mutex:
-            if self.etag is None:
-                self.etag = etag
-            elif etag is not None and etag != self.etag:
+            if etag is not None and etag != self._etags.setdefault(mirror, etag):
                 raise OriginChanged(f"{self.file.path} was replaced while it was being fetched")
 
     def promise(self, checksums: Mapping[str, str]) -> None:
@@ -183,17 +182,20 @@ class FileFetch:
             InsufficientDisk, OSError
         """
         data = buffer[:size]
-        piece = Piece(start, start + size, checksum(data))
+        with spending("hash"):
+            piece = Piece(start, start + size, checksum(data))
         with self._mutex:
             mine = start == self._head and not self._hashing
             if mine:
                 self._hashing = True
         if mine:
             # Hashed first: the bytes are still in the processor's cache.
-            self._digests.update(data)
-        self.partial.write(data, start)
+            with spending("hash"):
+                self._digests.update(data)
         assert piece.crc is not None
-        self.partial.record(piece.start, piece.end, piece.crc)
+        with spending("disk"):
+            self.partial.write(data, start)
+            self.partial.record(piece.start, piece.end, piece.crc)
         if mine:
             self._advance(piece)
         elif self._keep(piece, buffer):
@@ -231,7 +233,8 @@ class FileFetch:
                 piece, buffer = self._waiting.pop(self._head)
             size = piece.end - piece.start
             if buffer is not None:
-                self._digests.update(buffer[:size])
+                with spending("hash"):
+                    self._digests.update(buffer[:size])
                 self._advance(piece)
                 self._buffers.give_back(buffer)
                 self._buffers.release(1)
@@ -245,14 +248,16 @@ class FileFetch:
             for start in range(piece.start, piece.end, PIECE_BYTES):
                 end = min(piece.end, start + PIECE_BYTES)
                 data = buffer[: end - start]
-                self.partial.read_into(data, start)
+                with spending("disk"):
+                    self.partial.read_into(data, start)
                 crc = checksum(data)
                 if piece.crc is not None and crc != piece.crc:
                     with self._mutex:
                         insort(self._pending, Range(piece.start, piece.end))
                         self._hashing = False
                     return False
-                self._digests.update(data)
+                with spending("hash"):
+                    self._digests.update(data)
                 with self._mutex:
                     self._hashed.append(Piece(start, end, crc))
         finally:

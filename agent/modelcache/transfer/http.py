@@ -16,8 +16,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-import certifi
-
 from modelcache import __version__
 from modelcache.errors import (
     AuthFailed,
@@ -27,9 +25,13 @@ from modelcache.errors import (
     OriginUnavailable,
     RateLimited,
 )
+from modelcache.origins.network import Network
 from modelcache.origins.protocol import HttpLocation
+from modelcache.origins.proxies import Proxy
 from modelcache.origins.waiting import retry_after_seconds
 from modelcache.transfer.cancelling import Cancel
+from modelcache.transfer.spending import spending
+from modelcache.transfer.tunnelling import Tunnel
 
 _CONNECT_SECONDS = 10.0
 _MAX_REDIRECTS = 5
@@ -86,11 +88,15 @@ class Body:
 class HttpClient:
     """Sends GETs. Safe for threads; connections are kept and reused."""
 
-    def __init__(self, *, read_timeout: float = 20.0) -> None:
-        """`read_timeout`: seconds of silence after which a connection is given up."""
+    def __init__(self, network: Network | None = None, *, read_timeout: float = 20.0) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            network: proxies and trusted certificates; by default as the environment says.
+            read_timeout: seconds of silence after which a connection is given up.
+        """
+        self._network = network or Network()
         self._read_timeout = read_timeout
-        self._tls = ssl.create_default_context(cafile=certifi.where())
-        self._tls.load_default_certs()
         self._mutex = threading.Lock()
         self._idle: dict[tuple[str, str], list[http.client.HTTPConnection]] = {}
 
@@ -147,24 +153,39 @@ class HttpClient:
         key = (url.scheme, url.netloc)
         place = _place(url)
         target = (url.path or "/") + (f"?{url.query}" if url.query else "")
+        proxy = self._network.proxy(f"{url.scheme}://{url.netloc}")
+        if proxy is not None and url.scheme == "http":
+            # RFC 9112, 3.2.2: a proxy is asked for the whole URL.
+            target = f"{url.scheme}://{url.netloc}{target}"
+            if proxy.authorization:
+                headers = {**headers, "Proxy-Authorization": proxy.authorization}
         while True:
             cancel.check()
-            connection, reused = self._take(key)
+            connection, reused = self._take(key, proxy)
+            who = f"the proxy {proxy}" if proxy is not None and not reused else place
             with cancel.calling(lambda c=connection: _abort(c)):  # type: ignore[misc]
                 try:
-                    if connection.sock is None:
-                        connection.connect()
-                        assert connection.sock is not None
-                        connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                        connection.sock.settimeout(self._read_timeout)
-                    connection.request("GET", target, headers=dict(headers))
-                    response = connection.getresponse()
+                    with spending("origin"):
+                        if connection.sock is None:
+                            connection.connect()
+                            who = place
+                            assert connection.sock is not None
+                            connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                            connection.sock.settimeout(self._read_timeout)
+                        connection.request("GET", target, headers=dict(headers))
+                        response = connection.getresponse()
                 except _BROKEN as error:
+                    if isinstance(connection, Tunnel) and connection.reached:
+                        who = place
                     connection.close()
                     cancel.check()
                     if reused and not isinstance(error, TimeoutError):
                         continue  # the server had closed an idle connection
-                    raise OriginUnavailable(f"{place} can't be reached: {_why(error)}") from error
+                    raise OriginUnavailable(f"{who} can't be reached: {_why(error)}") from error
+                except ModelCacheError:
+                    connection.close()
+                    cancel.check()
+                    raise
                 try:
                     yield response
                 except ModelCacheError:
@@ -174,14 +195,25 @@ class HttpClient:
                     self._give_back(key, connection, response)
             return
 
-    def _take(self, key: tuple[str, str]) -> tuple[http.client.HTTPConnection, bool]:
+    def _take(
+        self, key: tuple[str, str], proxy: Proxy | None
+    ) -> tuple[http.client.HTTPConnection, bool]:
         with self._mutex:
             if self._idle.get(key):
                 return self._idle[key].pop(), True
         scheme, netloc = key
         if scheme == "https":
+            if proxy is not None:
+                return Tunnel(netloc, proxy, timeout=_CONNECT_SECONDS, tls=self._network.tls), False
             return (
-                http.client.HTTPSConnection(netloc, timeout=_CONNECT_SECONDS, context=self._tls),
+                http.client.HTTPSConnection(
+                    netloc, timeout=_CONNECT_SECONDS, context=self._network.tls
+                ),
+                False,
+            )
+        if proxy is not None:
+            return (
+                http.client.HTTPConnection(proxy.host, proxy.port, timeout=_CONNECT_SECONDS),
                 False,
             )
         return http.client.HTTPConnection(netloc, timeout=_CONNECT_SECONDS), False
@@ -222,7 +254,7 @@ def _check(
     if response.headers.get("Content-Encoding", "identity") != "identity":
         raise OriginUnavailable(f"{place} sends its content encoded, which was not asked for")
     etag = response.headers.get("ETag")
-    if location.if_match and etag and etag != location.if_match:
+    if location.if_match and etag != location.if_match and (etag or location.mirror):
         raise OriginChanged(f"{place} is another object now (its ETag changed)")
     length = response.length
     if response.status == 200:
@@ -253,6 +285,11 @@ def _refusal(
     except _BROKEN:
         hint = ""
     wait = retry_after_seconds(response.headers.get("Retry-After"))
+    if status == 407:
+        return AuthFailed(
+            f"a proxy in front of {place} wants a user name and password (HTTP 407): write them"
+            " into HTTP_PROXY as http://user:password@host:port"
+        )
     if status in (401, 403):
         if location.renewable:
             return LocationExpired(f"{place} refuses the credentials (HTTP {status})")
@@ -265,7 +302,9 @@ def _refusal(
         return OriginChanged(f"{place} is another object now (HTTP {status})")
     if status == 429 or (status == 503 and "SlowDown" in hint):
         return RateLimited(f"{place} asks for fewer requests (HTTP {status})", retry_after=wait)
-    return OriginUnavailable(f"{place} answers HTTP {status}", retry_after=wait)
+    return OriginUnavailable(
+        f"{place} answers HTTP {status}", retry_after=wait, overloaded=status == 503
+    )
 
 
 def _redirected(url: SplitResult, response: http.client.HTTPResponse) -> SplitResult:
@@ -295,4 +334,9 @@ def _why(error: BaseException) -> str:
         return "no answer in time"
     if isinstance(error, socket.gaierror):
         return "its name can't be resolved"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"its certificate is not trusted ({error.verify_message}); if a CA of your own signs,"
+            " give that CA's certificate with --ca-bundle"
+        )
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or repr(error)

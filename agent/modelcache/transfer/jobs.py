@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from modelcache.store import Ingest
 from modelcache.transfer.cancelling import Cancel
 from modelcache.transfer.events import Listener
 from modelcache.transfer.filefetch import STALLED_SECONDS, FileFetch, Range
+from modelcache.transfer.spending import Times
+from modelcache.transfer.ways import Way, Ways
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class FetchRequest:
             the second argument is true when another process may have fetched it meanwhile.
         on_allocated: bytes of disk were claimed.
         on_file: a file has its blob. Called from several threads.
+        times: what the connections spent their time on is added to it, under the engine's lock.
     """
 
     model: str
@@ -50,6 +53,12 @@ class FetchRequest:
     find: Callable[[RemoteFile, bool], ManifestFile | None]
     on_allocated: Callable[[int], None]
     on_file: Callable[[RemoteFile, ManifestFile], None]
+    times: Times = field(default_factory=Times)
+
+    @property
+    def host(self) -> str:
+        """The host that is asked where files are, as far as the origin tells."""
+        return str(getattr(self.origin, "host", ""))
 
 
 @dataclass(eq=False)
@@ -64,6 +73,10 @@ class FileTask:
     expirations: int = 0
     finishing: bool = False
     locating: threading.Lock = field(default_factory=threading.Lock)
+    barred: set[str] = field(default_factory=set)
+    """Mirrors that are not asked for it any more."""
+    served_by: set[str] = field(default_factory=set)
+    """Mirrors that gave parts of what there is of it now."""
 
 
 @dataclass(eq=False)
@@ -73,6 +86,8 @@ class Unit:
     job: Job
     task: FileTask
     wanted: Range | None
+    way: Way
+    began: float = field(default_factory=time.monotonic)
     heard: float = field(default_factory=time.monotonic)
 
     def hear(self) -> None:
@@ -111,21 +126,22 @@ class Job:
         """Whether nothing is left to begin."""
         return self.error is not None or not (self.unopened or self.deferred or self.opened)
 
-    def next_unit(self, now: float, most_open: int) -> Unit | None:
+    def next_unit(self, now: float, most_open: int, ways: Ways) -> Unit | None:
         """What to do next: a file of its own for each connection, then help with the open ones."""
         if self.over:
             return None
-        ready = sorted(self._waiting(now), key=_in_flight)
-        if (not ready or _in_flight(ready[0])) and len(self.opened) < most_open:
-            task = self._next_unopened(now)
-            if task is not None:
+        ready = sorted(self._ready(now, ways), key=lambda pair: _in_flight(pair[0]))
+        if (not ready or _in_flight(ready[0][0])) and len(self.opened) < most_open:
+            way = ways.to_open(self.request.host, now)
+            task = self._next_unopened(now) if way else None
+            if task is not None and way is not None:
                 self.opened.append(task)
-                return Unit(self, task, None)
-        for task in ready:
+                return Unit(self, task, None, way)
+        for task, way in ready:
             assert task.fetch is not None
             wanted = task.fetch.claim()
             if wanted is not None:
-                return Unit(self, task, wanted)
+                return Unit(self, task, wanted, way)
         return None
 
     def _waiting(self, now: float) -> list[FileTask]:
@@ -135,6 +151,20 @@ class Job:
             for task in self.opened
             if task.fetch is not None and task.not_before <= now and task.fetch.idle
         ]
+
+    def _ready(self, now: float, ways: Ways) -> Iterator[tuple[FileTask, Way]]:
+        """Those of which a range may be fetched now, and from where."""
+        for task in self._waiting(now):
+            way = ways.to_fetch(task, now)
+            if way is not None:
+                yield task, way
+
+    def has_work(self, now: float, ways: Ways) -> bool:
+        """Whether there is something that it does or could do now."""
+        if self.units or self.over or any(self._ready(now, ways)):
+            return not self.over
+        due = bool(self.unopened) or any(task.not_before <= now for task in self.deferred)
+        return due and ways.to_open(self.request.host, now) is not None
 
     def _next_unopened(self, now: float) -> FileTask | None:
         for task in self.deferred:
@@ -147,6 +177,7 @@ class Job:
         """Begin a file anew, later."""
         task.fetch = None
         task.finishing = False
+        task.served_by.clear()
         task.not_before = not_before
         self.opened.remove(task)
         self.deferred.append(task)

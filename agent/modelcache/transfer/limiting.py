@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from modelcache.transfer.cancelling import Cancel
+from modelcache.transfer.spending import spending
 
 
 class Bandwidth:
@@ -34,4 +35,29 @@ class Bandwidth:
             self._free_at = max(self._free_at, now - 0.1) + size / self._rate
             delay = self._free_at - now
         if delay > 0:
-            cancel.wait(delay)
+            with spending("limit"):
+                cancel.wait(delay)
+
+
+class Pace:
+    """The limits that one connection keeps to: that of all, and that of its origin.
+
+    Attributes:
+        origin: the scheme of the origin that it is busy with; empty: none whose limit counts.
+    """
+
+    def __init__(self, everything: Bandwidth, origins: Mapping[str, Bandwidth]) -> None:
+        self._everything = everything
+        self._origins = origins
+        self.origin = ""
+
+    def take(self, size: int, cancel: Cancel) -> None:
+        """Wait until `size` bytes may pass.
+
+        Raises:
+            Cancelled
+        """
+        own = self._origins.get(self.origin)
+        if own is not None:
+            own.take(size, cancel)
+        self._everything.take(size, cancel)

@@ -26,8 +26,11 @@ from modelcache.transfer.events import (
     FetchStarted,
     FileFinished,
     Listener,
+    MirrorFailed,
+    Retried,
 )
 from modelcache.transfer.jobs import FetchRequest, distinct, is_retryable
+from modelcache.transfer.spending import Times
 
 _RESOLVE_TRIES = 3
 
@@ -114,10 +117,13 @@ class ModelFetcher:
                     time.monotonic() - began,
                     tally.received,
                     reason,
+                    tally.mirrored,
+                    tally.retries,
+                    tally.times,
                 )
             )
 
-    def _fetch(self, wanted: ModelFetch, cancel: Cancel, listener: Listener) -> Manifest:
+    def _fetch(self, wanted: ModelFetch, cancel: Cancel, listener: _Tally) -> Manifest:
         revision = wanted.revision
         with self._store.staging() as staging:
             work = _Work(self._store, staging, wanted, listener)
@@ -137,7 +143,7 @@ class ModelFetcher:
                 with self._store.space.reserve(
                     needed, files=len(missing), what=wanted.name
                 ) as reservation:
-                    self._engine.fetch(work.request(missing, cancel, reservation))
+                    self._engine.fetch(work.request(missing, cancel, reservation, listener.times))
             cancel.check()
             listener(Committing(wanted.name))
             manifest = work.manifest()
@@ -158,11 +164,18 @@ class _Tally:
         self._listener = listener
         self._mutex = threading.Lock()
         self.received = 0
+        self.mirrored = 0
+        self.retries = 0
+        self.times = Times()
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, BytesReceived):
             with self._mutex:
                 self.received += event.size
+                self.mirrored += event.size if event.mirror else 0
+        elif isinstance(event, Retried | MirrorFailed):
+            with self._mutex:
+                self.retries += 1
         self._listener(event)
 
 
@@ -218,7 +231,11 @@ class _Work:
                 self._done[file.path] = described
 
     def request(
-        self, missing: list[RemoteFile], cancel: Cancel, reservation: Reservation
+        self,
+        missing: list[RemoteFile],
+        cancel: Cancel,
+        reservation: Reservation,
+        times: Times,
     ) -> FetchRequest:
         """The engine's part of the work."""
         wanted, store = self._wanted, self._store
@@ -245,6 +262,7 @@ class _Work:
             find=self.find,
             on_allocated=reservation.consume,
             on_file=on_file,
+            times=times,
         )
 
     def manifest(self) -> Manifest:

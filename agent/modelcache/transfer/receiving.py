@@ -16,7 +16,8 @@ from modelcache.transfer.buffers import PIECE_BYTES, Buffers
 from modelcache.transfer.cancelling import Cancel
 from modelcache.transfer.filefetch import FileFetch, Range
 from modelcache.transfer.http import Body, HttpClient
-from modelcache.transfer.limiting import Bandwidth
+from modelcache.transfer.limiting import Bandwidth, Pace
+from modelcache.transfer.spending import spending
 
 _READ_BYTES = 128 * 1024
 """Read at once: small enough that a slow connection shows that it is alive every few seconds."""
@@ -69,7 +70,7 @@ class Receiver:
     `position` tells how far the last range came, also when it failed.
     """
 
-    def __init__(self, http: HttpClient, buffers: Buffers, bandwidth: Bandwidth) -> None:
+    def __init__(self, http: HttpClient, buffers: Buffers, bandwidth: Bandwidth | Pace) -> None:
         self._http = http
         self._buffers = buffers
         self._bandwidth = bandwidth
@@ -88,7 +89,8 @@ class Receiver:
         """
         self.position = wanted.start
         with self._open(location, wanted, fetch.file.size, flow.cancel) as body:
-            fetch.check_etag(body.etag)
+            mirror = location.mirror if isinstance(location, HttpLocation) else None
+            fetch.check_etag(body.etag, mirror)
             fetch.promise(body.checksums)
             if body.start != wanted.start:
                 if not wanted.whole:
@@ -116,7 +118,8 @@ class Receiver:
     def _read(self, body: Body | _LocalBody, view: memoryview, flow: Flow) -> int:
         flow.cancel.check()
         self._bandwidth.take(len(view), flow.cancel)
-        count = body.readinto(view)
+        with spending("origin"):
+            count = body.readinto(view)
         if count == 0:
             raise OriginUnavailable("the origin ended its answer too early")
         flow.heard()

@@ -7,41 +7,72 @@ import time
 from functools import partial
 
 from modelcache.errors import (
+    AuthFailed,
     Cancelled,
     ChecksumMismatch,
     ModelCacheError,
+    NotFound,
     OriginChanged,
     OriginUnavailable,
 )
-from modelcache.origins.protocol import LocalLocation, Location
+from modelcache.origins.protocol import HttpLocation, LocalLocation, Location
 from modelcache.store import Busy, blob_key
 from modelcache.transfer.backoff import delay
 from modelcache.transfer.buffers import PIECE_BYTES, Buffers
-from modelcache.transfer.events import BytesDropped, BytesLeft, BytesReceived, BytesResumed, Retried
+from modelcache.transfer.events import (
+    BytesDropped,
+    BytesLeft,
+    BytesReceived,
+    BytesResumed,
+    FileStarted,
+    HostPaused,
+    MirrorFailed,
+    Retried,
+)
 from modelcache.transfer.filefetch import FileFetch, Range
 from modelcache.transfer.http import LocationExpired
 from modelcache.transfer.jobs import FileTask, Unit, fail, is_retryable
+from modelcache.transfer.limiting import Pace
 from modelcache.transfer.receiving import Flow, Receiver, WholeFileOnly, reflink
+from modelcache.transfer.spending import spending, taken
 from modelcache.transfer.tuning import TransferSettings
+from modelcache.transfer.ways import Ways
 
 _BUSY_SECONDS = 0.5
 _RESUMABLE_BYTES = 4 * PIECE_BYTES
 _EXPIRATIONS = 3
 _MISMATCHES = 2
+_OF_THE_MIRROR = (AuthFailed, NotFound, OriginUnavailable)
+_OF_THE_FILE = (AuthFailed, NotFound, OriginChanged, WholeFileOnly)
+"""What a mirror may say of one file without being out of order itself: it isn't asked for it again,
+and not waited for either."""
 
 
 class Worker:
     """Does units. One for all threads; jobs and tasks are changed under `condition` only."""
 
     def __init__(
-        self, settings: TransferSettings, buffers: Buffers, condition: threading.Condition
+        self,
+        settings: TransferSettings,
+        buffers: Buffers,
+        condition: threading.Condition,
+        ways: Ways,
     ) -> None:
         self._settings = settings
+        self._ways = ways
         self._buffers = buffers
         self._condition = condition
 
-    def run(self, unit: Unit, receiver: Receiver) -> None:
+    def run(self, unit: Unit, receiver: Receiver, pace: Pace) -> None:
         """Do a unit. What fails is noted in its job; only a defect raises."""
+        try:
+            self._run(unit, receiver, pace)
+        finally:
+            spent = taken()
+            with self._condition:
+                unit.job.request.times.add(spent)
+
+    def _run(self, unit: Unit, receiver: Receiver, pace: Pace) -> None:
         rest: Range | None = None
         task = unit.task
         location: Location | None = None
@@ -52,12 +83,15 @@ class Worker:
                 assert task.fetch is not None
                 rest = unit.wanted
                 try:
-                    location = self._locate(unit, task.fetch)
                     receiver.position = unit.wanted.start
+                    location = unit.way.detour or self._locate(unit, task.fetch)
+                    pace.origin = "" if unit.way.mirror else unit.job.request.scheme
                     flow = Flow(unit.job.request.cancel, unit.hear, partial(_received, unit))
                     receiver.receive(task.fetch, unit.wanted, location, flow)
                 finally:
                     rest = Range(receiver.position, unit.wanted.end)
+            with self._condition:
+                self._ways.went_well(unit.way, unit.began, time.monotonic())
             self._finish_if_complete(unit)
         except Busy:
             with self._condition:
@@ -93,7 +127,8 @@ class Worker:
                 and reflink(location, claimed)
             )
             if not shared:
-                claimed.allocate()
+                with spending("disk"):
+                    claimed.allocate()
             request.on_allocated(claimed.allocated - before)
             fetch = FileFetch(
                 remote, location, claimed, self._buffers, range_bytes=self._settings.range_bytes
@@ -102,6 +137,7 @@ class Worker:
             claimed.close()
             raise
         kept = sum(piece.end - piece.start for piece in claimed.pieces)
+        request.listener(FileStarted(request.model, remote.path, remote.size, kept))
         if kept:
             request.listener(BytesResumed(request.model, kept))
         with self._condition:
@@ -136,7 +172,8 @@ class Worker:
             task.finishing = True
             fetch = task.fetch
         file = fetch.finish()
-        fetch.partial.finish(request.blob(file.sha256))
+        with spending("disk"):
+            fetch.partial.finish(request.blob(file.sha256))
         request.on_file(task.remote, file)
         with self._condition:
             unit.job.opened.remove(task)
@@ -153,9 +190,13 @@ class Worker:
         if isinstance(error, ChecksumMismatch) and task.fetch is not None:
             self._mismatched(unit, error)
             return
+        if unit.way.detour is not None and isinstance(error, _OF_THE_MIRROR):
+            self._mirror_failed(unit, unit.way.detour, error)
+            return
         wait: float | None
         with self._condition:
             now = time.monotonic()
+            pause = self._ways.refused(unit.way, error, unit.began, now)
             if isinstance(error, WholeFileOnly) and task.fetch is not None:
                 task.fetch.whole_only = True
                 wait = 0.0
@@ -176,13 +217,38 @@ class Worker:
                 left = task.fetch.present
                 task.fetch.close()
                 job.reopen(task, now + max(wait, 2 * _BUSY_SECONDS))
-                job.request.listener(BytesLeft(job.request.model, left))
+                job.request.listener(BytesLeft(job.request.model, left, task.remote.path))
             else:
                 task.not_before = max(task.not_before, now + wait)
             if wait:
                 job.failing = True
+        if pause is not None and pause.news:
+            request = job.request
+            request.listener(
+                HostPaused(
+                    request.model, request.scheme, unit.way.host, pause.seconds, pause.allowed
+                )
+            )
         if wait:
-            self._tell_retry(unit, error, wait)
+            self._tell_retry(unit, error, max(wait, pause.seconds if pause else 0.0))
+
+    def _mirror_failed(self, unit: Unit, detour: HttpLocation, error: ModelCacheError) -> None:
+        """Leave the mirror for the origin, which goes on where the mirror left off."""
+        assert detour.mirror is not None
+        with self._condition:
+            pause = self._ways.mirrors.failed(detour.mirror, error, time.monotonic())
+            if not pause or isinstance(error, _OF_THE_FILE):
+                unit.task.barred.add(detour.mirror)
+            self._condition.notify_all()
+        self._tell_mirror(unit, detour.mirror, error, pause)
+
+    def _tell_mirror(self, unit: Unit, mirror: str, error: ModelCacheError, pause: float) -> None:
+        request, path = unit.job.request, unit.task.remote.path
+        request.listener(
+            MirrorFailed(
+                request.model, request.scheme, path, mirror, error.reason, str(error), pause
+            )
+        )
 
     def _next_delay(
         self, task: FileTask, error: ModelCacheError | OSError, now: float
@@ -216,7 +282,10 @@ class Worker:
         assert task.fetch is not None
         task.fetch.partial.discard()
         task.fetch.close()
-        request.listener(BytesDropped(request.model, task.remote.size))
+        request.listener(BytesDropped(request.model, task.remote.size, task.remote.path))
+        if task.served_by:
+            self._blame_mirrors(unit, error)
+            return
         task.mismatches += 1
         wait = delay(
             task.mismatches, first=self._settings.first_delay, most=self._settings.most_delay
@@ -228,6 +297,18 @@ class Worker:
                 return
             unit.job.reopen(task, time.monotonic() + wait)
         self._tell_retry(unit, error, wait)
+
+    def _blame_mirrors(self, unit: Unit, error: ChecksumMismatch) -> None:
+        """Some of a file came from mirrors, and it is wrong: now all of it from the origin."""
+        task = unit.task
+        pauses = {}
+        with self._condition:
+            for mirror in task.served_by:
+                pauses[mirror] = self._ways.mirrors.failed(mirror, error, time.monotonic())
+            task.barred |= task.served_by
+            unit.job.reopen(task, time.monotonic())
+        for mirror, pause in pauses.items():
+            self._tell_mirror(unit, mirror, error, pause)
 
     def _tell_retry(self, unit: Unit, error: ModelCacheError | OSError, wait: float) -> None:
         request = unit.job.request
@@ -245,8 +326,12 @@ class Worker:
 
 
 def _received(unit: Unit, size: int) -> None:
-    request = unit.job.request
-    request.listener(BytesReceived(request.model, request.scheme, size))
+    request, mirror = unit.job.request, unit.way.mirror
+    if mirror is not None:
+        unit.task.served_by.add(mirror)
+    request.listener(
+        BytesReceived(request.model, request.scheme, size, unit.task.remote.path, mirror)
+    )
 
 
 def _disk_failure(error: OSError) -> ModelCacheError:

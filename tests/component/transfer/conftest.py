@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,8 +24,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 def make_fetching(tmp_path: Path) -> Iterator[MakeFetching]:
     made: list[Fetching] = []
 
-    def make(settings: TransferSettings = QUICK) -> Fetching:
-        made.append(Fetching(tmp_path / "root", settings))
+    def make(settings: TransferSettings = QUICK, **given: Any) -> Fetching:
+        made.append(Fetching(tmp_path / "root", settings, **given))
         return made[-1]
 
     yield make

@@ -184,6 +184,15 @@ def test_an_entity_tag_that_is_another_is_refused(client: HttpClient, server: Se
     assert server.seen[0][1]["if-match"] == '"old"'
 
 
+def test_a_mirror_has_to_show_the_entity_tag(client: HttpClient, server: Server) -> None:
+    location = HttpLocation(server.url, if_match='"tag"', mirror=server.url)
+    server.script = [part(0, 5)]
+    with pytest.raises(OriginChanged):
+        get(client, location, 0, 5)
+    server.script = [part(0, 5, ETag='"tag"')]
+    assert get(client, location, 0, 5) == (0, BODY[:5])
+
+
 def test_headers_go_to_the_locations_host_only(client: HttpClient, server: Server) -> None:
     with serving("127.0.0.2") as other:
         other.script = [(200, {}, BODY)]

@@ -13,8 +13,11 @@ from modelcache.transfer.buffers import Buffers
 from modelcache.transfer.events import ignore
 from modelcache.transfer.filefetch import FileFetch
 from modelcache.transfer.jobs import FetchRequest, FileTask, Job, distinct
+from modelcache.transfer.tuning import TransferSettings
+from modelcache.transfer.ways import Ways
 
 MIB = 1024 * 1024
+WAYS = Ways(TransferSettings())
 
 
 def remote(path: str, size: int, sha256: str | None = None) -> RemoteFile:
@@ -60,19 +63,19 @@ def test_jobs_are_served_by_priority_then_size_then_turn() -> None:
 
 def test_each_connection_has_a_file_of_its_own_as_long_as_there_are_files(tmp_path: Path) -> None:
     files = job(remote("a", 40 * MIB), remote("b", 30 * MIB))
-    first = files.next_unit(0.0, 8)
+    first = files.next_unit(0.0, 8, WAYS)
     assert first is not None
     assert first.wanted is None
     opened(first.task, tmp_path)
-    own = files.next_unit(0.0, 8)
+    own = files.next_unit(0.0, 8, WAYS)
     assert own is not None
     assert own.task is first.task
     assert own.wanted is not None
-    other = files.next_unit(0.0, 8)
+    other = files.next_unit(0.0, 8, WAYS)
     assert other is not None
     assert other.task is not first.task
     # Both are open or being opened: the next helps with what is open.
-    helper = files.next_unit(0.0, 8)
+    helper = files.next_unit(0.0, 8, WAYS)
     assert helper is not None
     assert helper.task is first.task
     first.task.fetch.close()  # type: ignore[union-attr]
@@ -80,22 +83,22 @@ def test_each_connection_has_a_file_of_its_own_as_long_as_there_are_files(tmp_pa
 
 def test_a_file_that_waits_for_its_next_try_is_passed_over() -> None:
     files = job(remote("a", 10), remote("b", 5))
-    first = files.next_unit(0.0, 8)
+    first = files.next_unit(0.0, 8, WAYS)
     assert first is not None
     files.reopen(first.task, not_before=50.0)
     assert files.next_time(10.0) == 40.0
-    second = files.next_unit(10.0, 8)
+    second = files.next_unit(10.0, 8, WAYS)
     assert second is not None
     assert second.task.remote.path == "b"
-    assert files.next_unit(10.0, 8) is None
-    again = files.next_unit(50.0, 8)
+    assert files.next_unit(10.0, 8, WAYS) is None
+    again = files.next_unit(50.0, 8, WAYS)
     assert again is not None
     assert again.task is first.task
 
 
 def test_not_more_files_are_open_than_allowed() -> None:
     files = job(*(remote(str(n), 10) for n in range(5)))
-    assert [files.next_unit(0.0, 2) is not None for _ in range(3)] == [True, True, False]
+    assert [files.next_unit(0.0, 2, WAYS) is not None for _ in range(3)] == [True, True, False]
 
 
 def test_the_same_content_stands_together() -> None:

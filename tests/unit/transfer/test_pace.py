@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
 import threading
 import time
+from typing import Literal
 
 import pytest
 
 from modelcache.errors import Cancelled
 from modelcache.transfer import Cancel, delay
-from modelcache.transfer.limiting import Bandwidth
+from modelcache.transfer.ioprio import set_io_priority
+from modelcache.transfer.limiting import Bandwidth, Pace
+from modelcache.transfer.spending import Times, spending, taken
 
 
 class Clock:
@@ -40,6 +45,55 @@ def test_a_pause_is_no_credit_for_a_flood() -> None:
     for _ in range(10):
         limit.take(1000, clock)  # type: ignore[arg-type]
     assert clock.now - 3700.0 == pytest.approx(10.0, abs=0.2)
+
+
+def test_an_origins_limit_comes_besides_that_of_all() -> None:
+    clock = Clock()
+    everything = Bandwidth(1000.0, clock=clock)
+    pace = Pace(everything, {"hf": Bandwidth(100.0, clock=clock)})
+    for origin, seconds in (("hf", 100.0), ("s3", 10.0), ("", 10.0)):
+        began, pace.origin = clock.now, origin
+        for _ in range(100):
+            pace.take(100, clock)  # type: ignore[arg-type]
+        assert clock.now - began == pytest.approx(seconds, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("priority", "kind", "level"), [("normal", 0, 0), ("low", 2, 7), ("idle", 3, 0)]
+)
+def test_the_priority_on_the_disk_is_the_threads_own(
+    priority: Literal["normal", "low", "idle"], kind: int, level: int
+) -> None:
+    """ioprio_get(2), by the kernel's own numbers."""
+    get = {"x86_64": 252, "aarch64": 31}[platform.machine()]
+    libc = ctypes.CDLL(None)
+    found: list[int] = []
+
+    def look() -> None:
+        assert set_io_priority(priority)
+        found.append(libc.syscall(get, 1, 0))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert (found[0] >> 13, found[0] & 7) in ((kind, level), (kind, level or 4))
+    assert libc.syscall(get, 1, 0) >> 13 == 0, "the process has another priority now"
+
+
+def test_time_is_added_up_for_each_thread_alone() -> None:
+    taken()
+    with spending("disk"):
+        pass
+    with spending("disk"):
+        pass
+    other: list[Times] = []
+    thread = threading.Thread(target=lambda: other.append(taken()))
+    thread.start()
+    thread.join()
+    mine = taken()
+    assert mine.disk > 0 == mine.origin
+    assert other[0].disk == 0 == taken().disk
+    assert (mine.bounded_by, other[0].bounded_by) == ("disk", None)
 
 
 def test_no_limit_never_waits() -> None:

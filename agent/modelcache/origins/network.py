@@ -1,0 +1,44 @@
+"""How this process reaches the world: through which proxies, and whom it trusts there."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+
+from modelcache.origins.proxies import Proxies, Proxy
+from modelcache.origins.trust import Trust
+
+
+class Network:
+    """Proxies and trust, for the engine's client and for the SDKs alike. Immutable."""
+
+    def __init__(
+        self, *, ca_bundle: Path | None = None, environment: Mapping[str, str] | None = None
+    ) -> None:
+        """Read the environment (by default this process's) and the bundle.
+
+        Raises:
+            UsageError: a proxy's URL can't be read, or the bundle can't be used.
+        """
+        self._proxies = Proxies.from_environment(environment)
+        self._trust = Trust(ca_bundle)
+
+    def proxy(self, url: str) -> Proxy | None:
+        """The proxy that leads to a URL; None: straight."""
+        return self._proxies.of(url)
+
+    @property
+    def has_proxies(self) -> bool:
+        """Whether any URL is reached through a proxy."""
+        return bool(self._proxies)
+
+    @property
+    def tls(self) -> ssl.SSLContext:
+        """How servers are checked."""
+        return self._trust.context
+
+    @property
+    def ca_file(self) -> str | None:
+        """A file with all trusted CAs, for SDKs that take a path; None: they trust as ever."""
+        return self._trust.file
