@@ -207,7 +207,8 @@ def _check(
     """Check an answer's head; the offset of its body's first byte."""
     if response.status not in (200, 206):
         raise _refusal(response, location, place)
-    if response.headers.get("Content-Encoding", "identity") != "identity":
+    asked = location.headers.get("Accept-Encoding", "identity")
+    if response.headers.get("Content-Encoding", "identity") not in ("identity", asked):
         raise OriginUnavailable(f"{place} sends its content encoded, which was not asked for")
     etag = response.headers.get("ETag")
     if location.if_match and etag and etag != location.if_match:
