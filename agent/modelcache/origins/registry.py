@@ -54,4 +54,8 @@ def open_origin(source: Source, settings: OriginSettings) -> Origin:
         from modelcache.origins.gcs import GcsOrigin
 
         return GcsOrigin(uri, secret=secret)
+    if uri.is_web:
+        from modelcache.origins.web import WebOrigin
+
+        return WebOrigin(uri, secret=secret)
     raise UsageError(f"there is no origin for {uri.scheme}://")

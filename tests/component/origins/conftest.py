@@ -28,6 +28,7 @@ from tests.support.gcs import GcsServer
 from tests.support.hub import HubServer
 from tests.support.hub.client import get
 from tests.support.s3 import ACCESS_KEY, SECRET_KEY, S3Server
+from tests.support.web import WHY_NONE, WebServer, nginx
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +79,22 @@ def gcs(gcs_server: GcsServer, monkeypatch: pytest.MonkeyPatch) -> GcsServer:
     gcs_server.reset()
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs_server.url)
     return gcs_server
+
+
+@pytest.fixture(scope="session")
+def web_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebServer]:
+    if nginx() is None:
+        pytest.skip(WHY_NONE)
+    with WebServer(tmp_path_factory.mktemp("nginx")) as server:
+        yield server
+
+
+@pytest.fixture
+def web(web_server: WebServer, monkeypatch: pytest.MonkeyPatch) -> WebServer:
+    """A web server whose authority is trusted."""
+    web_server.forget()
+    monkeypatch.setenv("SSL_CERT_FILE", str(web_server.authority))
+    return web_server
 
 
 class Site(ABC):
@@ -147,6 +164,25 @@ class GoogleSite(Site):
         return f"gs://{self._bucket}/models/{path}".rstrip("/")
 
 
+class ListSite(Site):
+    """A web server with a checksum list in each folder."""
+
+    def __init__(self, settings: OriginSettings, web: WebServer, folder: str) -> None:
+        super().__init__(settings)
+        self._web, self._folder = web, folder
+
+    def put(self, files: Mapping[str, bytes]) -> None:
+        self._web.put({f"{self._folder}/{path}": data for path, data in files.items()})
+        folders = {""} | {path.partition("/")[0] for path in files if "/" in path}
+        for folder in sorted(folders, reverse=True) if len(files) < 100 else [""]:
+            self._web.sum_up(f"{self._folder}/{folder}")
+
+    def uri(self, path: str = "") -> str:
+        url = self._web.locate(f"{self._folder}/{path}".rstrip("/"))
+        is_file = (self._web.files / self._folder / path).is_file()
+        return url if is_file else f"{url}/SHA256SUMS"
+
+
 class DirectorySite(Site):
     def __init__(self, settings: OriginSettings, directory: Path) -> None:
         super().__init__(settings)
@@ -173,7 +209,7 @@ def settings(tmp_path: Path) -> OriginSettings:
     )
 
 
-@pytest.fixture(params=["hf", "s3", "gs", "file"])
+@pytest.fixture(params=["hf", "s3", "gs", "https", "file"])
 def site(request: pytest.FixtureRequest, settings: OriginSettings, tmp_path: Path) -> Site:
     name = f"site-{sha256(str(tmp_path).encode()).hexdigest()[:20]}"
     if request.param == "hf":
@@ -182,6 +218,8 @@ def site(request: pytest.FixtureRequest, settings: OriginSettings, tmp_path: Pat
         return BucketSite(settings, request.getfixturevalue("s3"), name)
     if request.param == "gs":
         return GoogleSite(settings, request.getfixturevalue("gcs"), name)
+    if request.param == "https":
+        return ListSite(settings, request.getfixturevalue("web"), name)
     return DirectorySite(settings, tmp_path / "mounts" / "site")
 
 
