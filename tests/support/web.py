@@ -11,15 +11,18 @@ import shutil
 import socket
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
+import pytest
+
 from tests.support.cluster.certificates import Authority
 from tests.support.cluster.processes import Program, free_port
+from tests.support.cluster.waiting import eventually
 
 USER, PASSWORD, TOKEN = "reader", "planted:pässword", "planted-token"
 
@@ -158,14 +161,16 @@ class WebServer:
 
     def __enter__(self) -> Self:
         self._program.start()
-        for _ in range(10_000):
-            # A connection is tried until one is taken: nginx has no other way to say it is there.
-            with socket.socket() as client:
-                if client.connect_ex(("127.0.0.1", self._port)) == 0:
-                    return self
-            assert self._program.running, self._program.tail()
-        self._program.kill()
-        raise AssertionError("nginx takes no connections")
+        try:
+            eventually(self._answers, what="nginx", pause=0.01)
+        except BaseException:
+            self._program.kill()
+            raise
+        return self
+
+    def _answers(self) -> bool:
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", self._port)) == 0
 
     def __exit__(
         self,
@@ -207,6 +212,22 @@ class WebServer:
     def forget(self) -> None:
         """Begin `requests` anew."""
         self._passed_over += len(self.requests)
+
+
+@pytest.fixture(scope="session")
+def web_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebServer]:
+    if nginx() is None:
+        pytest.skip(WHY_NONE)
+    with WebServer(tmp_path_factory.mktemp("nginx")) as server:
+        yield server
+
+
+@pytest.fixture
+def web(web_server: WebServer, monkeypatch: pytest.MonkeyPatch) -> WebServer:
+    """A web server whose authority is trusted."""
+    web_server.forget()
+    monkeypatch.setenv("SSL_CERT_FILE", str(web_server.authority))
+    return web_server
 
 
 def _asked(line: str) -> Asked:

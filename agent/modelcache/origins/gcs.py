@@ -135,6 +135,7 @@ class GcsOrigin:
             headers=headers,
             checksums=file.checksums,
             renewable=True,
+            pinned=True,
         )
 
     def _media(self, opened: _Opened, file: RemoteFile, generation: int) -> str:

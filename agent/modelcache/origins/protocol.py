@@ -30,8 +30,8 @@ class RemoteFile:
         sha256: the content's digest in hex, where the origin knows it.
         checksums: other checksums of the whole content, in hex, by algorithm: `git-sha1` (the git
             blob id), `md5`, `sha1`, `sha256`, `crc32`, `crc32c`, `crc64nvme`. Each is verified.
-        etag: the origin's entity tag, without quotes. For a Hugging Face origin it names the file
-            in a hub view.
+        etag: the origin's entity tag, without quotes; of Google Cloud Storage the generation. For a
+            Hugging Face origin it names the file in a hub view.
     """
 
     path: str
@@ -100,6 +100,8 @@ class HttpLocation:
         if_match: an entity tag (with quotes) to send as If-Match, and to expect in the answer.
         checksums: what locating taught of the content's checksums, as in `RemoteFile`.
         renewable: whether a 401 or 403 may mean that the URL has expired: locate again.
+        pinned: whether the URL names one version of the file, so that a 404 means that it was
+            replaced.
     """
 
     url: str
@@ -107,6 +109,7 @@ class HttpLocation:
     if_match: str | None = None
     checksums: Mapping[str, str] = field(default_factory=dict)
     renewable: bool = False
+    pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True)

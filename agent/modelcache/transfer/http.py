@@ -193,7 +193,9 @@ class HttpClient:
 def _abort(connection: http.client.HTTPConnection) -> None:
     if connection.sock is not None:
         with suppress(OSError):
-            connection.sock.shutdown(socket.SHUT_RDWR)
+            # Not SSLSocket's own: that ends the decryption at once, and a thread that is reading
+            # would get what lies in the kernel's buffer as it is, as if it were the file.
+            socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
 
 
 def _check(
@@ -246,6 +248,8 @@ def _refusal(
         if location.renewable:
             return LocationExpired(f"{place} refuses the credentials (HTTP {status})")
         return AuthFailed(f"{place} refuses the credentials (HTTP {status})")
+    if status in (404, 410) and location.pinned:
+        return OriginChanged(f"{place} is not there any more as it was (HTTP {status})")
     if status in (404, 410):
         return NotFound(f"{place} is not there (HTTP {status})")
     if status in (412, 416):

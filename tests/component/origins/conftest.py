@@ -28,7 +28,9 @@ from tests.support.gcs import GcsServer
 from tests.support.hub import HubServer
 from tests.support.hub.client import get
 from tests.support.s3 import ACCESS_KEY, SECRET_KEY, S3Server
-from tests.support.web import WHY_NONE, WebServer, nginx
+from tests.support.web import WebServer, web, web_server
+
+__all__ = ["web", "web_server"]
 
 
 @pytest.fixture(autouse=True)
@@ -79,22 +81,6 @@ def gcs(gcs_server: GcsServer, monkeypatch: pytest.MonkeyPatch) -> GcsServer:
     gcs_server.reset()
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs_server.url)
     return gcs_server
-
-
-@pytest.fixture(scope="session")
-def web_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebServer]:
-    if nginx() is None:
-        pytest.skip(WHY_NONE)
-    with WebServer(tmp_path_factory.mktemp("nginx")) as server:
-        yield server
-
-
-@pytest.fixture
-def web(web_server: WebServer, monkeypatch: pytest.MonkeyPatch) -> WebServer:
-    """A web server whose authority is trusted."""
-    web_server.forget()
-    monkeypatch.setenv("SSL_CERT_FILE", str(web_server.authority))
-    return web_server
 
 
 class Site(ABC):
