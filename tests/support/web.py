@@ -24,7 +24,7 @@ from tests.support.cluster.certificates import Authority
 from tests.support.cluster.processes import Program, free_port
 from tests.support.cluster.waiting import eventually
 
-USER, PASSWORD, TOKEN = "reader", "planted:pässword", "planted-token"
+USER, PASSWORD, TOKEN = "reader", "planted pässword", "planted-token"
 
 WHY_NONE = "nginx is not installed: apt-get install nginx"
 
