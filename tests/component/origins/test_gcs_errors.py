@@ -122,13 +122,25 @@ def test_half_an_object(gcs: GcsServer, item: dict[str, str], said: str) -> None
     assert said in str(error)
 
 
-@pytest.mark.parametrize("value", ["rubbish!", "AAAA", ""])
-def test_a_checksum_that_is_none_is_left_out(gcs: GcsServer, value: str) -> None:
-    item = {"name": "m/a", "size": "1", "generation": "1", "crc32c": value, "md5Hash": value}
+MD5 = "xMpCOKC5I4INzFCab3WEmw=="
+
+
+@pytest.mark.parametrize(
+    ("crc32c", "md5", "expected"),
+    [
+        ("kPWZ4w==", MD5, {"crc32c": "90f599e3"}),
+        ("", MD5, {"md5": "c4ca4238a0b923820dcc509a6f75849b"}),
+        ("rubbish!", MD5, {"md5": "c4ca4238a0b923820dcc509a6f75849b"}),
+        ("AAAA", "AAAA", {}),
+        ("", "", {}),
+    ],
+)
+def test_checksums(gcs: GcsServer, crc32c: str, md5: str, expected: dict[str, str]) -> None:
+    item = {"name": "m/a", "size": "1", "generation": "1", "crc32c": crc32c, "md5Hash": md5}
     body = json.dumps({"items": [item]}).encode()
     gcs.faults.append(Fault(200, body=body, headers={"Content-Type": "application/json"}))
     (file,) = GcsOrigin(parse_uri("gs://bucket/m")).resolve().files
-    assert file.checksums == {}
+    assert file.checksums == expected
 
 
 def test_a_permission_that_only_the_files_lack(key: GcsServer) -> None:

@@ -291,7 +291,7 @@ def test_a_list_of_our_own_needs_no_questions(web: WebServer) -> None:
     files = origin.resolve().files
     assert len(web.requests) == 1
     assert "planted" not in repr(files)
-    assert [fetched(origin.locate(file)) for file in files[:2]] == [DATA, DATA]  # type: ignore[comparison-overlap]
+    assert [fetched(origin.locate(file)) for file in files[:2]] == [DATA, DATA]
     assert files[2].path == "x/config.json"
 
 

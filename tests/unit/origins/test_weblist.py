@@ -91,13 +91,14 @@ def test_what_is_no_text() -> None:
         read_checksums(b"\xff", "SHA256SUMS", PLACE)
 
 
-_names = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=30)
+_names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
 
 
 @given(st.lists(st.tuples(_names, st.binary(min_size=32, max_size=32)), unique_by=lambda e: e[0]))
 def test_what_coreutils_writes_is_read(files: list[tuple[str, bytes]]) -> None:
     """md5sum(1): a backslash, a newline or a carriage return is escaped, with a backslash ahead."""
-    lines, expected = [], {}
+    lines: list[str] = []
+    expected: dict[str, str] = {}
     for name, digest in files:
         escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
         lines.append(f"{chr(92) if escaped != name else ''}{digest.hex()}  {escaped}\n")
