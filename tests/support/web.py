@@ -23,6 +23,7 @@ import pytest
 from tests.support.cluster.certificates import Authority
 from tests.support.cluster.processes import Program, free_port
 from tests.support.cluster.waiting import eventually
+from tests.support.hub.client import get
 
 USER, PASSWORD, TOKEN = "reader", "planted pässword", "planted-token"
 
@@ -66,6 +67,7 @@ http {{
 
 _LOCATIONS = """
 location / { }
+location = /logged { access_log off; return 204; }
 location /whole/ { max_ranges 0; }
 location /dated/ { etag off; }
 location /weak/ { etag off; add_header ETag 'W/"same"'; }
@@ -205,6 +207,9 @@ class WebServer:
     @property
     def requests(self) -> list[Asked]:
         """What was asked since `forget` was last called."""
+        # A request is logged when all of its answer was sent, perhaps after the client has read it,
+        # but before nginx, which has one thread here, turns to the next.
+        get(f"{self.plain}/logged")
         log = self._folder / "access.log"
         lines = log.read_text().splitlines() if log.exists() else []
         return [_asked(line) for line in lines[self._passed_over :]]

@@ -26,6 +26,8 @@ from modelcache.origins.waiting import retry_after_seconds
 
 CONNECTIONS: Final = 8
 """Requests at the same time."""
+ATTEMPTS: Final = 3
+"""How often a request is sent whose connection breaks, as one does that the server had closed."""
 TIMEOUT: Final = httpx2.Timeout(30, connect=10)
 """Seconds: 10 for a connection, 30 for the next piece of an answer."""
 
@@ -158,31 +160,40 @@ class WebClient:
         raise OriginUnavailable(f"{shown_uri(url)} redirects in circles")
 
     def _send(self, method: str, url: str, headers: Mapping[str, str], limit: int) -> Answer:
+        left = ATTEMPTS
+        while True:
+            left -= 1
+            try:
+                return self._once(method, url, headers, limit)
+            except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
+                broken = isinstance(error, httpx2.NetworkError | httpx2.RemoteProtocolError)
+                if left and broken:
+                    continue
+                why = str(error) or type(error).__name__
+                raise OriginUnavailable(f"{shown_uri(url)} can't be reached: {why}") from error
+
+    def _once(self, method: str, url: str, headers: Mapping[str, str], limit: int) -> Answer:
         parts = urlsplit(url)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        request = self._client.build_request(
+            method,
+            f"{parts.scheme}://{parts.netloc}/",
+            headers=headers,
+            # As it stands: httpx2 would write some characters in another way.
+            extensions={"target": target.encode("ascii")},
+        )
+        response = self._client.send(request, stream=True)
         try:
-            request = self._client.build_request(
-                method,
-                f"{parts.scheme}://{parts.netloc}/",
-                headers=headers,
-                # As it stands: httpx2 would write some characters in another way.
-                extensions={"target": target.encode("ascii")},
-            )
-            response = self._client.send(request, stream=True)
-            try:
-                body = bytearray()
-                for piece in response.iter_raw() if limit and response.status_code == 200 else ():
-                    body += piece
-                    if len(body) > limit:
-                        raise OriginUnavailable(
-                            f"{shown_uri(url)} is no list: it is longer than {limit} bytes"
-                        )
-                return Answer(response.status_code, response.headers, bytes(body))
-            finally:
-                response.close()
-        except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
-            why = str(error) or type(error).__name__
-            raise OriginUnavailable(f"{shown_uri(url)} can't be reached: {why}") from error
+            body = bytearray()
+            for piece in response.iter_raw() if limit and response.status_code == 200 else ():
+                body += piece
+                if len(body) > limit:
+                    raise OriginUnavailable(
+                        f"{shown_uri(url)} is no list: it is longer than {limit} bytes"
+                    )
+            return Answer(response.status_code, response.headers, bytes(body))
+        finally:
+            response.close()
 
 
 def _redirected(url: str, answer: Answer, *, pinned: bool) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -453,6 +455,33 @@ def test_what_a_status_means(
     assert type(caught.value) is kind
     assert getattr(caught.value, "retry_after", None) == wait
     assert str(caught.value).startswith(web.url)
+
+
+@pytest.mark.parametrize(("broken", "kind"), [(2, None), (3, OriginUnavailable)])
+def test_a_connection_that_breaks_is_tried_again(
+    broken: int, kind: type[ModelCacheError] | None
+) -> None:
+    answer = b'HTTP/1.1 200 OK\r\nContent-Length: 5\r\nETag: "x"\r\n\r\n'
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            for number in range(3):
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(4096)
+                    if number >= broken:
+                        connection.sendall(answer)
+                        return
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        uri = f"http://127.0.0.1:{server.getsockname()[1]}/f"
+        if kind is None:
+            assert one(uri)[0].size == 5
+        else:
+            with pytest.raises(kind, match="can't be reached"):
+                one(uri)
+        thread.join()
 
 
 def test_nobody_listens(web: WebServer, tmp_path: Path) -> None:

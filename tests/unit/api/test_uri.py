@@ -222,6 +222,12 @@ def test_no_message_holds_a_credential(text: str) -> None:
     assert "planted" not in str(caught.value)
 
 
+def test_no_error_of_a_field_holds_a_credential() -> None:
+    with pytest.raises(ValueError, match="user name or a password") as caught:
+        Source(uri="https://user:planted@h/f")
+    assert "planted" not in str(caught.value) + repr(caught.value)
+
+
 @pytest.mark.parametrize(
     "name",
     [
