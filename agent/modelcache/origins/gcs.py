@@ -1,4 +1,9 @@
-"""gs://bucket/prefix: Google Cloud Storage, or its emulator (STORAGE_EMULATOR_HOST)."""
+"""gs://bucket/prefix: Google Cloud Storage, or its emulator (STORAGE_EMULATOR_HOST).
+
+Google's SDK finds the credentials and lists; the bytes are fetched by our own engine, from the JSON
+API's media URLs. They name the object's generation, so they give its bytes or none.
+API_ENDPOINT_OVERRIDE names another endpoint, as of a Private Service Connect.
+"""
 
 from __future__ import annotations
 
@@ -63,19 +68,10 @@ class GcsOrigin:
     emulator. Needed: storage.objects.list and storage.objects.get (roles/storage.objectViewer).
     """
 
-    def __init__(
-        self, uri: SourceURI, *, secret: Secret | None = None, endpoint: str | None = None
-    ) -> None:
-        """Make no request yet.
-
-        Args:
-            uri: what is wanted.
-            secret: has `KEY`, and perhaps `PROJECT`.
-            endpoint: the API's URL; by default API_ENDPOINT_OVERRIDE, or Google's.
-        """
+    def __init__(self, uri: SourceURI, *, secret: Secret | None = None) -> None:
+        """Make no request yet. The secret has `KEY`, and perhaps `PROJECT`."""
         self._uri = uri
         self._secret = secret
-        self._endpoint = endpoint
         self._opening = Lock()
         self._opened: _Opened | None = None
 
@@ -153,11 +149,7 @@ class GcsOrigin:
                     endpoint = emulator if "://" in emulator else f"http://{emulator}"
                     credentials = _nobody()
                 else:
-                    endpoint = (
-                        self._endpoint
-                        or os.environ.get("API_ENDPOINT_OVERRIDE")
-                        or DEFAULT_ENDPOINT
-                    )
+                    endpoint = os.environ.get("API_ENDPOINT_OVERRIDE") or DEFAULT_ENDPOINT
                     credentials = self._credentials(endpoint)
                 _check(endpoint, safe=bool(emulator) or _is_anonymous(credentials))
                 endpoint = endpoint.rstrip("/")
@@ -245,8 +237,9 @@ class GcsOrigin:
                 raise from_auth_error(error, str(self._uri), self._is_anonymous) from raised
             if isinstance(error, ValueError):
                 raise OriginUnavailable(_odd(self._uri)) from raised
+            why = f"{type(error).__name__} {shown(str(error), 160)}"
             raise OriginUnavailable(
-                f"{self._uri}: Google Cloud Storage can't be reached: {error or type(error)}"
+                f"{self._uri}: Google Cloud Storage can't be reached: {why}"
             ) from raised
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             # The SDK takes answers apart unchecked; this is what a proxy's page ends in.
