@@ -11,7 +11,10 @@ import pytest
 ALLOWED_SKIPS = ("the cache's disk has too little room for 20 GiB",)
 """Beginnings of the reasons for which CI, which runs as root, may skip a test."""
 
-_CREDENTIALS = ("HF_", "HUGGING", "AWS_", "MODELCACHE_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+_CREDENTIALS = (
+    *("HF_", "HUGGING", "AWS_", "GOOGLE_", "CLOUDSDK_", "GCE_", "STORAGE_EMULATOR_HOST"),
+    *("API_ENDPOINT_OVERRIDE", "MODELCACHE_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -26,6 +29,8 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path / "no-gcloud"))
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -16,7 +16,7 @@ from modelcache.api.nodecache import (
     NodeCache,
     NodeCacheStatus,
 )
-from modelcache.api.uri import SCHEMES, SourceURI, parse_uri
+from modelcache.api.uri import SCHEMES, SourceURI, parse_uri, shown_uri
 
 __all__ = [
     "API_GROUP",
@@ -42,4 +42,5 @@ __all__ = [
     "Source",
     "SourceURI",
     "parse_uri",
+    "shown_uri",
 ]

@@ -20,7 +20,7 @@ from modelcache.api.meta import (
     check_label_key,
 )
 from modelcache.api.quantities import quantity
-from modelcache.api.uri import URI_PATTERN, SourceURI, parse_uri
+from modelcache.api.uri import URI_PATTERN, SourceURI, parse_uri, shown_uri
 from modelcache.errors import UsageError
 
 DURATION_PATTERN: Final = r"^([0-9]+[smhd])+$"
@@ -41,8 +41,12 @@ class PageCache(StrEnum):
 class Source(ApiModel):
     """Where a model comes from, and what of it is wanted."""
 
-    uri: Annotated[str, Field(max_length=2048, json_schema_extra={"pattern": URI_PATTERN})]
-    """hf://org/name[@revision][/path], s3://bucket/prefix or file:///path."""
+    # Not in the representation: the query of a URL may be a signature.
+    uri: Annotated[
+        str, Field(max_length=2048, repr=False, json_schema_extra={"pattern": URI_PATTERN})
+    ]
+    """hf://org/name[@revision][/path], s3://bucket/prefix, gs://bucket/prefix,
+    https://host/path/file, https://host/path/SHA256SUMS or file:///path."""
     include: Annotated[tuple[Glob, ...], Field(max_length=256)] = ()
     """Globs of the files that are wanted; all, when there are none. `*` matches slashes too."""
     exclude: Annotated[tuple[Glob, ...], Field(max_length=256)] = ()
@@ -67,6 +71,15 @@ class Source(ApiModel):
         """The URI in its parts."""
         return parse_uri(self.uri)
 
+    @property
+    def shown(self) -> str:
+        """The URI without what may be secret in it."""
+        return shown_uri(self.uri)
+
+    def to_be_stored(self) -> Source:
+        """The source without what may be secret in it; its digest is the same."""
+        return self if self.shown == self.uri else self.model_copy(update={"uri": self.shown})
+
     def digest(self) -> str:
         """16 hex digits that differ when other content may be meant.
 
@@ -74,6 +87,7 @@ class Source(ApiModel):
         a later version adds changes no digest.
         """
         meant = self.model_dump(mode="json", exclude={"secret_name"}, exclude_defaults=True)
+        meant["uri"] = self.shown
         return hashlib.sha256(json.dumps(meant, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -64,6 +64,8 @@ class ApiModel(BaseModel):
         alias_generator=to_camel,
         extra="forbid",
         frozen=True,
+        # The query of a URL may be a signature.
+        hide_input_in_errors=True,
         use_attribute_docstrings=True,
         validate_by_name=True,
         validate_by_alias=True,

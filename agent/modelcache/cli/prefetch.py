@@ -9,6 +9,7 @@ import threading
 import time
 from contextlib import nullcontext
 from typing import Annotated
+from urllib.parse import unquote
 
 import typer
 from pydantic import ValidationError
@@ -62,7 +63,8 @@ def prefetch(
         list[str],
         typer.Argument(
             metavar="URI",
-            help="hf://org/name[@revision][/path], s3://bucket/prefix, file:///path.",
+            help="hf://org/name[@revision][/path], s3://bucket/prefix, gs://bucket/prefix,"
+            " https://host/path/file, https://host/path/SHA256SUMS, file:///path.",
         ),
     ],
     name: Annotated[
@@ -241,7 +243,10 @@ def _wanted(
 
 def default_name(uri: SourceURI) -> str:
     """A model's name from its URI: the last part of it, as far as a name allows."""
-    last = uri.path.strip("/").rpartition("/")[2] if uri.scheme != "hf" else ""
+    path = unquote(uri.path) if uri.is_web else uri.path
+    if uri.is_checksum_list or uri.is_own_list:
+        path = path.rpartition("/")[0]  # the model is called as the folder is, not as the list
+    last = path.strip("/").rpartition("/")[2] if uri.scheme != "hf" else ""
     text = last or uri.authority.rpartition("/")[2] or "model"
     return re.sub(r"[^a-z0-9]+", "-", text.lower())[:NAME_MAX].strip("-") or "model"
 

@@ -100,7 +100,7 @@ def _speaks_of(report: Report, model: CachedModel) -> bool:
     source = model.spec.source
     if report.digest:
         return report.digest == source_digest(source)
-    return report.source == source.uri
+    return report.source == source.shown
 
 
 @dataclass(slots=True)

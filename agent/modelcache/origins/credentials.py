@@ -2,9 +2,12 @@
 
 A secret is a directory with one file per key, as a Kubernetes Secret is mounted:
 
-    token                                       for hf
+    token                                       for hf, and for https as a bearer token
+    username, password                          for https
     AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
     AWS_SESSION_TOKEN, AWS_REGION               for s3; the last two may be missing
+    GOOGLE_APPLICATION_CREDENTIALS_JSON,
+    GOOGLE_CLOUD_QUOTA_PROJECT                  for gs; the last may be missing
     hosts                                       where it may be sent to
 
 `hosts` holds host names or `*.suffix` patterns (any host below the suffix, not the suffix itself),
@@ -21,6 +24,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from modelcache.api.uri import is_loopback
 from modelcache.errors import AuthFailed
 
 MAX_KEY_BYTES: Final = 1024 * 1024
@@ -31,6 +35,10 @@ _HOST = re.compile(r"(?:\*\.)?[a-z0-9_](?:[a-z0-9._-]*[a-z0-9_])?")
 _UNREADABLE_URL = re.compile(r"[\\@\s\x00-\x1f\x7f]")
 _KEYS = (
     "token",
+    "username",
+    "password",
+    "GOOGLE_APPLICATION_CREDENTIALS_JSON",
+    "GOOGLE_CLOUD_QUOTA_PROJECT",
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
@@ -117,7 +125,7 @@ class Secret:
         if _UNREADABLE_URL.search(parts.netloc) or not parts.hostname or not port:
             return "a URL that can't be read"
         host = _plain(parts.hostname)
-        if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(host)):
+        if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(host)):
             return f"{host} without TLS: use an https URL"
         if not any(pattern.matches(host, port) for pattern in self.hosts):
             return f"{parts.netloc}: add it to the secret's key 'hosts'"
@@ -202,7 +210,3 @@ def _is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _is_loopback(host: str) -> bool:
-    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)

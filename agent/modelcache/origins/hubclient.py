@@ -26,9 +26,9 @@ import httpx2
 from huggingface_hub import hf_raise_for_status, is_offline_mode, set_client_factory
 from huggingface_hub.errors import OfflineModeIsEnabled
 
-from modelcache.errors import ModelCacheError, OriginUnavailable
+from modelcache.errors import OriginUnavailable
 from modelcache.origins.network import Network
-from modelcache.origins.proxies import Proxy
+from modelcache.origins.transports import NetworkTransport
 
 TIMEOUT: Final = httpx2.Timeout(30, connect=10)
 """Seconds: 10 for a connection, 30 for the next piece of an answer."""
@@ -77,8 +77,6 @@ class HubClient(httpx2.Client):
         request.extensions["timeout"] = TIMEOUT.as_dict()
         try:
             response = super().send(request, **options)
-        except httpx2.ProxyError as error:
-            raise _refused(request, error) from error
         except httpx2.TransportError as error:
             raise OriginUnavailable(
                 f"{request.url.host} can't be reached: {str(error) or type(error).__name__}"
@@ -104,16 +102,15 @@ class Paths(httpx2.BaseTransport):
     def __init__(self) -> None:
         self._mutex = Lock()
         self._others = Network()
-        self._transports: dict[tuple[Network, Proxy | None], httpx2.HTTPTransport] = {}
+        self._transports: dict[Network, NetworkTransport] = {}
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send one request."""
         network = _network.get() or self._others
-        key = network, network.proxy(str(request.url))
         with self._mutex:
-            transport = self._transports.get(key)
+            transport = self._transports.get(network)
             if transport is None:
-                transport = self._transports[key] = _transport(*key)
+                transport = self._transports[network] = NetworkTransport(network)
         return transport.handle_request(request)
 
     def close(self) -> None:
@@ -121,22 +118,6 @@ class Paths(httpx2.BaseTransport):
         with self._mutex:
             for transport in self._transports.values():
                 transport.close()
-
-
-def _transport(network: Network, proxy: Proxy | None) -> httpx2.HTTPTransport:
-    return httpx2.HTTPTransport(
-        verify=network.tls, proxy=proxy.url if proxy else None, trust_env=False
-    )
-
-
-def _refused(request: httpx2.Request, error: httpx2.ProxyError) -> ModelCacheError:
-    """What a proxy's refusal means: httpcore's text begins with the status."""
-    network = _network.get()
-    proxy = network.proxy(str(request.url)) if network else None
-    status = str(error)[:3]
-    if proxy is None or not status.isdigit():
-        return OriginUnavailable(f"{request.url.host} can't be reached: {error}")
-    return proxy.refusal(int(status), request.url.host)
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
 
+from modelcache.errors import ModelCacheError
 from modelcache.origins.proxies import Proxies, Proxy
 from modelcache.origins.trust import Trust
+
+_REFUSED: Final = re.compile(r"(?:^|Tunnel connection failed: )(\d{3})\b")
 
 
 class Network:
@@ -27,6 +33,19 @@ class Network:
     def proxy(self, url: str) -> Proxy | None:
         """The proxy that leads to a URL; None: straight."""
         return self._proxies.of(url)
+
+    def refusal(self, url: str, text: str) -> ModelCacheError | None:
+        """What it means that a proxy doesn't let a request for a URL through.
+
+        Args:
+            url: what was asked for.
+            text: the client's error: httpcore's begins with the status, urllib3's and the standard
+                library's say "Tunnel connection failed: " before it.
+        """
+        proxy, status = self.proxy(url), _REFUSED.search(text)
+        if proxy is None or status is None:
+            return None
+        return proxy.refusal(int(status[1]), urlsplit(url).netloc)
 
     @property
     def has_proxies(self) -> bool:

@@ -30,8 +30,8 @@ class RemoteFile:
         sha256: the content's digest in hex, where the origin knows it.
         checksums: other checksums of the whole content, in hex, by algorithm: `git-sha1` (the git
             blob id), `md5`, `sha1`, `sha256`, `crc32`, `crc32c`, `crc64nvme`. Each is verified.
-        etag: the origin's entity tag, without quotes. For a Hugging Face origin it names the file
-            in a hub view.
+        etag: the origin's entity tag, without quotes; of Google Cloud Storage the generation. For a
+            Hugging Face origin it names the file in a hub view.
     """
 
     path: str
@@ -102,6 +102,7 @@ class HttpLocation:
         renewable: whether a 401 or 403 may mean that the URL has expired: locate again.
         checksums_of: reads such checksums from the headers (their names in lower case) of an answer
             with the whole file.
+        pinned: whether a 404 means that the file was replaced or removed since it was resolved.
         mirror_path: what a mirror calls it, below the mirror's own URL; None: as this URL's path.
         mirror_headers: what may be sent to a mirror that the secret names; nothing is otherwise.
         mirrors: where else the same bytes may be, to be asked first (`origins.mirrors`).
@@ -114,6 +115,7 @@ class HttpLocation:
     checksums: Mapping[str, str] = field(default_factory=dict)
     renewable: bool = False
     checksums_of: Callable[[Mapping[str, str]], Mapping[str, str]] | None = None
+    pinned: bool = False
     mirror_path: str | None = None
     mirror_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     mirrors: tuple[HttpLocation, ...] = ()

@@ -61,4 +61,12 @@ def _open(uri: SourceURI, secret: Secret | None, settings: OriginSettings) -> Or
 
         mirrored = any(mirror.scheme == "s3" for mirror in settings.mirrors)
         return S3Origin(uri, secret=secret, network=settings.network, mirrored=mirrored)
+    if uri.scheme == "gs":
+        from modelcache.origins.gcs import GcsOrigin
+
+        return GcsOrigin(uri, secret=secret, network=settings.network)
+    if uri.is_web:
+        from modelcache.origins.web import WebOrigin
+
+        return WebOrigin(uri, secret=secret, network=settings.network)
     raise UsageError(f"there is no origin for {uri.scheme}://")

@@ -52,7 +52,6 @@ _CHECKSUMS = (
 )
 _Style = Literal["path", "virtual"]
 _MD5 = re.compile(r"[0-9a-f]{32}")
-_TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")
 _AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
 
 
@@ -153,6 +152,7 @@ class S3Origin:
             headers={"x-amz-checksum-mode": "ENABLED"},
             if_match=etag,
             renewable=True,
+            pinned=True,
             checksums_of=partial(_checksums_of, bucket=self._bucket),
         )
 
@@ -200,11 +200,9 @@ class S3Origin:
 
     def _refused_by_proxy(self, error: ProxyConnectionError) -> ModelCacheError:
         """botocore's message has not even the status; urllib3's, below it, has."""
-        found = _TUNNEL.search(str(error.__cause__ or error.__context__))
-        proxy = self._network.proxy(self._endpoint)
-        if found is None or proxy is None:
-            return from_sdk_error(error, str(self._uri))
-        return proxy.refusal(int(found[1]), urlsplit(self._endpoint).netloc)
+        text = str(error.__cause__ or error.__context__)
+        refusal = self._network.refusal(self._endpoint, text)
+        return refusal or from_sdk_error(error, str(self._uri))
 
     def _below(self, prefix: str) -> Iterator[RemoteFile]:
         pages = self._open().get_paginator("list_objects_v2")

@@ -82,7 +82,7 @@ def _without_unsafe(files: list[RemoteFile], source: Source) -> list[RemoteFile]
     unsafe = [file for file in files if _suffix(file) in UNSAFE_SUFFIXES]
     if unsafe and not any(_suffix(file) in SAFE_WEIGHTS for file in files):
         raise UnsafeFormat(
-            f"{source.uri} has weights only in formats that can run code when loaded"
+            f"{source.shown} has weights only in formats that can run code when loaded"
             f" ({_examples(unsafe)}), and no safetensors: set allowUnsafeFormats: true if you"
             " trust whoever made them, or exclude them"
         )
@@ -95,7 +95,7 @@ def _suffix(file: RemoteFile) -> str:
 
 def _nothing(revision: Revision, source: Source) -> str:
     if not revision.files:
-        return f"{source.uri} has no files"
+        return f"{source.shown} has no files"
     globs = " and ".join(
         f"{name} {', '.join(shown(glob, 60) for glob in islice(given, 5))}"
         + (", …" if len(given) > 5 else "")
@@ -103,7 +103,7 @@ def _nothing(revision: Revision, source: Source) -> str:
         if given
     )
     return (
-        f"{source.uri} has no file that {globs} leave{'' if ' and ' in globs else 's'}:"
+        f"{source.shown} has no file that {globs} leave{'' if ' and ' in globs else 's'}:"
         f" it has {_examples(revision.files)}"
     )
 

@@ -109,7 +109,7 @@ def describe(
         name=name,
         state=state,
         wanted=model is not None,
-        source=source.uri if source else None,
+        source=source.shown if source else None,
         source_digest=source_digest(source) if source else None,
         priority=model.spec.priority if model else 0,
         pinned=model.spec.pinned if model else False,

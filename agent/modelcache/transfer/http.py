@@ -237,7 +237,9 @@ class HttpClient:
 def _abort(connection: http.client.HTTPConnection) -> None:
     if connection.sock is not None:
         with suppress(OSError):
-            connection.sock.shutdown(socket.SHUT_RDWR)
+            # Not SSLSocket's own: that ends the decryption at once, and a thread that is reading
+            # would get what lies in the kernel's buffer as it is, as if it were the file.
+            socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
 
 
 def _check(
@@ -251,7 +253,8 @@ def _check(
     """Check an answer's head; the offset of its body's first byte."""
     if response.status not in (200, 206):
         raise _refusal(response, location, place)
-    if response.headers.get("Content-Encoding", "identity") != "identity":
+    asked = location.headers.get("Accept-Encoding", "identity")
+    if response.headers.get("Content-Encoding", "identity") not in ("identity", asked):
         raise OriginUnavailable(f"{place} sends its content encoded, which was not asked for")
     etag = response.headers.get("ETag")
     if location.if_match and etag != location.if_match and (etag or location.mirror):
@@ -294,8 +297,8 @@ def _refusal(
         if location.renewable:
             return LocationExpired(f"{place} refuses the credentials (HTTP {status})")
         return AuthFailed(f"{place} refuses the credentials (HTTP {status})")
-    if status in (404, 410) and location.if_match:
-        return OriginChanged(f"{place} is not there any more (HTTP {status})")
+    if status in (404, 410) and location.pinned:
+        return OriginChanged(f"{place} is not there any more as it was (HTTP {status})")
     if status in (404, 410):
         return NotFound(f"{place} is not there (HTTP {status})")
     if status in (412, 416):

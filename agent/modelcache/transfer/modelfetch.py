@@ -272,7 +272,7 @@ class _Work:
             model=self._wanted.name,
             revision=revision.id,
             snapshot=revision.snapshot,
-            source=self._wanted.source,
+            source=self._wanted.source.to_be_stored(),
             created_at=datetime.now(UTC),
             files=tuple(self._done[file.path] for file in revision.files),
             hub=revision.hub,

@@ -1,4 +1,4 @@
-"""A clean environment, and the three origins behind one face."""
+"""A clean environment, and the origins behind one face."""
 
 from __future__ import annotations
 
@@ -25,9 +25,13 @@ from modelcache.origins import (
     SecretStore,
     open_origin,
 )
+from tests.support.gcs import GcsServer
 from tests.support.hub import HubServer
 from tests.support.hub.client import get
 from tests.support.s3 import ACCESS_KEY, SECRET_KEY, S3Server
+from tests.support.web import WebServer, web, web_server
+
+__all__ = ["web", "web_server"]
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -73,6 +77,20 @@ def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
     return s3_server
+
+
+@pytest.fixture(scope="session")
+def gcs_server() -> Iterator[GcsServer]:
+    with GcsServer() as server:
+        yield server
+
+
+@pytest.fixture
+def gcs(gcs_server: GcsServer, monkeypatch: pytest.MonkeyPatch) -> GcsServer:
+    """Google Cloud Storage as an emulator: public, and never sent credentials."""
+    gcs_server.reset()
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs_server.url)
+    return gcs_server
 
 
 class Site(ABC):
@@ -126,6 +144,41 @@ class BucketSite(Site):
         return f"s3://{self._bucket}/models/{path}".rstrip("/")
 
 
+class GoogleSite(Site):
+    def __init__(self, settings: OriginSettings, gcs: GcsServer, bucket: str) -> None:
+        super().__init__(settings)
+        self._gcs, self._bucket = gcs, gcs.bucket(bucket)
+
+    def put(self, files: Mapping[str, bytes]) -> None:
+        if len(files) > 100:
+            self._gcs.put_many(self._bucket, {f"models/{p}": data for p, data in files.items()})
+            return
+        for path, data in files.items():
+            self._gcs.put(self._bucket, f"models/{path}", data)
+
+    def uri(self, path: str = "") -> str:
+        return f"gs://{self._bucket}/models/{path}".rstrip("/")
+
+
+class ListSite(Site):
+    """A web server with a checksum list in each folder."""
+
+    def __init__(self, settings: OriginSettings, web: WebServer, folder: str) -> None:
+        super().__init__(settings)
+        self._web, self._folder = web, folder
+
+    def put(self, files: Mapping[str, bytes]) -> None:
+        self._web.put({f"{self._folder}/{path}": data for path, data in files.items()})
+        folders = {""} | {path.partition("/")[0] for path in files if "/" in path}
+        for folder in sorted(folders, reverse=True) if len(files) < 100 else [""]:
+            self._web.sum_up(f"{self._folder}/{folder}")
+
+    def uri(self, path: str = "") -> str:
+        url = self._web.locate(f"{self._folder}/{path}".rstrip("/"))
+        is_file = (self._web.files / self._folder / path).is_file()
+        return url if is_file else f"{url}/SHA256SUMS"
+
+
 class DirectorySite(Site):
     def __init__(self, settings: OriginSettings, directory: Path) -> None:
         super().__init__(settings)
@@ -152,13 +205,17 @@ def settings(tmp_path: Path) -> OriginSettings:
     )
 
 
-@pytest.fixture(params=["hf", "s3", "file"])
+@pytest.fixture(params=["hf", "s3", "gs", "https", "file"])
 def site(request: pytest.FixtureRequest, settings: OriginSettings, tmp_path: Path) -> Site:
+    name = f"site-{sha256(str(tmp_path).encode()).hexdigest()[:20]}"
     if request.param == "hf":
         return HubSite(settings, request.getfixturevalue("hub"))
     if request.param == "s3":
-        name = sha256(str(tmp_path).encode()).hexdigest()[:20]
-        return BucketSite(settings, request.getfixturevalue("s3"), f"site-{name}")
+        return BucketSite(settings, request.getfixturevalue("s3"), name)
+    if request.param == "gs":
+        return GoogleSite(settings, request.getfixturevalue("gcs"), name)
+    if request.param == "https":
+        return ListSite(settings, request.getfixturevalue("web"), name)
     return DirectorySite(settings, tmp_path / "mounts" / "site")
 
 

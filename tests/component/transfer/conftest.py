@@ -9,6 +9,9 @@ import pytest
 from modelcache.transfer import TransferSettings
 from tests.support.fetching import QUICK, Fetching
 from tests.support.hub import HubServer
+from tests.support.web import web, web_server
+
+__all__ = ["web", "web_server"]
 
 MakeFetching = Callable[..., Fetching]
 

@@ -20,9 +20,14 @@ class Answer:
 
 @contextlib.contextmanager
 def opened(url: str, **headers: str) -> Iterator[http.client.HTTPResponse]:
-    """The answer to a GET with its body still to be read; ``If_Match`` is sent as ``If-Match``."""
+    """The answer to a GET with its body still to be read; ``If_Match`` is sent as ``If-Match``.
+
+    With TLS the authorities are Python's own, so those of SSL_CERT_FILE.
+    """
     parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.netloc, timeout=10)
+    tls = parts.scheme == "https"
+    kind = http.client.HTTPSConnection if tls else http.client.HTTPConnection
+    connection = kind(parts.netloc, timeout=10)
     try:
         names = {name.replace("_", "-"): value for name, value in headers.items()}
         connection.request("GET", f"{parts.path}?{parts.query}", headers=names)

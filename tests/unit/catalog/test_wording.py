@@ -103,6 +103,15 @@ def test_spec(more: str, field: str, said: str) -> None:
         ("{uri: hf://a/b, include: [1]}", "spec.source.include[0]", 'a number: write "1"'),
         ("{uri: hf://a/b, include: ['']}", "spec.source.include[0]", "is empty: at least one"),
         ("{uri: hf://a/b c}", "spec.source.uri", "has a space in it: write %20"),
+        ("{uri: gs://b}", "spec.source.uri", "names no bucket: write gs://bucket/prefix"),
+        (
+            "{uri: https://h}",
+            "spec.source.uri",
+            "write https://host/path/file, or the URL of a list",
+        ),
+        ("{uri: http://h/f}", "spec.source.uri", "fetched without TLS"),
+        ("{uri: 'https://u:p@h/f'}", "spec.source.uri", "put them into a Secret, with the keys"),
+        ("{uri: 'https://h/f#v1'}", "spec.source.uri", "only sha256=<64 hex digits> is"),
         ("{uri: hf://a/b, secretName: A_b}", "spec.source.secretName", "digits, hyphens and dots"),
         (
             "{uri: hf://a/b, include: [" + "a," * 300 + "]}",

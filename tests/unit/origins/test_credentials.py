@@ -31,6 +31,19 @@ def test_a_mounted_secret_is_read(tmp_path: Path) -> None:
     assert found.get("AWS_REGION") is None
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("username", "password", "GOOGLE_APPLICATION_CREDENTIALS_JSON"),
+        *("GOOGLE_CLOUD_QUOTA_PROJECT", "AWS_SECRET_ACCESS_KEY"),
+    ],
+)
+def test_the_keys_of_other_origins(tmp_path: Path, key: str) -> None:
+    store = mounted(tmp_path, "s", hosts="h.example", **{key: f"{TOKEN}\n"})
+    assert store.read("s").need(key) == TOKEN
+    assert TOKEN not in repr(store.read("s"))
+
+
 def test_a_rotated_secret_takes_effect(tmp_path: Path) -> None:
     store = mounted(tmp_path, "hf", token="old", hosts="h.example")
     assert store.read("hf").need("token") == "old"

@@ -1,0 +1,253 @@
+"""What the web origin asks before the engine fetches: HEADs, and lists of a bounded size.
+
+The rules for redirects are the engine's (`modelcache.transfer.http`): what is private goes to the
+host that was asked and to no other, and https never becomes http.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Self
+from urllib.parse import urljoin, urlsplit
+
+import httpx2
+
+from modelcache import __version__
+from modelcache.api import shown_uri
+from modelcache.api.uri import is_loopback
+from modelcache.errors import AuthFailed, ModelCacheError, NotFound, OriginUnavailable, RateLimited
+from modelcache.origins.hubclient import same_origin
+from modelcache.origins.network import Network
+from modelcache.origins.transports import NetworkTransport
+from modelcache.origins.waiting import retry_after_seconds
+
+CONNECTIONS: Final = 8
+"""Requests at the same time."""
+ATTEMPTS: Final = 3
+"""How often a request is sent whose connection breaks, as one does that the server had closed."""
+TIMEOUT: Final = httpx2.Timeout(30, connect=10)
+"""Seconds: 10 for a connection, 30 for the next piece of an answer."""
+
+_MAX_REDIRECTS = 5
+_REDIRECTS = (301, 302, 303, 307, 308)
+_NO_HEAD = (400, 403, 404, 405, 501)
+"""What servers say to a HEAD whose GET they answer; 403 is that of a URL signed for a GET."""
+_CONTENT_RANGE = re.compile(r"bytes (?:\d+-\d+|\*)/(\d+)")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer that came without an error; `body` is empty where none was asked for."""
+
+    status: int
+    headers: httpx2.Headers
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a server says of a file.
+
+    Attributes:
+        size: bytes.
+        etag: its entity tag with the quotes, if it is a strong one.
+        weak: the tag, if it is a weak one.
+        modified: the Last-Modified, as it was sent.
+    """
+
+    size: int
+    etag: str | None
+    weak: str | None
+    modified: str | None
+
+
+class WebClient:
+    """Asks web servers. Safe for threads; to be closed."""
+
+    def __init__(self, network: Network) -> None:
+        limits = httpx2.Limits(max_connections=CONNECTIONS)
+        self._client = httpx2.Client(
+            transport=NetworkTransport(network, limits),
+            timeout=TIMEOUT,
+            follow_redirects=False,
+            trust_env=False,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._client.close()
+
+    def read(self, url: str, private: Mapping[str, str], *, limit: int, pinned: bool) -> bytes:
+        """A whole file of at most `limit` bytes.
+
+        Raises:
+            AuthFailed, NotFound, RateLimited, OriginUnavailable
+        """
+        answer = self._ask("GET", url, {}, private, limit=limit, pinned=pinned)
+        if answer.status != 200:
+            raise _refusal(answer, url, private)
+        _check_identity(answer, url)
+        return answer.body
+
+    def look(self, url: str, private: Mapping[str, str], *, pinned: bool) -> Seen:
+        """The size of a file, and what tells it from its successors.
+
+        By a HEAD; where that is refused or leaves out the size, by a GET of the first byte.
+
+        Raises:
+            AuthFailed, NotFound, RateLimited, OriginUnavailable
+        """
+        answer = self._ask("HEAD", url, {}, private, limit=0, pinned=pinned)
+        size = _number(answer.headers.get("Content-Length")) if answer.status == 200 else None
+        # Zero is also what some programs say to any HEAD.
+        if answer.status in _NO_HEAD or (answer.status == 200 and not size):
+            first = {"Range": "bytes=0-0"}
+            answer = self._ask("GET", url, first, private, limit=0, pinned=pinned)
+            size = _size(answer)
+        elif answer.status != 200:
+            raise _refusal(answer, url, private)
+        if size is None:
+            if answer.status not in (200, 206):
+                raise _refusal(answer, url, private)
+            raise OriginUnavailable(f"{shown_uri(url)}: the server doesn't say how long it is")
+        _check_identity(answer, url)
+        etag = answer.headers.get("ETag") or ""
+        strong = etag if re.fullmatch(r'"[^"\s]+"', etag) and etag.isascii() else None
+        return Seen(
+            size,
+            strong,
+            etag if etag and strong is None else None,
+            answer.headers.get("Last-Modified"),
+        )
+
+    def _ask(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        private: Mapping[str, str],
+        *,
+        limit: int,
+        pinned: bool,
+    ) -> Answer:
+        common = {
+            "User-Agent": f"model-cache-agent/{__version__}",
+            "Accept": "*/*",
+            "Accept-Encoding": "identity",
+            **headers,
+        }
+        at = url
+        for _ in range(_MAX_REDIRECTS + 1):
+            answer = self._send(method, at, {**common, **private}, limit)
+            if answer.status not in _REDIRECTS:
+                return answer
+            target = _redirected(at, answer, pinned=pinned)
+            if not same_origin(at, target):
+                private = {}
+            at = target
+        raise OriginUnavailable(f"{shown_uri(url)} redirects in circles")
+
+    def _send(self, method: str, url: str, headers: Mapping[str, str], limit: int) -> Answer:
+        left = ATTEMPTS
+        while True:
+            left -= 1
+            try:
+                return self._once(method, url, headers, limit)
+            except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
+                broken = isinstance(error, httpx2.NetworkError | httpx2.RemoteProtocolError)
+                if left and broken:
+                    continue
+                why = str(error) or type(error).__name__
+                raise OriginUnavailable(f"{shown_uri(url)} can't be reached: {why}") from error
+
+    def _once(self, method: str, url: str, headers: Mapping[str, str], limit: int) -> Answer:
+        parts = urlsplit(url)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        request = self._client.build_request(
+            method,
+            f"{parts.scheme}://{parts.netloc}/",
+            headers=headers,
+            # As it stands: httpx2 would write some characters in another way.
+            extensions={"target": target.encode("ascii")},
+        )
+        response = self._client.send(request, stream=True)
+        try:
+            body = bytearray()
+            for piece in response.iter_raw() if limit and response.status_code == 200 else ():
+                body += piece
+                if len(body) > limit:
+                    raise OriginUnavailable(
+                        f"{shown_uri(url)} is no list: it is longer than {limit} bytes"
+                    )
+            return Answer(response.status_code, response.headers, bytes(body))
+        finally:
+            response.close()
+
+
+def _redirected(url: str, answer: Answer, *, pinned: bool) -> str:
+    try:
+        target = urljoin(url, answer.headers.get("Location", ""))
+        parts = urlsplit(target)
+        host = parts.hostname
+    except ValueError:
+        host = None
+    if not host or parts.scheme not in ("http", "https"):
+        raise OriginUnavailable(f"{shown_uri(url)} redirects to a place that is not HTTP")
+    if parts.scheme == "http" and (url.startswith("https:") or not (pinned or is_loopback(host))):
+        raise OriginUnavailable(
+            f"{shown_uri(url)} redirects to a place without TLS, which is not followed"
+        )
+    return target
+
+
+def _refusal(answer: Answer, url: str, private: Mapping[str, str]) -> ModelCacheError:
+    place, status = shown_uri(url), answer.status
+    wait = retry_after_seconds(answer.headers.get("Retry-After"))
+    if status in (401, 403):
+        if private:
+            return AuthFailed(f"{place}: the server refuses the secret's credentials ({status})")
+        signed = "; or, if the URL is signed, it has expired" if urlsplit(url).query else ""
+        return AuthFailed(
+            f"{place}: the server wants credentials ({status}): set secretName, with a Secret that"
+            f" has username and password, or token{signed}"
+        )
+    if status in (404, 410):
+        return NotFound(f"{place} is not there ({status})")
+    if status == 429:
+        return RateLimited(f"{place}: the server asks for fewer requests", retry_after=wait)
+    return OriginUnavailable(f"{place}: the server answers {status}", retry_after=wait)
+
+
+def _check_identity(answer: Answer, url: str) -> None:
+    """Check that it is the file itself: of a compressed one neither size nor ranges are known."""
+    coding = answer.headers.get("Content-Encoding", "identity")
+    if coding not in ("identity", ""):
+        raise NotFound(
+            f"{shown_uri(url)} is there only compressed (Content-Encoding {coding[:20]!r}): have"
+            " the server send it as it is"
+        )
+
+
+def _size(answer: Answer) -> int | None:
+    """The size of the whole file in the answer to a GET of its first byte."""
+    if answer.status == 200:
+        return _number(answer.headers.get("Content-Length"))
+    found = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+    if answer.status == 206:
+        return int(found[1]) if found else None
+    # An empty file has no first byte.
+    return 0 if answer.status == 416 and found and int(found[1]) == 0 else None
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text and re.fullmatch(r"[0-9]{1,18}", text) else None
