@@ -42,7 +42,8 @@ class Source(ApiModel):
     """Where a model comes from, and what of it is wanted."""
 
     uri: Annotated[str, Field(max_length=2048, json_schema_extra={"pattern": URI_PATTERN})]
-    """hf://org/name[@revision][/path], s3://bucket/prefix or file:///path."""
+    """hf://org/name[@revision][/path], s3://bucket/prefix, oci://registry/repository[:tag|@digest]
+    or file:///path."""
     include: Annotated[tuple[Glob, ...], Field(max_length=256)] = ()
     """Globs of the files that are wanted; all, when there are none. `*` matches slashes too."""
     exclude: Annotated[tuple[Glob, ...], Field(max_length=256)] = ()

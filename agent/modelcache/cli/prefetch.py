@@ -58,7 +58,8 @@ def prefetch(
         list[str],
         typer.Argument(
             metavar="URI",
-            help="hf://org/name[@revision][/path], s3://bucket/prefix, file:///path.",
+            help="hf://org/name[@revision][/path], s3://bucket/prefix,"
+            " oci://registry/repository[:tag|@digest], file:///path.",
         ),
     ],
     name: Annotated[
