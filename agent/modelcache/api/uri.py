@@ -6,8 +6,8 @@
     oci://registry/repository[:tag|@digest]
                                         an image with /models in it, or an artifact of files
 
-A revision with a slash is written percent-encoded (`@feature%2Fx`); `refs/pr/7` may stand as it is. An
-image has no path inside: a repository's name has slashes itself, and `include` says it as well.
+A revision with a slash is written percent-encoded (`@feature%2Fx`); `refs/pr/7` may stand as it is.
+An image has no path inside: a repository's name has slashes itself, and `include` says it as well.
 """
 
 from __future__ import annotations

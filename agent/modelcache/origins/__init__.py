@@ -10,11 +10,12 @@ from modelcache.origins.protocol import (
     LocalLocation,
     Location,
     Origin,
+    RemoteArchive,
     RemoteFile,
     Revision,
 )
 from modelcache.origins.registry import OriginSettings, open_origin
-from modelcache.origins.selection import select
+from modelcache.origins.selection import may_be_selected, select
 
 __all__ = [
     "HttpLocation",
@@ -22,11 +23,13 @@ __all__ = [
     "Location",
     "Origin",
     "OriginSettings",
+    "RemoteArchive",
     "RemoteFile",
     "Revision",
     "Secret",
     "SecretStore",
     "check_names",
+    "may_be_selected",
     "open_origin",
     "select",
 ]

@@ -5,8 +5,10 @@ A secret is a directory with one file per key, as a Kubernetes Secret is mounted
     token                                       for hf
     AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
     AWS_SESSION_TOKEN, AWS_REGION               for s3; the last two may be missing
+    .dockerconfigjson, or username, password    for oci
     hosts                                       where it may be sent to
 
+An imagePullSecret says itself which registries its logins are for, so there `hosts` may be missing.
 `hosts` holds host names or `*.suffix` patterns (any host below the suffix, not the suffix itself),
 separated by commas or white space. `host:port` means that port only, `host` any. So whoever may
 write a CachedModel can't have a secret sent to a host of their own.
@@ -22,6 +24,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from modelcache.errors import AuthFailed
+from modelcache.origins.dockerconfig import DockerConfig
 
 MAX_KEY_BYTES: Final = 1024 * 1024
 """A Kubernetes Secret is no larger."""
@@ -35,6 +38,9 @@ _KEYS = (
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
     "AWS_REGION",
+    ".dockerconfigjson",
+    "username",
+    "password",
 )
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -117,7 +123,7 @@ class Secret:
         if _UNREADABLE_URL.search(parts.netloc) or not parts.hostname or not port:
             return "a URL that can't be read"
         host = _plain(parts.hostname)
-        if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(host)):
+        if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(host)):
             return f"{host} without TLS: use an https URL"
         if not any(pattern.matches(host, port) for pattern in self.hosts):
             return f"{parts.netloc}: add it to the secret's key 'hosts'"
@@ -150,7 +156,10 @@ class SecretStore:
         if not generation.is_dir():
             raise AuthFailed(f"there is no secret {name}: mount it at {folder}")
         values = {key: value for key in _KEYS if (value := _key(generation, name, key))}
-        return Secret(name, _hosts(name, _key(generation, name, "hosts")), values)
+        hosts = _key(generation, name, "hosts")
+        if hosts is None and (config := values.get(".dockerconfigjson")):
+            hosts = " ".join(DockerConfig(config, f"the secret {name}").hosts)
+        return Secret(name, _hosts(name, hosts), values)
 
 
 def _key(folder: Path, name: str, key: str) -> str | None:
@@ -204,5 +213,6 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host, as it stands in a URL, is this machine itself."""
     return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)

@@ -50,4 +50,8 @@ def open_origin(source: Source, settings: OriginSettings) -> Origin:
         from modelcache.origins.s3 import S3Origin
 
         return S3Origin(uri, secret=secret)
+    if uri.scheme == "oci":
+        from modelcache.origins.oci import OciOrigin
+
+        return OciOrigin(uri, secret=secret)
     raise UsageError(f"there is no origin for {uri.scheme}://")
