@@ -86,7 +86,12 @@ class Display:
         for name, progress in fetching.items():
             if name not in shown:
                 shown[name] = bars.add_task(name, total=progress.total)
-            bars.update(shown[name], completed=progress.done, total=progress.total)
+            bars.update(
+                shown[name],
+                description=f"{name} (unpacking)" if progress.unpacking else name,
+                completed=progress.done,
+                total=progress.total,
+            )
 
     def _show_lines(self) -> None:
         before: dict[str, tuple[float, int]] = {}
@@ -102,6 +107,6 @@ class Display:
 def _line(name: str, progress: FetchProgress, rate: float) -> str:
     share = progress.done / progress.total if progress.total else 1.0
     return (
-        f"{name}: {human_bytes(progress.done)} of {human_bytes(progress.total)}"
+        f"{name}: {'unpacked ' * progress.unpacking}{human_bytes(progress.done)} of {human_bytes(progress.total)}"
         f" ({share:.0%}), {human_bytes(rate)}/s"
     )

@@ -32,6 +32,7 @@ from modelcache.store.hubviews import (
 from modelcache.store.ingest import Ingest
 from modelcache.store.knowing import Known
 from modelcache.store.layout import open_layout
+from modelcache.store.listings import Listings
 from modelcache.store.locking import Turns, locks_work
 from modelcache.store.manifests import Manifests
 from modelcache.store.receipts import Receipts
@@ -71,6 +72,7 @@ class Store:
         self.space = Space(
             self.layout, self._durable, keep_free=keep_free or KeepFree(), locks_reliable=reliable
         )
+        self.listings = Listings(self.layout.listings, self._durable)
         self._manifests = Manifests(self.layout, self._durable)
         self._receipts = Receipts(self.layout.receipts)
         self._turns = Turns(self.layout.lock)
@@ -356,6 +358,7 @@ class Store:
         self.ingest.sweep(keep, older_than)
         self.space.sweep()
         self._receipts.sweep(older_than)
+        self.listings.sweep(self.blobs, older_than)
         with self._turns.take():
             sweeping.views(self._manifests)
             sweeping.hub(self._manifests, self.manifests())

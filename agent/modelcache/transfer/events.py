@@ -63,6 +63,22 @@ class FileFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class Unpacking:
+    """All bytes are there; archives of `size` bytes are being unpacked."""
+
+    model: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class BytesUnpacked:
+    """So many bytes of the archives were read."""
+
+    model: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Retried:
     """Something failed and is tried again in `delay` seconds."""
 
@@ -99,6 +115,8 @@ Event = (
     | BytesLeft
     | BytesDropped
     | FileFinished
+    | Unpacking
+    | BytesUnpacked
     | Retried
     | Committing
     | FetchEnded
