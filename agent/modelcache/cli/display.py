@@ -106,7 +106,8 @@ class Display:
 
 def _line(name: str, progress: FetchProgress, rate: float) -> str:
     share = progress.done / progress.total if progress.total else 1.0
+    unpacked = "unpacked " if progress.unpacking else ""
     return (
-        f"{name}: {'unpacked ' * progress.unpacking}{human_bytes(progress.done)} of {human_bytes(progress.total)}"
+        f"{name}: {unpacked}{human_bytes(progress.done)} of {human_bytes(progress.total)}"
         f" ({share:.0%}), {human_bytes(rate)}/s"
     )

@@ -96,12 +96,12 @@ class RegistryClient:
         official = registry == DOCKER_HUB and "/" not in repository
         self._repository = f"library/{repository}" if official else repository
         self._logins = logins
-        self._mutex = threading.Lock()
+        self._asking = threading.Lock()
         self._known: _Authorization | None = None
         tls = ssl.create_default_context(cafile=certifi.where())
         tls.load_default_certs()
         self._pool = urllib3.PoolManager(
-            timeout=_TIMEOUT, retries=False, ssl_context=tls, num_pools=4
+            timeout=_TIMEOUT, retries=False, ssl_context=tls, num_pools=4, maxsize=4
         )
 
     def blob_url(self, digest: str) -> str:
@@ -132,22 +132,21 @@ class RegistryClient:
 
     def headers(self) -> dict[str, str]:
         """What has to be sent along to read a blob. Renewed before it expires."""
-        with self._mutex:
+        with self._asking:
             known = self._known
-        if known is None or known.until <= time.monotonic():
-            # The one address that every registry has, to hear what it wants.
-            answer = self._ask(f"{self.base}/v2/", {}, _MAX_TOKEN_BYTES)
-            if answer.status == 401:
-                known = self._authorize(answer)
-            elif answer.status == 200:
-                known = _Authorization("")
-            else:
-                raise self._refused(answer, known=False)
+            if known is None or known.until <= time.monotonic():
+                # The one address that every registry has, to hear what it wants.
+                answer = self._ask(f"{self.base}/v2/", {}, _MAX_TOKEN_BYTES)
+                if answer.status == 401:
+                    known = self._authorize(answer)
+                elif answer.status == 200:
+                    known = self._known = _Authorization("")
+                else:
+                    raise self._refused(answer, known=False)
         return {"Authorization": known.value} if known.value else {}
 
     def _get(self, url: str, headers: Mapping[str, str]) -> Answer:
-        with self._mutex:
-            known = self._known
+        known = self._known
         for _ in range(2):
             value = known.value if known and known.until > time.monotonic() else ""
             sent = {**headers, "Authorization": value} if value else headers
@@ -181,8 +180,7 @@ class RegistryClient:
             known = _Authorization(_basic(login))
         else:
             raise OriginUnavailable(f"{self.base} wants a login and doesn't say which")
-        with self._mutex:
-            self._known = known
+        self._known = known
         return known
 
     def _token(self, challenge: Mapping[str, str], login: Login | None) -> _Authorization:

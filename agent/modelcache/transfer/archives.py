@@ -31,7 +31,7 @@ from modelcache.transfer.unpacking import Unpacker
 from modelcache.transfer.wanted import ModelFetch, disk_needed, whole_blocks
 
 _ROUNDS = 4
-"""What links lead to is known after the first; and others may remove what was there a moment ago."""
+"""What links lead to is known after the first; others may remove what was there a moment ago."""
 _TURN_SECONDS = 0.2
 
 Needs = Mapping[str, frozenset[str] | None]

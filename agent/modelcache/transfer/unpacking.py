@@ -1,7 +1,7 @@
 """One archive unpacked into blobs of the store.
 
-Each wanted file passes once: hashed while it is written, durable when it has its name. A kill in the
-middle costs the unpacking and nothing else: the archive stays until its listing is written.
+Each wanted file passes once: hashed while it is written, durable when it has its name. A kill in
+the middle costs the unpacking and nothing else: the archive stays until its listing is written.
 """
 
 from __future__ import annotations

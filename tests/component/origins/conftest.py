@@ -1,4 +1,4 @@
-"""A clean environment, and the three origins behind one face."""
+"""A clean environment, and the origins behind one face."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from modelcache.origins import (
 )
 from tests.support.hub import HubServer
 from tests.support.hub.client import get
+from tests.support.registry import TITLE, Registry
 from tests.support.s3 import ACCESS_KEY, SECRET_KEY, S3Server
 
 
@@ -33,9 +34,12 @@ from tests.support.s3 import ACCESS_KEY, SECRET_KEY, S3Server
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No credentials and no endpoint but those that a test sets."""
     for name in os.environ:
-        if name.startswith(("AWS_", "HF_", "HUGGING")) or name.upper().endswith("_PROXY"):
+        if name.startswith(("AWS_", "HF_", "HUGGING", "DOCKER_")) or name.upper().endswith(
+            "_PROXY"
+        ):
             monkeypatch.delenv(name)
     nowhere = str(tmp_path / "nowhere")
+    monkeypatch.setenv("DOCKER_CONFIG", nowhere)
     monkeypatch.setenv("AWS_CONFIG_FILE", nowhere)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", nowhere)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -63,6 +67,12 @@ def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
     return s3_server
+
+
+@pytest.fixture(scope="session")
+def registry() -> Iterator[Registry]:
+    with Registry() as server:
+        yield server
 
 
 class Site(ABC):
@@ -132,6 +142,24 @@ class DirectorySite(Site):
         return f"file://{self._directory}/{path}".rstrip("/")
 
 
+class RegistrySite(Site):
+    """An artifact, as ORAS pushes it. There is no path inside of one."""
+
+    def __init__(self, settings: OriginSettings, registry: Registry, repository: str) -> None:
+        super().__init__(settings)
+        self._registry, self._repository = registry, repository
+        self._files: dict[str, bytes] = {}
+
+    def put(self, files: Mapping[str, bytes]) -> None:
+        self._files |= files
+        layers = [(data, "text/plain", {TITLE: path}) for path, data in self._files.items()]
+        self._registry.push_artifact(self._repository, *layers, tag="v1")
+
+    def uri(self, path: str = "") -> str:
+        assert not path
+        return self._registry.uri(self._repository, ":v1")
+
+
 @pytest.fixture
 def settings(tmp_path: Path) -> OriginSettings:
     (tmp_path / "mounts").mkdir()
@@ -142,14 +170,30 @@ def settings(tmp_path: Path) -> OriginSettings:
     )
 
 
-@pytest.fixture(params=["hf", "s3", "file"])
-def site(request: pytest.FixtureRequest, settings: OriginSettings, tmp_path: Path) -> Site:
-    if request.param == "hf":
+def _site(
+    kind: str, request: pytest.FixtureRequest, settings: OriginSettings, tmp_path: Path
+) -> Site:
+    name = sha256(str(tmp_path).encode()).hexdigest()[:20]
+    if kind == "hf":
         return HubSite(settings, request.getfixturevalue("hub"))
-    if request.param == "s3":
-        name = sha256(str(tmp_path).encode()).hexdigest()[:20]
+    if kind == "s3":
         return BucketSite(settings, request.getfixturevalue("s3"), f"site-{name}")
+    if kind == "oci":
+        return RegistrySite(settings, request.getfixturevalue("registry"), f"sites/{name}")
     return DirectorySite(settings, tmp_path / "mounts" / "site")
+
+
+@pytest.fixture(params=["hf", "s3", "oci", "file"])
+def site(request: pytest.FixtureRequest, settings: OriginSettings, tmp_path: Path) -> Site:
+    return _site(request.param, request, settings, tmp_path)
+
+
+@pytest.fixture(params=["hf", "s3", "file"])
+def site_with_paths(
+    request: pytest.FixtureRequest, settings: OriginSettings, tmp_path: Path
+) -> Site:
+    """One whose URI may name a folder or a file of it."""
+    return _site(request.param, request, settings, tmp_path)
 
 
 def fetched(location: Location) -> bytes:

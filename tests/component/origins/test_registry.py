@@ -10,7 +10,7 @@ from modelcache.api import Source
 from modelcache.errors import AuthFailed, UnsafePath
 from modelcache.origins import OriginSettings, SecretStore, open_origin
 
-SDKS = ("boto3", "botocore", "huggingface_hub", "httpx2")
+SDKS = ("boto3", "botocore", "huggingface_hub", "httpx2", "urllib3")
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,7 @@ SDKS = ("boto3", "botocore", "huggingface_hub", "httpx2")
     [
         ("hf://org/name", "HuggingFaceOrigin"),
         ("s3://bucket/m", "S3Origin"),
+        ("oci://quay.io/org/m", "OciOrigin"),
         ("file:///mnt/m", "FileOrigin"),
     ],
 )
@@ -30,7 +31,7 @@ def test_files_are_refused_unless_a_root_is_configured(tmp_path: Path) -> None:
         open_origin(Source(uri="file:///etc"), OriginSettings(tmp_path)).resolve()
 
 
-@pytest.mark.parametrize("uri", ["hf://org/name", "s3://bucket/m"])
+@pytest.mark.parametrize("uri", ["hf://org/name", "s3://bucket/m", "oci://quay.io/m"])
 def test_a_missing_secret_is_told_at_once(tmp_path: Path, uri: str) -> None:
     source = Source(uri=uri, secret_name="nope")
     with pytest.raises(AuthFailed, match="no directory of secrets"):

@@ -11,7 +11,6 @@ from modelcache.api import CachedModel, SourceURI, parse_uri
 from modelcache.api.uri import URI_PATTERN
 from modelcache.errors import UsageError
 
-
 DIGEST = "sha256:" + "0a" * 32
 
 
