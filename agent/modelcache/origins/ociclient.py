@@ -146,19 +146,16 @@ class RegistryClient:
         return {"Authorization": known.value} if known.value else {}
 
     def _get(self, url: str, headers: Mapping[str, str]) -> Answer:
-        known = self._known
-        for _ in range(2):
+        known, fresh = self._known, False
+        while True:
             value = known.value if known and known.until > time.monotonic() else ""
             sent = {**headers, "Authorization": value} if value else headers
             answer = self._ask(url, sent, MAX_MANIFEST_BYTES)
             if answer.status == 200:
                 return answer
-            if answer.status != 401:
-                break
-            known = self._authorize(answer)
-            if not known.value:
-                break
-        raise self._refused(answer, known=bool(known and known.value))
+            if answer.status != 401 or fresh:
+                raise self._refused(answer, known=bool(value))
+            known, fresh = self._authorize(answer), True
 
     # Who is asking
 
