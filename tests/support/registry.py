@@ -52,12 +52,13 @@ class Registry:
         if not shutil.which("docker-registry"):
             pytest.skip("docker-registry is missing: apt-get install docker-registry")
         self._folder = Path(tempfile.mkdtemp(prefix="registry-"))
+        self.storage = self._folder / "storage"
         self.host = f"127.0.0.1:{free_port()}"
         config: dict[str, Any] = {
             "version": 0.1,
             "log": {"level": "error", "accesslog": {"disabled": True}},
             "storage": {
-                "filesystem": {"rootdirectory": str(self._folder / "storage")},
+                "filesystem": {"rootdirectory": str(self.storage)},
                 "delete": {"enabled": True},
                 "cache": {"blobdescriptor": "inmemory"},
             },
@@ -138,7 +139,7 @@ class Registry:
     def _plant_blob(self, repository: str, content: bytes, media_type: str) -> Descriptor:
         """A blob put where the registry keeps it: a thousand pushed ones would take ten seconds."""
         digest = sha256(content).hexdigest()
-        top = self._folder / "storage" / "docker" / "registry" / "v2"
+        top = self.storage / "docker" / "registry" / "v2"
         data = top / "blobs" / "sha256" / digest[:2] / digest / "data"
         link = top / "repositories" / repository / "_layers" / "sha256" / digest / "link"
         for path, text in ((data, content), (link, f"sha256:{digest}".encode())):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +16,7 @@ from modelcache.api import Manifest
 from modelcache.errors import (
     BrokenArchive,
     Cancelled,
+    ChecksumMismatch,
     InsufficientDisk,
     NotFound,
     UnsafeFormat,
@@ -167,6 +169,55 @@ def test_links_are_shown_as_what_they_lead_to(
         **{f"latest/{name}": content for name, content in both.items()},
     }
     assert len(list(fetching.store.layout.blobs.glob("*/*"))) == 2
+
+
+def test_a_sparse_file_is_whole_again(
+    fetching: Fetching, registry: Registry, repository: str, tmp_path: Path
+) -> None:
+    """GNU tar --sparse: only what isn't zeros is in the archive."""
+    sparse = tmp_path / "models" / "sparse"
+    sparse.parent.mkdir()
+    with sparse.open("wb") as file:
+        file.write(b"begin")
+        file.seek(20 * MIB)
+        file.write(b"end")
+    command = ["tar", "-C", str(tmp_path), "--sparse", "-cf", "-", "models"]
+    content = subprocess.run(command, capture_output=True, check=True).stdout
+    assert len(content) < MIB
+    registry.push_image(repository, layer(content, "none"))
+    fetching.fetch("m", registry.uri(repository))
+    assert shown(fetching) == {"sparse": sparse.read_bytes()}
+
+
+def test_an_image_that_buildah_made(
+    fetching: Fetching, registry: Registry, repository: str, tmp_path: Path
+) -> None:
+    """The tool that most modelcars are made with; Docker's types, and OCI's."""
+    model = {"config.json": b"{}", "a/model.safetensors": weights(MIB), "Ünïcödé": b"x"}
+    for path, content in model.items():
+        place = tmp_path / "models" / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content)
+    # Its paths are not to be long.
+    with tempfile.TemporaryDirectory(prefix="b-") as folder:
+        storage = ["--root", f"{folder}/root", "--runroot", f"{folder}/run"]
+
+        def run(*command: str) -> str:
+            return subprocess.run(
+                ["buildah", "--storage-driver", "vfs", *storage, *command],
+                check=True,
+                stdout=subprocess.PIPE,
+                text=True,
+            ).stdout.strip()
+
+        container = run("from", "scratch")
+        run("copy", "--quiet", container, str(tmp_path / "models"), "/models")
+        for form in ("oci", "docker"):
+            run("commit", "--quiet", "--format", form, container, form)
+            where = registry.uri(repository, f":{form}").replace("oci://", "docker://")
+            run("push", "--quiet", "--tls-verify=false", form, where)
+            fetching.fetch(form, registry.uri(repository, f":{form}"))
+            assert shown(fetching, form) == model
 
 
 # Selection
@@ -467,6 +518,21 @@ def test_a_layer_that_can_not_be_unpacked(
     registry.push_image(repository, (content[: MIB // 2], media_type))
     with pytest.raises(BrokenArchive):
         fetching.fetch("m", registry.uri(repository))
+    assert fetching.store.manifests() == []
+
+
+def test_a_layer_that_the_registry_has_wrong(
+    make_fetching: MakeFetching, registry: Registry, repository: str
+) -> None:
+    content, media_type = layer(files({"w": weights(MIB)}))
+    registry.push_image(repository, (content, media_type))
+    digest = sha256(content).hexdigest()
+    blobs = registry.storage / "docker" / "registry" / "v2" / "blobs" / "sha256"
+    (blobs / digest[:2] / digest / "data").write_bytes(content[:-9] + b"tampered!")
+    fetching = make_fetching()
+    with pytest.raises(ChecksumMismatch):
+        fetching.fetch("m", registry.uri(repository))
+    assert not fetching.store.blobs.has(digest, len(content))
     assert fetching.store.manifests() == []
 
 
