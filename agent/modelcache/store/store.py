@@ -126,6 +126,11 @@ class Store:
         with self._mutex:
             self._known.add(file)
 
+    def noted(self, name: str, snapshot: str) -> list[ManifestFile]:
+        """What was noted for a snapshot being fetched, as far as it is there still."""
+        files = dict(self._receipts.of_model(name)).get(snapshot, [])
+        return [file for file in files if self.blobs.has(file.sha256, file.size)]
+
     @contextmanager
     def staging(self) -> Iterator[Staging]:
         """A view to build; what isn't published is removed at the end.

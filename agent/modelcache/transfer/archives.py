@@ -27,7 +27,7 @@ from modelcache.transfer.events import (
 )
 from modelcache.transfer.jobs import FetchRequest, distinct
 from modelcache.transfer.layering import Content, Found, Layers
-from modelcache.transfer.unpacking import Unpacker
+from modelcache.transfer.unpacking import Unpacker, member_identity
 from modelcache.transfer.wanted import ModelFetch, disk_needed, whole_blocks
 
 _ROUNDS = 4
@@ -101,7 +101,7 @@ class Archives:
                     f"{self._wanted.source.uri}: {shown(file.path)} {there.fault}: exclude it, or"
                     " build the image without it"
                 )
-            if not self._has(there.content):
+            if not self._has(there.content.entry):
                 layer = there.content.layer
                 missing.setdefault(layer, set()).add(there.content.entry.path)
         return {layer: frozenset(paths) for layer, paths in missing.items()}, revision
@@ -118,9 +118,8 @@ class Archives:
             )
         return {file.path: file for file in layers.files()}
 
-    def _has(self, content: Content) -> bool:
-        digest = content.entry.sha256
-        return digest is not None and self._store.blobs.has(digest, content.entry.size)
+    def _has(self, entry: Entry) -> bool:
+        return entry.sha256 is not None and self._store.blobs.has(entry.sha256, entry.size)
 
     def _has_archive(self, archive: RemoteArchive) -> bool:
         return self._store.blobs.has(_digest(archive), archive.blob.size)
@@ -154,7 +153,7 @@ class Archives:
         fetched = [a.blob for a in archives if not self._has_archive(a)]
         fetched += [f for f in self._beside() if self._find(f, False) is None]
         # Weights hardly compress. What turns out to be larger asks for more when it comes.
-        unpacked = sum(whole_blocks(self._store, archive.blob.size) for archive in archives)
+        unpacked = sum(self._unpacked_size(archive) for archive in archives)
         needed = sum(disk_needed(self._store, file) for file in fetched)
         with self._store.space.reserve(
             needed + unpacked, files=len(fetched) + len(archives), what=name
@@ -165,6 +164,13 @@ class Archives:
             self._listener(Unpacking(name, sum(archive.blob.size for archive in archives)))
             for archive in archives:
                 self._unpack(archive, needs[_digest(archive)], room)
+
+    def _unpacked_size(self, archive: RemoteArchive) -> int:
+        """Bytes that unpacking an archive may take, less what an earlier try has unpacked."""
+        beginning = member_identity(_digest(archive), 0).removesuffix("0")
+        noted = self._store.noted(self._wanted.name, self._wanted.revision.snapshot)
+        there = sum(file.size for file in noted if file.identity.startswith(beginning))
+        return max(0, whole_blocks(self._store, archive.blob.size) - there)
 
     def _request(self, files: list[RemoteFile], reservation: Reservation) -> FetchRequest:
         wanted, store = self._wanted, self._store
@@ -232,9 +238,7 @@ class Archives:
         if paths is None:
             return True  # whether it is enough is seen in the next round
         return all(
-            self._has(Content("", entry))
-            for entry in known
-            if entry.kind == "file" and entry.path in paths
+            self._has(entry) for entry in known if entry.kind == "file" and entry.path in paths
         )
 
     def _wants(
@@ -251,7 +255,7 @@ class Archives:
             inside = f"{archive.folder}/{path}" if archive.folder else path
             if inside not in paths:
                 return False
-            return known is None or not self._has(Content("", known[number]))
+            return known is None or not self._has(known[number])
 
         return wants
 
@@ -309,7 +313,7 @@ def _digest(archive: RemoteArchive) -> str:
 
 def _remote_file(path: str, content: Content) -> RemoteFile:
     entry, digest = content.entry, content.entry.sha256
-    identity = f"sha256:{digest or content.layer}" + ("" if digest else f"/{entry.path}")
+    identity = member_identity(content.layer, content.number)
     return RemoteFile(path, entry.path, entry.size, identity, sha256=digest)
 
 

@@ -16,15 +16,18 @@ from modelcache.store.listings import Entry
 
 MAX_FILES: Final = 500_000
 """Files of one model, those included that links to folders show again."""
+MAX_DEPTH: Final = 512
+"""Folders that a file lies in: a path that may be shown has at most 1024 bytes."""
 _MAX_LINKS = 40
 """Links followed for one name, as in Linux (path_resolution(7))."""
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A file's content: an entry of a layer."""
+    """A file's content: an entry of a layer, and its number among the layer's entries."""
 
     layer: str
+    number: int
     entry: Entry
 
 
@@ -74,9 +77,9 @@ class Layers:
             for entry in entries:
                 if entry.kind in ("gone", "opaque"):
                     self._hide(entry)
-            for entry in entries:
+            for number, entry in enumerate(entries):
                 if entry.kind not in ("gone", "opaque"):
-                    self._place(digest, entry)
+                    self._place(entry, Content(digest, number, entry))
 
     @property
     def has_folder(self) -> bool:
@@ -101,6 +104,8 @@ class Layers:
             path, real, folder, above = waiting.pop()
             if id(folder) in above:
                 continue
+            if len(path) > MAX_DEPTH:
+                raise UnsafePath(f"folders lie in each other more than {MAX_DEPTH} deep")
             within = above | {id(folder)}
             for name, node in folder.items():
                 left -= 1
@@ -130,7 +135,7 @@ class Layers:
         if isinstance(parent, _Folder):
             parent.pop(parts[-1], None)
 
-    def _place(self, digest: str, entry: Entry) -> None:
+    def _place(self, entry: Entry, content: Content) -> None:
         if not entry.path:
             return  # the root itself
         *parents, name = entry.path.split("/")
@@ -147,11 +152,11 @@ class Layers:
             if not isinstance(folder.get(name), _Folder):
                 folder[name] = _Folder()
         else:
-            folder[name] = self._node(digest, entry)
+            folder[name] = self._node(entry, content)
 
-    def _node(self, digest: str, entry: Entry) -> _Node:
+    def _node(self, entry: Entry, content: Content) -> _Node:
         if entry.kind == "file":
-            return Content(digest, entry)
+            return content
         if entry.kind == "link":
             return _Link(entry.target)
         if entry.kind == "hard":

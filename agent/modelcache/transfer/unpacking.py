@@ -1,7 +1,7 @@
 """One archive unpacked into blobs of the store.
 
-Each wanted file passes once: hashed while it is written, durable when it has its name. A kill in
-the middle costs the unpacking and nothing else: the archive stays until its listing is written.
+Each wanted file passes once: hashed while it is written, durable when it has its name. After a kill
+in the middle the archive is read again, but what had its blob is not written again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Unpacker:
         wants: whether the content of an entry is wanted, by its number in the archive and its path
             from the archive's folder on.
         room: promises so many bytes of disk until they are allocated; raises InsufficientDisk.
-        on_file: a file has its blob.
+        on_file: a file has its blob, also where it had one before.
         on_read: so many bytes of the archive were read.
         cancel: stops it.
     """
@@ -65,14 +65,19 @@ class Unpacker:
                 continue
             entry = Entry(member.kind, member.path, member.size, target=member.target)
             if member.kind == "file" and path and self.wants(len(entries), path):
-                file = self._store_file(member, path, f"unpacking-{digest}-{len(entries)}")
+                file = self._file(member, path, member_identity(digest, len(entries)))
                 self.on_file(file)
                 entry = replace(entry, sha256=file.sha256)
             entries.append(entry)
         return tuple(entries)
 
-    def _store_file(self, member: Member, path: str, key: str) -> ManifestFile:
-        partial = self.store.ingest.claim(key, member.size, resumable=False)
+    def _file(self, member: Member, path: str, identity: str) -> ManifestFile:
+        """A file of the store; not written again when an earlier try, say, got as far as this."""
+        known = self.store.find(identity, None, member.size)
+        if known is not None:
+            described = {"path": path, "origin_path": member.path, "identity": identity}
+            return known.model_copy(update=described)
+        partial = self.store.ingest.claim(identity, member.size, resumable=False)
         try:
             with self.room(member.size):
                 partial.allocate()
@@ -96,7 +101,7 @@ class Unpacker:
             sha256=sha256,
             chunks=chunk_checksums(pieces),
             origin_path=member.path,
-            identity=f"sha256:{sha256}",
+            identity=identity,
         )
 
 
@@ -112,6 +117,11 @@ class _Watched:
         data = self._source.read(size)
         self._unpacker.on_read(len(data))
         return data
+
+
+def member_identity(archive: str, number: int) -> str:
+    """What tells an entry's content from any other: its archive's digest, and its number there."""
+    return f"sha256:{archive}/{number}"
 
 
 def inner_path(path: str, folder: str) -> str | None:

@@ -385,8 +385,18 @@ def test_after_a_kill_in_the_middle_of_unpacking_nothing_is_fetched(
         process.kill()
     later = make_fetching()
     assert later.store.manifests() == []
+    blobs = [
+        later.store.blobs.path(sha256(content[f"{n}.safetensors"]).hexdigest()) for n in (0, 1)
+    ]
+    inodes = [blob.stat().st_ino for blob in blobs]
+    # Room for what is missing, but not for all of it once more.
+    free = later.store.space.measure().available
+    later.store.space._keep_free = KeepFree(bytes=later.store.space.measure().available - 3 * MIB)
+    assert free > 8 * MIB
     later.fetch("m", registry.uri(repository))
     assert later.received == 0
+    # Nor is what was unpacked then written again.
+    assert [blob.stat().st_ino for blob in blobs] == inodes
     assert shown(later) == content
     assert archives_left(later) == []
     later.store.sweep(older_than=0)

@@ -155,6 +155,13 @@ def test_links_do_not_make_a_million_of_one(monkeypatch: pytest.MonkeyPatch) -> 
         laid(entries)
 
 
+def test_folders_in_each_other_have_an_end() -> None:
+    """Of links as well, whose names are short: each shows all that is below the next."""
+    entries = [link(f"m/{n}/x", f"../{n + 1}") for n in range(50_000)]
+    with pytest.raises(UnsafePath, match="more than 512 deep"):
+        laid([f("m/50000/a"), *entries])
+
+
 def test_a_chain_of_links_that_doubles_each_time() -> None:
     entries = [link(f"m/x/l{n}", f"l{n + 1}/../x/l{n + 1}") for n in range(40)]
     entries += [link("m/x/l40", ".")]
