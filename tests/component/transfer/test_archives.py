@@ -385,9 +385,8 @@ def test_after_a_kill_in_the_middle_of_unpacking_nothing_is_fetched(
         process.kill()
     later = make_fetching()
     assert later.store.manifests() == []
-    blobs = [
-        later.store.blobs.path(sha256(content[f"{n}.safetensors"]).hexdigest()) for n in (0, 1)
-    ]
+    digests = [sha256(content[f"{n}.safetensors"]).hexdigest() for n in (0, 1)]
+    blobs = [later.store.blobs.path(digest) for digest in digests]
     inodes = [blob.stat().st_ino for blob in blobs]
     # Room for what is missing, but not for all of it once more.
     free = later.store.space.measure().available
@@ -549,12 +548,12 @@ def test_a_layer_that_the_registry_has_wrong(
 def test_a_bomb_meets_the_disks_limit_before_it_is_written(
     make_fetching: MakeFetching, tmp_path: Path, registry: Registry, repository: str
 ) -> None:
-    """Declared sizes ask for room: a gigabyte of zeros in a megabyte of gzip."""
-    registry.push_image(repository, layer(files({"zeros": bytes(256 * MIB)})))
+    """Declared sizes ask for room: a hundred megabytes of zeros in half a one of gzip."""
+    registry.push_image(repository, layer(files({"zeros": bytes(100 * MIB)})))
     fetching = make_fetching()
     free = Store(tmp_path / "probe").space.measure().available
-    fetching.store.space._keep_free = KeepFree(bytes=max(0, free - 64 * MIB))
-    with pytest.raises(InsufficientDisk, match="m needs 256"):
+    fetching.store.space._keep_free = KeepFree(bytes=max(0, free - 32 * MIB))
+    with pytest.raises(InsufficientDisk, match="m needs 100"):
         fetching.fetch("m", registry.uri(repository))
     sizes: Mapping[Path, int] = {
         path: path.stat().st_blocks * 512 for path in fetching.root.rglob("*") if path.is_file()
