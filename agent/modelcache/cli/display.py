@@ -94,13 +94,15 @@ class Display:
             )
 
     def _show_lines(self) -> None:
-        before: dict[str, tuple[float, int]] = {}
+        before: dict[tuple[str, bool], tuple[float, int]] = {}
         while not self._end.wait(_LINE_SECONDS):
             now = time.monotonic()
             for name, progress in self._book.all().items():
-                then, done = before.get(name, (now - _LINE_SECONDS, 0))
+                # Unpacking begins anew at nothing.
+                what = (name, progress.unpacking)
+                then, done = before.get(what, (now - _LINE_SECONDS, 0))
                 rate = max(0.0, progress.done - done) / max(now - then, 1e-6)
-                before[name] = (now, progress.done)
+                before[what] = (now, progress.done)
                 print(_line(name, progress, rate), file=sys.stderr, flush=True)
 
 
