@@ -24,7 +24,6 @@ from modelcache.errors import (
 )
 from modelcache.origins.protocol import Compression
 from modelcache.service.progress import ProgressBook
-from modelcache.store import KeepFree, Store
 from modelcache.transfer import Cancel
 from modelcache.transfer.events import BytesReceived, BytesUnpacked, FetchStarted, Unpacking
 from tests.component.transfer.conftest import MakeFetching
@@ -72,6 +71,19 @@ def archives_left(fetching: Fetching) -> list[str]:
     used = {file.sha256 for m in fetching.store.manifests() for file in m.files}
     blobs = [p for p in fetching.store.layout.blobs.glob("*/*") if p.name not in used]
     return [blob.name for blob in blobs]
+
+
+def promises(fetching: Fetching, most: int | None = None) -> list[int]:
+    """The bytes that are asked for from now on; each at most so many, as of a disk with no more."""
+    asked: list[int] = []
+
+    def check(needed: int, files: int, what: str) -> None:
+        asked.append(needed)
+        if most is not None and needed > most:
+            raise InsufficientDisk(f"{what} is too large", needed=needed)
+
+    fetching.store.space._check = check  # type: ignore[method-assign]
+    return asked
 
 
 def unfinished(fetching: Fetching) -> list[str]:
@@ -140,6 +152,16 @@ def test_later_layers_hide_what_earlier_ones_have(
     )
     fetching.fetch("m", registry.uri(repository))
     assert shown(fetching) == {"a": b"2", "d/new": b"2", "e/f": b"2"}
+
+
+@pytest.mark.parametrize("whiteout", [".wh.models", ".wh..wh..opq", "models/.wh..wh..opq"])
+def test_a_layer_may_take_all_of_the_models_away(
+    fetching: Fetching, registry: Registry, repository: str, whiteout: str
+) -> None:
+    above = tar(entry("models/new", b"2"), entry(whiteout))
+    registry.push_image(repository, layer(files({"old": b"1"})), layer(above))
+    fetching.fetch("m", registry.uri(repository))
+    assert shown(fetching) == {"new": b"2"}
 
 
 def test_links_are_shown_as_what_they_lead_to(
@@ -388,14 +410,12 @@ def test_after_a_kill_in_the_middle_of_unpacking_nothing_is_fetched(
     digests = [sha256(content[f"{n}.safetensors"]).hexdigest() for n in (0, 1)]
     blobs = [later.store.blobs.path(digest) for digest in digests]
     inodes = [blob.stat().st_ino for blob in blobs]
-    # Room for what is missing, but not for all of it once more.
-    free = later.store.space.measure().available
-    later.store.space._keep_free = KeepFree(bytes=later.store.space.measure().available - 3 * MIB)
-    assert free > 8 * MIB
+    promised = promises(later)
     later.fetch("m", registry.uri(repository))
     assert later.received == 0
-    # Nor is what was unpacked then written again.
+    # Nor is what was unpacked then written again, or asked for room.
     assert [blob.stat().st_ino for blob in blobs] == inodes
+    assert 2 * MIB <= sum(promised) < 3 * MIB
     assert shown(later) == content
     assert archives_left(later) == []
     later.store.sweep(older_than=0)
@@ -546,21 +566,21 @@ def test_a_layer_that_the_registry_has_wrong(
 
 
 def test_a_bomb_meets_the_disks_limit_before_it_is_written(
-    make_fetching: MakeFetching, tmp_path: Path, registry: Registry, repository: str
+    make_fetching: MakeFetching, registry: Registry, repository: str
 ) -> None:
     """Declared sizes ask for room: a hundred megabytes of zeros in half a one of gzip."""
     registry.push_image(repository, layer(files({"zeros": bytes(100 * MIB)})))
     fetching = make_fetching()
-    free = Store(tmp_path / "probe").space.measure().available
-    fetching.store.space._keep_free = KeepFree(bytes=max(0, free - 32 * MIB))
-    with pytest.raises(InsufficientDisk, match="m needs 100"):
+    promised = promises(fetching, most=32 * MIB)
+    with pytest.raises(InsufficientDisk, match="m is too large"):
         fetching.fetch("m", registry.uri(repository))
+    assert promised[-1] >= 100 * MIB
     sizes: Mapping[Path, int] = {
         path: path.stat().st_blocks * 512 for path in fetching.root.rglob("*") if path.is_file()
     }
     assert sum(sizes.values()) < 8 * MIB
     # With room, what was fetched is taken up.
     before = fetching.received
-    fetching.store.space._keep_free = KeepFree()
+    fetching.store.space._check = lambda *_: None  # type: ignore[method-assign]
     fetching.fetch("m", registry.uri(repository))
     assert fetching.received == before
