@@ -115,6 +115,12 @@ class OriginChanged(OriginUnavailable):
     """The object was replaced after it had been resolved: resolve again, then fetch."""
 
 
+class BrokenArchive(OriginUnavailable):
+    """An archive that came as it was published, and can't be unpacked: it has to be made anew."""
+
+    retryable = False
+
+
 class UnsafePath(ModelCacheError):
     """A name or a place that could lead outside of where it belongs."""
 

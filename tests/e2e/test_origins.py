@@ -1,4 +1,4 @@
-"""The three kinds of origins at once, in one agent."""
+"""All kinds of origins at once, in one agent."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from pathlib import Path
 
 from tests.support.agent import AgentProcess, write_catalog
 from tests.support.hub import GeneratedContent, HubServer
+from tests.support.registry import Registry
 from tests.support.s3 import ACCESS_KEY, REGION, SECRET_KEY, S3Server
+from tests.support.tars import files as tar_of
+from tests.support.tars import layer
 
 MIB = 1024 * 1024
 BUCKET = "e2e-origins"
@@ -21,9 +24,10 @@ def contents(seed: int) -> dict[str, bytes]:
     }
 
 
-def test_hugging_face_s3_and_files_at_once(tmp_path: Path) -> None:
+def test_hugging_face_s3_registries_and_files_at_once(tmp_path: Path) -> None:
     root, shared = tmp_path / "root", tmp_path / "shared"
     from_hub, from_s3, from_files = contents(1), contents(2), contents(3)
+    from_registry = contents(4)
     for path, content in from_files.items():
         place = shared / "models" / "three" / path
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -33,10 +37,13 @@ def test_hugging_face_s3_and_files_at_once(tmp_path: Path) -> None:
         {"name": "one", "uri": "hf://org/one"},
         {"name": "two", "uri": f"s3://{BUCKET}/models/two"},
         {"name": "three", "uri": f"file://{shared}/models/three"},
+        {"name": "four", "uri": "oci://REGISTRY/models/four:v1"},
     )
-    expected = {"one": from_hub, "two": from_s3, "three": from_files}
+    expected = {"one": from_hub, "two": from_s3, "three": from_files, "four": from_registry}
     flags = ("--file-roots", str(shared))
-    with HubServer() as hub, S3Server() as s3:
+    with HubServer() as hub, S3Server() as s3, Registry() as registry:
+        catalog.write_text(catalog.read_text().replace("REGISTRY", registry.host))
+        registry.push_image("models/four", layer(tar_of(from_registry)), tag="v1")
         commit = hub.add_repo("org/one", dict(from_hub))
         client = s3.client()
         client.create_bucket(Bucket=BUCKET)
@@ -55,15 +62,15 @@ def test_hugging_face_s3_and_files_at_once(tmp_path: Path) -> None:
             first = {name: agent.model(name) for name in expected}
             labels = agent.node()["status"]["labels"]
             assert agent.terminate() == 0
-    assert [first[name]["state"] for name in expected] == ["Ready"] * 3
+    assert [first[name]["state"] for name in expected] == ["Ready"] * 4
     assert first["one"]["revision"] == commit
-    assert [first[name].get("hubPath") is not None for name in expected] == [True, False, False]
-    assert [labels[f"modelcache.dev/model.{name}"] for name in expected] == ["Ready"] * 3
+    assert [first[name].get("hubPath") is not None for name in expected] == [True] + 3 * [False]
+    assert [labels[f"modelcache.dev/model.{name}"] for name in expected] == ["Ready"] * 4
     for name, files in expected.items():
         assert viewed(root, name) == files
         assert first[name]["bytesTotal"] == sum(map(len, files.values()))
 
-    # Both servers are gone, and so are the files: a restart needs none of them.
+    # The servers are gone, and so are the files: a restart needs none of them.
     shared.rename(tmp_path / "away")
     with AgentProcess(root, catalog, *flags, env=env) as agent:
         agent.wait_ready(*expected, timeout=10)

@@ -46,7 +46,8 @@ class Source(ApiModel):
         str, Field(max_length=2048, repr=False, json_schema_extra={"pattern": URI_PATTERN})
     ]
     """hf://org/name[@revision][/path], s3://bucket/prefix, gs://bucket/prefix,
-    https://host/path/file, https://host/path/SHA256SUMS or file:///path."""
+    oci://registry/repository[:tag|@digest], https://host/path/file, https://host/path/SHA256SUMS
+    or file:///path."""
     include: Annotated[tuple[Glob, ...], Field(max_length=256)] = ()
     """Globs of the files that are wanted; all, when there are none. `*` matches slashes too."""
     exclude: Annotated[tuple[Glob, ...], Field(max_length=256)] = ()

@@ -6,6 +6,8 @@
     https://host/path/file              one file of a web server
     https://host/path/SHA256SUMS        all files that a list names, which lie beside it
     file:///path                        a directory or a file of a mounted file system
+    oci://registry/repository[:tag|@digest]
+                                        an image with /models in it, or an artifact of files
 
 A revision with a slash is written percent-encoded (`@feature%2Fx`); `refs/pr/7` may stand as it is.
 
@@ -18,6 +20,7 @@ machine itself: anybody on the way could change what comes.
 
 What follows a `?` may be a signature. It is sent, and neither shown nor stored: in its place stands
 `?query-sha256=` with twelve digits of its digest (`shown_uri`).
+An image has no path inside: a repository's name has slashes itself, and `include` says it as well.
 """
 
 from __future__ import annotations
@@ -31,10 +34,10 @@ from urllib.parse import quote, unquote, urlsplit
 
 from modelcache.errors import UsageError
 
-SCHEMES: Final = ("hf", "s3", "gs", "https", "http", "file")
+SCHEMES: Final = ("hf", "s3", "gs", "oci", "https", "http", "file")
 """The schemes that have an origin in this version."""
 
-URI_PATTERN: Final = r"^(hf|s3|gs|https?|file)://\S+$"
+URI_PATTERN: Final = r"^(hf|s3|gs|oci|https?|file)://\S+$"
 """What a schema can say of a URI; `parse_uri` says the rest."""
 
 _HF_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
@@ -46,6 +49,15 @@ _CHECKSUM_LIST = re.compile(r"(?i)(?:sha256sums?(?:\.txt)?|.+\.sha256(?:sums?)?)
 _OWN_LIST = re.compile(r"(?:.+\.)?modelcache\.json")
 _STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
+# https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pulling-manifests
+_REGISTRY = re.compile(
+    r"(?:localhost|[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+|\[[0-9a-f:]+\](?=:)"
+    r"|[A-Za-z0-9-]+(?=:))(?::[0-9]{1,5})?"
+)
+_REPOSITORY_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_REPOSITORY = re.compile(rf"{_REPOSITORY_PART}(?:/{_REPOSITORY_PART})*")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
@@ -56,11 +68,11 @@ class SourceURI:
 
     Attributes:
         scheme: one of `SCHEMES`.
-        authority: `org/name` for hf, the bucket for s3 and gs, `host[:port]` for http and https,
-            empty for file.
+        authority: `org/name` for hf, the bucket for s3 and gs, `registry/repository` for oci,
+            `host[:port]` for http and https, empty for file.
         path: the path inside, without a leading slash for hf, s3 and gs, absolute for file; for
             http and https as it is sent, percent-encoded and with its slash.
-        revision: the branch, tag or commit asked for (hf), or None.
+        revision: the branch, tag or commit (hf), or the tag or digest (oci) asked for, or None.
         query: what follows the `?` (http and https), as it is sent.
         sha256: the digest that pins what the URL names (http and https), or None.
     """
@@ -77,6 +89,9 @@ class SourceURI:
             query = f"?{_hidden(self.query)}" if self.query else ""
             pin = f"#sha256={self.sha256}" if self.sha256 else ""
             return f"{self.scheme}://{self.authority}{self.path}{query}{pin}"
+        if self.scheme == "oci":
+            separator = "@" if ":" in (self.revision or "") else ":"
+            return f"oci://{self.authority}" + (f"{separator}{self.revision}" * bool(self.revision))
         at = f"@{quote(self.revision, safe='')}" if self.revision else ""
         path = quote(self.path, safe="/+=,:@~!$&'()*")
         if self.scheme == "file":
@@ -157,7 +172,7 @@ def parse_uri(text: str) -> SourceURI:
     if not separator or not scheme:
         raise UsageError(
             f"{text!r} is not a URI: write hf://org/name, s3://bucket/prefix, gs://bucket/prefix,"
-            " https://host/path/file or file:///path"
+            " oci://registry/repository:tag, https://host/path/file or file:///path"
         )
     if scheme not in SCHEMES:
         raise UsageError(
@@ -289,6 +304,24 @@ def _hidden(query: str) -> str:
     return f"query-sha256={digest[:12]}"
 
 
+def _parse_oci(text: str, rest: str) -> SourceURI:
+    how = "write oci://registry/repository:tag or oci://registry/repository@sha256:..."
+    name, at, digest = rest.partition("@")
+    registry, slash, name = name.partition("/")
+    repository, colon, tag = name.partition(":")
+    if not slash or not _REGISTRY.fullmatch(registry):
+        # "org/name" alone would be Docker Hub's to docker, and a registry's to others.
+        raise UsageError(f"{text!r} names no registry, with a dot or a port in it: {how}")
+    if not _REPOSITORY.fullmatch(repository) or len(repository) > 255:
+        raise UsageError(f"{text!r} names no repository, which is in lower case: {how}")
+    if at and not _DIGEST.fullmatch(digest):
+        raise UsageError(f"{text!r} has a digest that is not sha256: and 64 hex digits: {how}")
+    if colon and not _TAG.fullmatch(tag):
+        raise UsageError(f"{text!r} has a tag that can't be one: {how}")
+    # With both, the digest is what counts, as everywhere.
+    return SourceURI("oci", f"{registry}/{repository}", "", digest or tag or None)
+
+
 def _parse_file(text: str, rest: str) -> SourceURI:
     host, slash, path = rest.partition("/")
     if host not in ("", "localhost") or not slash:
@@ -302,6 +335,7 @@ _PARSERS: Final = {
     "hf": _parse_hf,
     "s3": _parse_bucket,
     "gs": _parse_bucket,
+    "oci": _parse_oci,
     "https": _parse_web,
     "http": _parse_web,
     "file": _parse_file,

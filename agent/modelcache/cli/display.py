@@ -86,22 +86,30 @@ class Display:
         for name, progress in fetching.items():
             if name not in shown:
                 shown[name] = bars.add_task(name, total=progress.total)
-            bars.update(shown[name], completed=progress.done, total=progress.total)
+            bars.update(
+                shown[name],
+                description=f"{name} (unpacking)" if progress.unpacking else name,
+                completed=progress.done,
+                total=progress.total,
+            )
 
     def _show_lines(self) -> None:
-        before: dict[str, tuple[float, int]] = {}
+        before: dict[tuple[str, bool], tuple[float, int]] = {}
         while not self._end.wait(_LINE_SECONDS):
             now = time.monotonic()
             for name, progress in self._book.all().items():
-                then, done = before.get(name, (now - _LINE_SECONDS, 0))
+                # Unpacking begins anew at nothing.
+                what = (name, progress.unpacking)
+                then, done = before.get(what, (now - _LINE_SECONDS, 0))
                 rate = max(0.0, progress.done - done) / max(now - then, 1e-6)
-                before[name] = (now, progress.done)
+                before[what] = (now, progress.done)
                 print(_line(name, progress, rate), file=sys.stderr, flush=True)
 
 
 def _line(name: str, progress: FetchProgress, rate: float) -> str:
     share = progress.done / progress.total if progress.total else 1.0
+    unpacked = "unpacked " if progress.unpacking else ""
     return (
-        f"{name}: {human_bytes(progress.done)} of {human_bytes(progress.total)}"
+        f"{name}: {unpacked}{human_bytes(progress.done)} of {human_bytes(progress.total)}"
         f" ({share:.0%}), {human_bytes(rate)}/s"
     )

@@ -64,7 +64,8 @@ def prefetch(
         typer.Argument(
             metavar="URI",
             help="hf://org/name[@revision][/path], s3://bucket/prefix, gs://bucket/prefix,"
-            " https://host/path/file, https://host/path/SHA256SUMS, file:///path.",
+            " oci://registry/repository[:tag|@digest], https://host/path/file,"
+            " https://host/path/SHA256SUMS, file:///path.",
         ),
     ],
     name: Annotated[

@@ -12,12 +12,13 @@ from modelcache.origins.protocol import (
     LocalLocation,
     Location,
     Origin,
+    RemoteArchive,
     RemoteFile,
     Revision,
 )
 from modelcache.origins.proxies import spare_metadata
 from modelcache.origins.registry import OriginSettings, open_origin
-from modelcache.origins.selection import select
+from modelcache.origins.selection import may_be_selected, select
 
 __all__ = [
     "HttpLocation",
@@ -27,11 +28,13 @@ __all__ = [
     "Network",
     "Origin",
     "OriginSettings",
+    "RemoteArchive",
     "RemoteFile",
     "Revision",
     "Secret",
     "SecretStore",
     "check_names",
+    "may_be_selected",
     "open_origin",
     "select",
     "spare_metadata",

@@ -8,8 +8,10 @@ A secret is a directory with one file per key, as a Kubernetes Secret is mounted
     AWS_SESSION_TOKEN, AWS_REGION               for s3; the last two may be missing
     GOOGLE_APPLICATION_CREDENTIALS_JSON,
     GOOGLE_CLOUD_QUOTA_PROJECT                  for gs; the last may be missing
+    .dockerconfigjson, or username, password    for oci
     hosts                                       where it may be sent to
 
+An imagePullSecret says itself which registries its logins are for, so there `hosts` may be missing.
 `hosts` holds host names or `*.suffix` patterns (any host below the suffix, not the suffix itself),
 separated by commas or white space. `host:port` means that port only, `host` any. So whoever may
 write a CachedModel can't have a secret sent to a host of their own.
@@ -26,6 +28,7 @@ from urllib.parse import urlsplit
 
 from modelcache.api.uri import is_loopback
 from modelcache.errors import AuthFailed
+from modelcache.origins.dockerconfig import DockerConfig
 
 MAX_KEY_BYTES: Final = 1024 * 1024
 """A Kubernetes Secret is no larger."""
@@ -43,6 +46,9 @@ _KEYS = (
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
     "AWS_REGION",
+    ".dockerconfigjson",
+    "username",
+    "password",
 )
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -158,7 +164,10 @@ class SecretStore:
         if not generation.is_dir():
             raise AuthFailed(f"there is no secret {name}: mount it at {folder}")
         values = {key: value for key in _KEYS if (value := _key(generation, name, key))}
-        return Secret(name, _hosts(name, _key(generation, name, "hosts")), values)
+        hosts = _key(generation, name, "hosts")
+        if hosts is None and (config := values.get(".dockerconfigjson")):
+            hosts = " ".join(DockerConfig(config, f"the secret {name}").hosts)
+        return Secret(name, _hosts(name, hosts), values)
 
 
 def _key(folder: Path, name: str, key: str) -> str | None:

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from modelcache.api import HubFile, HubIdentity
 from modelcache.errors import AuthFailed, NotFound, OriginChanged, OriginUnavailable, UnsafePath
+
+Compression = Literal["none", "gzip", "zstd"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,25 +46,50 @@ class RemoteFile:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoteArchive:
+    """A tar archive in which files of the model are. It is fetched whole, and unpacked.
+
+    Attributes:
+        blob: the archive itself. Its digest is known; its path names it to people, and is no place
+            in a view.
+        compression: how the tar is packed.
+        folder: the folder of the archive that is the model's directory, such as `models`; empty
+            where that is the archive's root.
+    """
+
+    blob: RemoteFile
+    compression: Compression
+    folder: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Revision:
     """What an origin holds now.
 
     Attributes:
-        id: 12 to 64 hex digits: an HF commit, or a digest over (path, size, identity).
-        files: all files, by path.
+        id: 12 to 64 hex digits: an HF commit, a manifest's digest, or a digest over (path, size,
+            identity).
+        files: all files, by path. Of one with archives, those that are in none of them.
+        archives: where the other files are, in layers: a later one hides files of an earlier one.
         hub: what the hub view is built from; Hugging Face origins only.
         partial: whether `files` is a selection of the revision's files.
+        rules: for one that has archives, or had them until they were unpacked: what tells this
+            selection from others as long as nobody knows the files. Eight hex digits, or empty
+            where nothing but the usual is asked for.
     """
 
     id: str
     files: tuple[RemoteFile, ...]
     hub: HubIdentity | None = None
     partial: bool = False
+    archives: tuple[RemoteArchive, ...] = ()
+    rules: str | None = None
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
-        return sum(file.size for file in self.files)
+        """Bytes of all files and archives, as they are fetched."""
+        archives = {archive.blob.identity: archive.blob for archive in self.archives}
+        return sum(file.size for file in (*self.files, *archives.values()))
 
     @property
     def snapshot(self) -> str:
@@ -70,10 +97,17 @@ class Revision:
 
         So two selections of one revision lie side by side, and neither is taken for the other.
         """
+        if self.rules is not None:
+            return f"{self.id}-{self.rules}" if self.rules else self.id
         if not self.partial:
             return self.id
         listing = "\0".join(file.path for file in self.files)
         return f"{self.id}-{sha256(listing.encode()).hexdigest()[:8]}"
+
+    def unpacked(self, files: Iterable[RemoteFile]) -> Revision:
+        """This revision, now that it is known which files its archives hold."""
+        both = sorted((*self.files, *files), key=lambda file: file.path)
+        return replace(self, files=tuple(both), archives=())
 
     def only(self, files: tuple[RemoteFile, ...]) -> Revision:
         """This revision with some of its files."""
@@ -190,7 +224,7 @@ class Origin(Protocol):
     """
 
     def resolve(self) -> Revision:
-        """Ask what is there now: the revision, and all its files by path.
+        """Ask what is there now: the revision, and all its files by path, or its archives.
 
         Where the source names a branch, a tag or a prefix, this pins it. `include` and `exclude`
         are not the origin's business (`modelcache.origins.selection`).
@@ -198,7 +232,7 @@ class Origin(Protocol):
         ...
 
     def locate(self, file: RemoteFile) -> Location:
-        """Say where the bytes of one file of the resolved revision are.
+        """Say where the bytes of one file, or of an archive's blob, of the resolved revision are.
 
         Called again when a location has expired.
 

@@ -65,6 +65,10 @@ def _open(uri: SourceURI, secret: Secret | None, settings: OriginSettings) -> Or
         from modelcache.origins.gcs import GcsOrigin
 
         return GcsOrigin(uri, secret=secret, network=settings.network)
+    if uri.scheme == "oci":
+        from modelcache.origins.oci import OciOrigin
+
+        return OciOrigin(uri, secret=secret, network=settings.network)
     if uri.is_web:
         from modelcache.origins.web import WebOrigin
 

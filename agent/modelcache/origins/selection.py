@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from fnmatch import translate
+from hashlib import sha256
 from itertools import islice
 from pathlib import PurePosixPath
 from typing import Final
 
 from modelcache.api import Source
-from modelcache.errors import NotFound, UnsafeFormat
+from modelcache.errors import NotFound, UnsafeFormat, UnsafePath
 from modelcache.origins.names import check_names, shown
 from modelcache.origins.protocol import RemoteFile, Revision
 
@@ -44,11 +47,16 @@ def select(revision: Revision, source: Source) -> Revision:
     case-sensitive, `*` matches slashes too, and a pattern that ends with a slash means everything
     below. Files that can run code when loaded are left out where safe weights are selected too.
 
+    Of a revision with archives nobody knows the files yet: all of it is wanted, and it is selected
+    from when it is unpacked. Till then its rules tell one selection from another.
+
     Raises:
         NotFound: nothing is selected.
         UnsafeFormat: the only weights are in formats that can run code when loaded.
         UnsafePath: a selected file's name is unsafe.
     """
+    if revision.archives:
+        return replace(revision, rules=_rules(source))
     wanted = _matched(revision.files, source)
     if not wanted:
         raise NotFound(_nothing(revision, source))
@@ -56,6 +64,35 @@ def select(revision: Revision, source: Source) -> Revision:
         wanted = _without_unsafe(wanted, source)
     check_names(file.path for file in wanted)
     return revision.only(tuple(wanted))
+
+
+def may_be_selected(source: Source) -> Callable[[str], bool]:
+    """Whether a file of that name can be among those that `select` gives, whatever else there is.
+
+    For an archive, where each file passes once and not all names are known before.
+    """
+    include, exclude = _matcher(source.include), _matcher(source.exclude)
+
+    def may_be(path: str) -> bool:
+        if (source.include and not include(path)) or exclude(path):
+            return False
+        if not source.allow_unsafe_formats and _suffix(path) in UNSAFE_SUFFIXES:
+            return False
+        try:
+            check_names([path])
+        except UnsafePath:
+            return False
+        return True
+
+    return may_be
+
+
+def _rules(source: Source) -> str:
+    """What tells the source's selection from others: nothing where it is the usual one."""
+    rules = source.model_dump(
+        mode="json", include={"include", "exclude", "allow_unsafe_formats"}, exclude_defaults=True
+    )
+    return sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:8] if rules else ""
 
 
 def _matched(files: Iterable[RemoteFile], source: Source) -> list[RemoteFile]:
@@ -79,18 +116,18 @@ def _glob(pattern: str) -> str:
 
 
 def _without_unsafe(files: list[RemoteFile], source: Source) -> list[RemoteFile]:
-    unsafe = [file for file in files if _suffix(file) in UNSAFE_SUFFIXES]
-    if unsafe and not any(_suffix(file) in SAFE_WEIGHTS for file in files):
+    unsafe = [file for file in files if _suffix(file.path) in UNSAFE_SUFFIXES]
+    if unsafe and not any(_suffix(file.path) in SAFE_WEIGHTS for file in files):
         raise UnsafeFormat(
             f"{source.shown} has weights only in formats that can run code when loaded"
             f" ({_examples(unsafe)}), and no safetensors: set allowUnsafeFormats: true if you"
             " trust whoever made them, or exclude them"
         )
-    return [file for file in files if _suffix(file) not in UNSAFE_SUFFIXES]
+    return [file for file in files if _suffix(file.path) not in UNSAFE_SUFFIXES]
 
 
-def _suffix(file: RemoteFile) -> str:
-    return PurePosixPath(file.path).suffix.lower()
+def _suffix(path: str) -> str:
+    return PurePosixPath(path).suffix.lower()
 
 
 def _nothing(revision: Revision, source: Source) -> str:

@@ -10,41 +10,21 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 from urllib.parse import urljoin, urlsplit
 
-import httpx2
-
-from modelcache import __version__
 from modelcache.api import shown_uri
 from modelcache.api.uri import is_loopback
 from modelcache.errors import AuthFailed, ModelCacheError, NotFound, OriginUnavailable, RateLimited
 from modelcache.origins.hubclient import same_origin
 from modelcache.origins.network import Network
-from modelcache.origins.transports import NetworkTransport
 from modelcache.origins.waiting import retry_after_seconds
-
-CONNECTIONS: Final = 8
-"""Requests at the same time."""
-ATTEMPTS: Final = 3
-"""How often a request is sent whose connection breaks, as one does that the server had closed."""
-TIMEOUT: Final = httpx2.Timeout(30, connect=10)
-"""Seconds: 10 for a connection, 30 for the next piece of an answer."""
 
 _MAX_REDIRECTS = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
 _NO_HEAD = (400, 403, 404, 405, 501)
 """What servers say to a HEAD whose GET they answer; 403 is that of a URL signed for a GET."""
 _CONTENT_RANGE = re.compile(r"bytes (?:\d+-\d+|\*)/(\d+)")
-
-
-@dataclass(frozen=True)
-class Answer:
-    """An answer that came without an error; `body` is empty where none was asked for."""
-
-    status: int
-    headers: httpx2.Headers
-    body: bytes
 
 
 @dataclass(frozen=True)
@@ -68,13 +48,7 @@ class WebClient:
     """Asks web servers. Safe for threads; to be closed."""
 
     def __init__(self, network: Network) -> None:
-        limits = httpx2.Limits(max_connections=CONNECTIONS)
-        self._client = httpx2.Client(
-            transport=NetworkTransport(network, limits),
-            timeout=TIMEOUT,
-            follow_redirects=False,
-            trust_env=False,
-        )
+        self._asker = Asker(network)
 
     def __enter__(self) -> Self:
         return self
@@ -85,7 +59,7 @@ class WebClient:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._client.close()
+        self._asker.__exit__(kind, error, traceback)
 
     def read(self, url: str, private: Mapping[str, str], *, limit: int, pinned: bool) -> bytes:
         """A whole file of at most `limit` bytes.
@@ -140,15 +114,9 @@ class WebClient:
         limit: int,
         pinned: bool,
     ) -> Answer:
-        common = {
-            "User-Agent": f"model-cache-agent/{__version__}",
-            "Accept": "*/*",
-            "Accept-Encoding": "identity",
-            **headers,
-        }
         at = url
         for _ in range(_MAX_REDIRECTS + 1):
-            answer = self._send(method, at, {**common, **private}, limit)
+            answer = self._asker.ask(method, at, {**headers, **private}, limit=limit)
             if answer.status not in _REDIRECTS:
                 return answer
             target = _redirected(at, answer, pinned=pinned)
@@ -156,42 +124,6 @@ class WebClient:
                 private = {}
             at = target
         raise OriginUnavailable(f"{shown_uri(url)} redirects in circles")
-
-    def _send(self, method: str, url: str, headers: Mapping[str, str], limit: int) -> Answer:
-        left = ATTEMPTS
-        while True:
-            left -= 1
-            try:
-                return self._once(method, url, headers, limit)
-            except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
-                broken = isinstance(error, httpx2.NetworkError | httpx2.RemoteProtocolError)
-                if left and broken:
-                    continue
-                why = str(error) or type(error).__name__
-                raise OriginUnavailable(f"{shown_uri(url)} can't be reached: {why}") from error
-
-    def _once(self, method: str, url: str, headers: Mapping[str, str], limit: int) -> Answer:
-        parts = urlsplit(url)
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        request = self._client.build_request(
-            method,
-            f"{parts.scheme}://{parts.netloc}/",
-            headers=headers,
-            # As it stands: httpx2 would write some characters in another way.
-            extensions={"target": target.encode("ascii")},
-        )
-        response = self._client.send(request, stream=True)
-        try:
-            body = bytearray()
-            for piece in response.iter_raw() if limit and response.status_code == 200 else ():
-                body += piece
-                if len(body) > limit:
-                    raise OriginUnavailable(
-                        f"{shown_uri(url)} is no list: it is longer than {limit} bytes"
-                    )
-            return Answer(response.status_code, response.headers, bytes(body))
-        finally:
-            response.close()
 
 
 def _redirected(url: str, answer: Answer, *, pinned: bool) -> str:

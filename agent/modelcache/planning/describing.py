@@ -18,7 +18,8 @@ class Progress:
     """A fetch under way, in bytes.
 
     `started_at` is in seconds since the epoch. `reason` and `message` say what went wrong since
-    bytes last came and is being tried again; None when they come.
+    bytes last came and is being tried again; None when they come. While archives are unpacked, the
+    bytes are those of the archives.
     """
 
     revision: str = ""
@@ -26,6 +27,7 @@ class Progress:
     total: int = 0
     files: int = 0
     committing: bool = False
+    unpacking: bool = False
     started_at: float | None = None
     reason: Reason | None = None
     message: str | None = None
@@ -121,7 +123,8 @@ def with_progress(report: ModelReport, progress: Progress) -> ModelReport:
     """A report with the progress of this moment, where a fetch is what it speaks of."""
     if report.state not in (ModelState.DOWNLOADING, ModelState.VERIFYING):
         return report
-    state = ModelState.VERIFYING if progress.committing else ModelState.DOWNLOADING
+    arrived = progress.committing or progress.unpacking
+    state = ModelState.VERIFYING if arrived else ModelState.DOWNLOADING
     started = progress.started_at
     return report.model_copy(
         update={
@@ -159,8 +162,8 @@ def _state(
     if model is None:
         return ModelState.EVICTED
     if running is not None and running.kind is Fetch:
-        committing = progress is not None and progress.committing
-        return ModelState.VERIFYING if committing else ModelState.DOWNLOADING
+        arrived = progress is not None and (progress.committing or progress.unpacking)
+        return ModelState.VERIFYING if arrived else ModelState.DOWNLOADING
     if trial is not None and trial.failures:
         return ModelState.FAILED
     return ModelState.RESOLVING if running is not None else ModelState.PENDING

@@ -12,11 +12,13 @@ from modelcache.transfer.events import (
     BytesLeft,
     BytesReceived,
     BytesResumed,
+    BytesUnpacked,
     Committing,
     Event,
     FetchEnded,
     FetchStarted,
     Retried,
+    Unpacking,
 )
 
 
@@ -44,7 +46,11 @@ class ProgressBook:
             now = self._fetches.get(event.model)
             if now is None:
                 return
-            if isinstance(event, BytesReceived | BytesResumed):
+            if isinstance(event, Unpacking):
+                self._fetches[event.model] = replace(
+                    now, done=0, total=event.size, unpacking=True, reason=None, message=None
+                )
+            elif isinstance(event, BytesReceived | BytesResumed | BytesUnpacked):
                 self._fetches[event.model] = replace(
                     now, done=now.done + event.size, reason=None, message=None
                 )

@@ -2,7 +2,7 @@
 
 layout.json                    version of this layout, id of the cache
 ingest/<blob key>/             partial files with their journals, resumed after a crash
-ingest/{scratch,staging,receipts,reservations}
+ingest/{scratch,staging,receipts,listings,reservations}
 blobs/sha256/ab/<digest>       immutable content, mode 0444
 models/<name>/<snapshot>/      plain views: hard links to blobs
 models/<name>/current          symlink to the ready snapshot
@@ -60,6 +60,11 @@ class Layout:
     def receipts(self) -> Path:
         """What was fetched for revisions that have no manifest yet."""
         return self.ingest / "receipts"
+
+    @property
+    def listings(self) -> Path:
+        """What was found in archives."""
+        return self.ingest / "listings"
 
     @property
     def reservations(self) -> Path:
@@ -142,6 +147,7 @@ def open_layout(root: Path, durable: Durable | None = None) -> Layout:
             layout.scratch,
             layout.staging,
             layout.receipts,
+            layout.listings,
             layout.reservations,
             layout.partials,
             layout.blobs,

@@ -32,6 +32,7 @@ from modelcache.store.hubviews import (
 from modelcache.store.ingest import Ingest
 from modelcache.store.knowing import Known
 from modelcache.store.layout import open_layout
+from modelcache.store.listings import Listings
 from modelcache.store.locking import Turns, locks_work
 from modelcache.store.manifests import Manifests
 from modelcache.store.receipts import Receipts
@@ -71,6 +72,7 @@ class Store:
         self.space = Space(
             self.layout, self._durable, keep_free=keep_free or KeepFree(), locks_reliable=reliable
         )
+        self.listings = Listings(self.layout.listings, self._durable)
         self._manifests = Manifests(self.layout, self._durable)
         self._receipts = Receipts(self.layout.receipts)
         self._turns = Turns(self.layout.lock)
@@ -123,6 +125,11 @@ class Store:
         self._receipts.append(name, snapshot, file)
         with self._mutex:
             self._known.add(file)
+
+    def noted(self, name: str, snapshot: str) -> list[ManifestFile]:
+        """What was noted for a snapshot being fetched, as far as it is there still."""
+        files = dict(self._receipts.of_model(name)).get(snapshot, [])
+        return [file for file in files if self.blobs.has(file.sha256, file.size)]
 
     @contextmanager
     def staging(self) -> Iterator[Staging]:
@@ -356,6 +363,7 @@ class Store:
         self.ingest.sweep(keep, older_than)
         self.space.sweep()
         self._receipts.sweep(older_than)
+        self.listings.sweep(self.blobs, older_than)
         with self._turns.take():
             sweeping.views(self._manifests)
             sweeping.hub(self._manifests, self.manifests())

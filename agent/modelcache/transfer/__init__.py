@@ -8,8 +8,9 @@ hashed), `buffers`; and `store.Partial`, which writes.
 from modelcache.transfer.backoff import delay
 from modelcache.transfer.cancelling import Cancel
 from modelcache.transfer.engine import Engine
-from modelcache.transfer.modelfetch import ModelFetch, ModelFetcher, resolve
+from modelcache.transfer.modelfetch import ModelFetcher, resolve
 from modelcache.transfer.tuning import TransferSettings
+from modelcache.transfer.wanted import ModelFetch
 
 __all__ = [
     "Cancel",

@@ -81,6 +81,22 @@ class FileFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class Unpacking:
+    """All bytes are there; archives of `size` bytes are being unpacked."""
+
+    model: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class BytesUnpacked:
+    """So many bytes of the archives were read."""
+
+    model: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Retried:
     """Something failed and is tried again in `delay` seconds."""
 
@@ -152,6 +168,8 @@ Event = (
     | BytesDropped
     | FileStarted
     | FileFinished
+    | Unpacking
+    | BytesUnpacked
     | Retried
     | MirrorFailed
     | HostPaused

@@ -1,10 +1,10 @@
-"""One model, from its origin to its manifest: resolve, fetch what is missing, commit."""
+"""One model, from its origin to its manifest: resolve, fetch what is missing, unpack, commit."""
 
 from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from tenacity import RetryError, Retrying, retry_if_exception, stop_after_attempt
@@ -14,7 +14,8 @@ from tenacity.wait import wait_random_exponential
 from modelcache.api import Manifest, ManifestFile, Source
 from modelcache.errors import ModelCacheError, Reason
 from modelcache.origins import Origin, RemoteFile, Revision, select
-from modelcache.store import Reservation, Staging, Store, blob_key
+from modelcache.store import Reservation, Staging, Store
+from modelcache.transfer.archives import Archives
 from modelcache.transfer.cancelling import Cancel
 from modelcache.transfer.engine import Engine
 from modelcache.transfer.events import (
@@ -31,27 +32,9 @@ from modelcache.transfer.events import (
 )
 from modelcache.transfer.jobs import FetchRequest, distinct, is_retryable
 from modelcache.transfer.spending import Times
+from modelcache.transfer.wanted import ModelFetch, disk_needed
 
 _RESOLVE_TRIES = 3
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFetch:
-    """A model to be fetched.
-
-    Attributes:
-        name: the CachedModel's name.
-        source: what is asked for.
-        origin: where it is.
-        revision: what `resolve` gave.
-        priority: higher is served first.
-    """
-
-    name: str
-    source: Source
-    origin: Origin
-    revision: Revision
-    priority: int = 0
 
 
 def resolve(origin: Origin, source: Source, cancel: Cancel) -> Revision:
@@ -124,22 +107,27 @@ class ModelFetcher:
             )
 
     def _fetch(self, wanted: ModelFetch, cancel: Cancel, listener: _Tally) -> Manifest:
+        packed = bool(wanted.revision.archives)
+        if packed:
+            archives = Archives(self._store, self._engine, wanted, cancel, listener, listener.times)
+            wanted = replace(wanted, revision=archives.bring())
         revision = wanted.revision
         with self._store.staging() as staging:
             work = _Work(self._store, staging, wanted, listener)
             missing = work.take_what_is_there()
-            listener(
-                FetchStarted(
-                    wanted.name,
-                    revision.id,
-                    wanted.source.parsed.scheme,
-                    len(revision.files),
-                    revision.size,
-                    work.held,
+            if not packed:
+                listener(
+                    FetchStarted(
+                        wanted.name,
+                        revision.id,
+                        wanted.source.parsed.scheme,
+                        len(revision.files),
+                        revision.size,
+                        work.held,
+                    )
                 )
-            )
             if missing:
-                needed = sum(self._needed(file) for file in missing)
+                needed = sum(disk_needed(self._store, file) for file in missing)
                 with self._store.space.reserve(
                     needed, files=len(missing), what=wanted.name
                 ) as reservation:
@@ -149,12 +137,6 @@ class ModelFetcher:
             manifest = work.manifest()
             self._store.commit(staging, manifest)
         return manifest
-
-    def _needed(self, file: RemoteFile) -> int:
-        """Bytes of disk that a file still needs: whole blocks, less what its partial file has."""
-        block = self._store.space.block
-        rounded = -(-file.size // block) * block
-        return max(0, rounded - self._store.ingest.allocated(blob_key(file.identity, file.sha256)))
 
 
 class _Tally:

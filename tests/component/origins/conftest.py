@@ -28,6 +28,7 @@ from modelcache.origins import (
 from tests.support.gcs import GcsServer
 from tests.support.hub import HubServer
 from tests.support.hub.client import get
+from tests.support.registry import TITLE, Registry
 from tests.support.s3 import ACCESS_KEY, SECRET_KEY, S3Server
 from tests.support.web import WebServer, web, web_server
 
@@ -41,7 +42,9 @@ if TYPE_CHECKING:
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No credentials and no endpoint but those that a test sets."""
     for name in os.environ:
-        if name.startswith(("AWS_", "HF_", "HUGGING")) or name.upper().endswith("_PROXY"):
+        if name.startswith(("AWS_", "HF_", "HUGGING", "DOCKER_")) or name.upper().endswith(
+            "_PROXY"
+        ):
             monkeypatch.delenv(name)
     nowhere = str(tmp_path / "nowhere")
     monkeypatch.setenv("AWS_CONFIG_FILE", nowhere)
@@ -91,6 +94,11 @@ def gcs(gcs_server: GcsServer, monkeypatch: pytest.MonkeyPatch) -> GcsServer:
     gcs_server.reset()
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs_server.url)
     return gcs_server
+
+
+def registry() -> Iterator[Registry]:
+    with Registry() as server:
+        yield server
 
 
 class Site(ABC):
@@ -195,6 +203,24 @@ class DirectorySite(Site):
         return f"file://{self._directory}/{path}".rstrip("/")
 
 
+class RegistrySite(Site):
+    """An artifact, as ORAS pushes it. There is no path inside of one."""
+
+    def __init__(self, settings: OriginSettings, registry: Registry, repository: str) -> None:
+        super().__init__(settings)
+        self._registry, self._repository = registry, repository
+        self._files: dict[str, bytes] = {}
+
+    def put(self, files: Mapping[str, bytes]) -> None:
+        self._files |= files
+        layers = [(data, "text/plain", {TITLE: path}) for path, data in self._files.items()]
+        self._registry.push_artifact(self._repository, *layers, tag="v1")
+
+    def uri(self, path: str = "") -> str:
+        assert not path
+        return self._registry.uri(self._repository, ":v1")
+
+
 @pytest.fixture
 def settings(tmp_path: Path) -> OriginSettings:
     (tmp_path / "mounts").mkdir()
@@ -205,18 +231,34 @@ def settings(tmp_path: Path) -> OriginSettings:
     )
 
 
-@pytest.fixture(params=["hf", "s3", "gs", "https", "file"])
-def site(request: pytest.FixtureRequest, settings: OriginSettings, tmp_path: Path) -> Site:
+def _site(
+    kind: str, request: pytest.FixtureRequest, settings: OriginSettings, tmp_path: Path
+) -> Site:
     name = f"site-{sha256(str(tmp_path).encode()).hexdigest()[:20]}"
-    if request.param == "hf":
+    if kind == "hf":
         return HubSite(settings, request.getfixturevalue("hub"))
-    if request.param == "s3":
+    if kind == "s3":
         return BucketSite(settings, request.getfixturevalue("s3"), name)
-    if request.param == "gs":
+    if kind == "gs":
         return GoogleSite(settings, request.getfixturevalue("gcs"), name)
-    if request.param == "https":
+    if kind == "oci":
+        return RegistrySite(settings, request.getfixturevalue("registry"), name)
+    if kind == "https":
         return ListSite(settings, request.getfixturevalue("web"), name)
     return DirectorySite(settings, tmp_path / "mounts" / "site")
+
+
+@pytest.fixture(params=["hf", "s3", "gs", "oci", "https", "file"])
+def site(request: pytest.FixtureRequest, settings: OriginSettings, tmp_path: Path) -> Site:
+    return _site(request.param, request, settings, tmp_path)
+
+
+@pytest.fixture(params=["hf", "s3", "gs", "https", "file"])
+def site_with_paths(
+    request: pytest.FixtureRequest, settings: OriginSettings, tmp_path: Path
+) -> Site:
+    """One whose URI may name a folder or a file of it."""
+    return _site(request.param, request, settings, tmp_path)
 
 
 def fetched(location: Location) -> bytes:

@@ -1,11 +1,14 @@
 """What every origin does alike."""
 
+from pathlib import Path
+
 import pytest
 
 from modelcache.api import Source
 from modelcache.errors import NotFound, UnsafePath
 from modelcache.origins import RemoteFile, select
 from tests.component.origins.conftest import Site, checksum, fetched
+from tests.support.registry import docker_config
 
 MODEL = {
     "config.json": b"{}",
@@ -71,28 +74,28 @@ def test_identities_tell_contents_apart(site: Site) -> None:
     assert changed == ["config.json"]
 
 
-def test_a_folder_gives_paths_relative_to_it(site: Site) -> None:
-    site.put(
+def test_a_folder_gives_paths_relative_to_it(site_with_paths: Site) -> None:
+    site_with_paths.put(
         {"llama/a.json": b"1", "llama/x/b.json": b"22", "llama-2/c.json": b"", "llama.json": b""}
     )
-    origin = site.origin("llama")
+    origin = site_with_paths.origin("llama")
     files = by_path(origin.resolve().files)
     assert sorted(files) == ["a.json", "x/b.json"]
     assert fetched(origin.locate(files["x/b.json"])) == b"22"
 
 
-def test_a_file_gives_its_base_name(site: Site) -> None:
-    site.put({"llama/a.json": b"1", "llama/a.json2": b"2"})
-    origin = site.origin("llama/a.json")
+def test_a_file_gives_its_base_name(site_with_paths: Site) -> None:
+    site_with_paths.put({"llama/a.json": b"1", "llama/a.json2": b"2"})
+    origin = site_with_paths.origin("llama/a.json")
     (file,) = origin.resolve().files
     assert file.path == "a.json"
     assert fetched(origin.locate(file)) == b"1"
 
 
-def test_a_missing_path_is_not_found(site: Site) -> None:
-    site.put(MODEL)
+def test_a_missing_path_is_not_found(site_with_paths: Site) -> None:
+    site_with_paths.put(MODEL)
     with pytest.raises(NotFound):
-        site.origin("original/par").resolve()
+        site_with_paths.origin("original/par").resolve()
 
 
 def test_more_than_a_thousand_files_are_paged(site: Site) -> None:
@@ -112,10 +115,12 @@ def test_unsafe_names_arrive_and_are_refused_before_any_byte(site: Site, name: s
 
 
 def test_nothing_that_is_printed_holds_a_credential(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_planted_token")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted_secret_key")
+    (tmp_path / "config.json").write_text(docker_config("127.0.0.1", password="planted"))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     site.put(MODEL)
     origin = site.origin()
     revision = origin.resolve()

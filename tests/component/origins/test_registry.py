@@ -10,7 +10,10 @@ from modelcache.api import Source
 from modelcache.errors import AuthFailed, UnsafePath
 from modelcache.origins import OriginSettings, SecretStore, open_origin
 
-SDKS = ("boto3", "botocore", "google.auth", "google.cloud", "huggingface_hub", "httpx2", "requests")
+SDKS = (
+    *("boto3", "botocore", "google.auth", "google.cloud"),
+    *("huggingface_hub", "httpx2", "requests", "urllib3"),
+)
 
 
 @pytest.mark.parametrize(
@@ -19,6 +22,7 @@ SDKS = ("boto3", "botocore", "google.auth", "google.cloud", "huggingface_hub", "
         ("hf://org/name", "HuggingFaceOrigin"),
         ("s3://bucket/m", "S3Origin"),
         ("gs://bucket/m", "GcsOrigin"),
+        ("oci://quay.io/org/m", "OciOrigin"),
         ("https://host/m.gguf", "WebOrigin"),
         ("http://localhost/m.gguf", "WebOrigin"),
         ("file:///mnt/m", "FileOrigin"),
@@ -33,7 +37,10 @@ def test_files_are_refused_unless_a_root_is_configured(tmp_path: Path) -> None:
         open_origin(Source(uri="file:///etc"), OriginSettings(tmp_path)).resolve()
 
 
-@pytest.mark.parametrize("uri", ["hf://org/name", "s3://bucket/m", "gs://bucket/m", "https://h/f"])
+@pytest.mark.parametrize(
+    "uri",
+    ["hf://org/name", "s3://bucket/m", "gs://bucket/m", "oci://quay.io/m", "https://h/f"],
+)
 def test_a_missing_secret_is_told_at_once(tmp_path: Path, uri: str) -> None:
     source = Source(uri=uri, secret_name="nope")
     with pytest.raises(AuthFailed, match="no directory of secrets"):

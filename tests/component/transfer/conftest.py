@@ -9,6 +9,7 @@ import pytest
 from modelcache.transfer import TransferSettings
 from tests.support.fetching import QUICK, Fetching
 from tests.support.hub import HubServer
+from tests.support.registry import Registry
 from tests.support.web import web, web_server
 
 __all__ = ["web", "web_server"]
@@ -20,6 +21,12 @@ MakeFetching = Callable[..., Fetching]
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     with HubServer() as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def registry() -> Iterator[Registry]:
+    with Registry() as server:
         yield server
 
 

@@ -12,6 +12,7 @@ from modelcache.api.uri import URI_PATTERN
 from modelcache.errors import UsageError
 
 PIN = "0123456789abcdef" * 4
+DIGEST = "sha256:" + "0a" * 32
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,12 @@ PIN = "0123456789abcdef" * 4
         ("file:///mnt/models/llama", SourceURI("file", "", "/mnt/models/llama")),
         ("file://localhost/mnt/models/", SourceURI("file", "", "/mnt/models")),
         ("file:///", SourceURI("file", "", "/")),
+        ("oci://quay.io/org/name", SourceURI("oci", "quay.io/org/name", "")),
+        ("oci://quay.io/name:1.0_a", SourceURI("oci", "quay.io/name", "", "1.0_a")),
+        ("oci://r:5000/a/b/c:v", SourceURI("oci", "r:5000/a/b/c", "", "v")),
+        ("oci://localhost/a__b/c--d.e", SourceURI("oci", "localhost/a__b/c--d.e", "")),
+        (f"oci://[::1]:5000/a@{DIGEST}", SourceURI("oci", "[::1]:5000/a", "", DIGEST)),
+        (f"oci://quay.io/a:tag@{DIGEST}", SourceURI("oci", "quay.io/a", "", DIGEST)),
     ],
 )
 def test_good(text: str, parsed: SourceURI) -> None:
@@ -57,7 +64,7 @@ def test_good(text: str, parsed: SourceURI) -> None:
         ("", "is not a URI"),
         ("org/name", "is not a URI"),
         ("://x", "is not a URI"),
-        ("ftp://x/y", "supported are hf, s3, gs, https, http, file"),
+        ("ftp://x/y", "supported are hf, s3, gs, oci, https, http, file"),
         ("hf://name", "names no repository"),
         ("hf:///name", "names no repository"),
         ("hf://org/", "names no repository"),
@@ -113,6 +120,24 @@ def test_good(text: str, parsed: SourceURI) -> None:
         ("file:///a/../etc", "no '..'"),
         ("file:///a/%2e%2e/etc", "no '..'"),
         ("file:///a%2F..%2Fetc", "no '..'"),
+        ("oci://", "names no registry"),
+        ("oci://quay.io", "names no registry"),
+        ("oci://org/name", "names no registry"),
+        ("oci://user:secret@quay.io/a", "names no registry"),
+        ("oci://quay.io/", "names no repository"),
+        ("oci://quay.io/Org/name", "names no repository"),
+        ("oci://quay.io/a/../b", "names no repository"),
+        ("oci://quay.io/a//b", "names no repository"),
+        ("oci://quay.io/a%2Fb", "names no repository"),
+        ("oci://quay.io/a?b", "names no repository"),
+        ("oci://quay.io/" + "a" * 256, "names no repository"),
+        ("oci://quay.io/a:", "a tag that can't be one"),
+        ("oci://quay.io/a:b/c", "a tag that can't be one"),
+        ("oci://quay.io/a:-b", "a tag that can't be one"),
+        ("oci://quay.io/a@", "not sha256: and 64 hex digits"),
+        ("oci://quay.io/a@sha256:abc", "not sha256: and 64 hex digits"),
+        ("oci://quay.io/a@sha512:" + "0" * 128, "not sha256: and 64 hex digits"),
+        ("oci://quay.io/a@sha256:" + "A" * 64, "not sha256: and 64 hex digits"),
     ],
 )
 def test_bad(text: str, said: str) -> None:
@@ -147,6 +172,17 @@ _uris = st.one_of(
         st.just("file"),
         st.just(""),
         _inner.filter(lambda path: ".." not in path.split("/")).map("/{}".format),
+    ),
+    st.builds(
+        SourceURI,
+        st.just("oci"),
+        st.from_regex(
+            r"[a-z0-9]+\.io(:[0-9]{1,5})?(/[a-z0-9]+([._]|__|-+)[a-z0-9]+){1,4}", fullmatch=True
+        ),
+        st.just(""),
+        st.none()
+        | st.from_regex(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}", fullmatch=True)
+        | st.from_regex(r"sha256:[0-9a-f]{64}", fullmatch=True),
     ),
 )
 
@@ -276,7 +312,9 @@ def test_what_is_written_passes_the_schema(uri: SourceURI) -> None:
 
 
 @given(
-    st.sampled_from(["hf://", "s3://", "https://", "http://localhost/", "file://", ""]),
+    st.sampled_from(
+        ["hf://", "s3://", "oci://", "oci://a.b/c", "https://", "http://localhost/", "file://", ""]
+    ),
     st.text(max_size=40),
 )
 def test_any_text_is_read_or_refused(scheme: str, text: str) -> None:

@@ -42,7 +42,7 @@ def test_a_problem_is_one_line_that_says_where() -> None:
     text = stream(model("a"), model("llama", uri="ftp://x/y"))
     assert str(problem(text)) == (
         "models.yaml: document 2 (CachedModel/llama), line 15, spec.source.uri: "
-        "unknown scheme 'ftp' in 'ftp://x/y': supported are hf, s3, gs, https, http, file"
+        "unknown scheme 'ftp' in 'ftp://x/y': supported are hf, s3, gs, oci, https, http, file"
     )
 
 

@@ -1,3 +1,7 @@
+import re
+from contextlib import suppress
+from dataclasses import replace
+
 import pytest
 from huggingface_hub.utils._paths import filter_repo_objects
 from hypothesis import given, settings
@@ -5,7 +9,7 @@ from hypothesis import strategies as st
 
 from modelcache.api import Source
 from modelcache.errors import NotFound, UnsafeFormat, UnsafePath
-from modelcache.origins import RemoteFile, Revision, select
+from modelcache.origins import RemoteArchive, RemoteFile, Revision, may_be_selected, select
 from modelcache.origins.selection import UNSAFE_SUFFIXES
 
 LLAMA = (
@@ -144,3 +148,53 @@ def test_a_selected_unsafe_name_is_refused() -> None:
 
 def test_an_unsafe_name_can_be_excluded() -> None:
     assert selected(("a.json", "../b.json"), source((), ("../*",))) == ["a.json"]
+
+
+# Archives, whose files nobody knows yet
+
+
+def packed(*paths: str) -> Revision:
+    """A revision with an archive, and files beside it."""
+    blob = RemoteFile("layer", "layer", 10, "sha256:1", sha256="1" * 64)
+    return replace(revision(*paths), archives=(RemoteArchive(blob, "gzip", "models"),))
+
+
+def test_a_revision_with_archives_is_selected_from_when_it_is_unpacked() -> None:
+    found = select(packed("a.json", "b.bin"), source(("*.json",)))
+    assert [file.path for file in found.files] == ["a.json", "b.bin"]
+    both = found.unpacked(revision("x.json", "y.txt").files)
+    assert [file.path for file in both.files] == ["a.json", "b.bin", "x.json", "y.txt"]
+    in_the_end = select(both, source(("*.json",)))
+    assert [file.path for file in in_the_end.files] == ["a.json", "x.json"]
+    assert in_the_end.snapshot == found.snapshot
+
+
+def test_the_rules_name_a_snapshot_whose_files_are_not_known() -> None:
+    given = [
+        source(),
+        source(("*.json",)),
+        source((), ("*.json",)),
+        source(("*.json", "x")),
+        source(("x", "*.json")),
+        source(unsafe=True),
+    ]
+    names = [select(packed(), each).snapshot for each in given]
+    assert names[0] == packed().id
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(rf"{packed().id}-[0-9a-f]{{8}}", name) for name in names[1:])
+    assert [select(packed(), each).snapshot for each in given] == names
+
+
+@given(
+    st.lists(st.sampled_from([*LLAMA, "a.bin", "b/c.pt", "../x", "a\\b", "A.JSON"]), unique=True),
+    st.lists(st.sampled_from(["*", "*.json", "original/", "*.bin"]), max_size=2),
+    st.lists(st.sampled_from(["*.json", "original/*", "../*"]), max_size=2),
+    st.booleans(),
+)
+def test_what_is_selected_may_be_selected(
+    paths: list[str], include: list[str], exclude: list[str], unsafe: bool
+) -> None:
+    asked = source(tuple(include), tuple(exclude), unsafe)
+    with suppress(NotFound, UnsafeFormat, UnsafePath):
+        found = select(revision(*paths), asked)
+        assert all(map(may_be_selected(asked), (file.path for file in found.files)))

@@ -1,0 +1,125 @@
+"""Questions of a bounded size over HTTP, for origins that no SDK speaks for.
+
+Redirects are the asker's business, since what may go along differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Final, Self
+from urllib.parse import urlsplit
+
+import httpx2
+
+from modelcache import __version__
+from modelcache.api import shown_uri
+from modelcache.errors import OriginUnavailable
+from modelcache.origins.network import Network
+from modelcache.origins.transports import NetworkTransport
+
+CONNECTIONS: Final = 8
+"""Requests at the same time."""
+ATTEMPTS: Final = 3
+"""How often a request is sent whose connection breaks, as one does that the server had closed."""
+TIMEOUT: Final = httpx2.Timeout(30, connect=10)
+"""Seconds: 10 for a connection, 30 for the next piece of an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer of whatever status; the headers' names are in any case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+
+
+class Asker:
+    """Asks. Safe for threads."""
+
+    def __init__(self, network: Network) -> None:
+        limits = httpx2.Limits(max_connections=CONNECTIONS)
+        self._client = httpx2.Client(
+            transport=NetworkTransport(network, limits),
+            timeout=TIMEOUT,
+            follow_redirects=False,
+            trust_env=False,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._client.close()
+
+    def ask(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        *,
+        limit: int,
+        body: bytes | None = None,
+    ) -> Answer:
+        """Send a request, once more where the connection breaks.
+
+        Args:
+            method: of HTTP; it must do no harm to be sent twice.
+            url: sent as it stands.
+            headers: beside our own.
+            limit: bytes that the answer's body may have; 0: it is not read.
+            body: what is sent.
+
+        Raises:
+            AuthFailed: a proxy refuses.
+            OriginUnavailable: no answer, or one that is too long.
+        """
+        common = {
+            "User-Agent": f"model-cache-agent/{__version__}",
+            "Accept": "*/*",
+            "Accept-Encoding": "identity",
+        }
+        left = ATTEMPTS
+        while True:
+            left -= 1
+            try:
+                return self._once(method, url, {**common, **headers}, limit, body)
+            except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
+                broken = isinstance(error, httpx2.NetworkError | httpx2.RemoteProtocolError)
+                if left and broken:
+                    continue
+                why = str(error) or type(error).__name__
+                raise OriginUnavailable(f"{shown_uri(url)} can't be reached: {why}") from error
+
+    def _once(
+        self, method: str, url: str, headers: Mapping[str, str], limit: int, body: bytes | None
+    ) -> Answer:
+        parts = urlsplit(url)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        request = self._client.build_request(
+            method,
+            f"{parts.scheme}://{parts.netloc}/",
+            headers=headers,
+            content=body,
+            # As it stands: httpx2 would write some characters in another way.
+            extensions={"target": target.encode("ascii")},
+        )
+        response = self._client.send(request, stream=True)
+        try:
+            content = bytearray()
+            for piece in response.iter_raw() if limit else ():
+                content += piece
+                if len(content) > limit:
+                    raise OriginUnavailable(
+                        f"{shown_uri(url)} is longer than the {limit} bytes that are allowed"
+                    )
+            return Answer(response.status_code, response.headers, bytes(content))
+        finally:
+            response.close()

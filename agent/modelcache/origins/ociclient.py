@@ -1,0 +1,271 @@
+"""A registry over HTTP: manifests, and who is asking.
+
+https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md, and for tokens
+https://distribution.github.io/distribution/spec/auth/token/. Written here, since the libraries for
+registries (oras 0.2) verify nothing of what they hand out.
+
+Without TLS only this machine itself is spoken to.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Final, Protocol
+from urllib.parse import SplitResult, urlencode, urljoin, urlsplit
+
+from modelcache.api.uri import is_loopback
+from modelcache.errors import (
+    AuthFailed,
+    ChecksumMismatch,
+    ModelCacheError,
+    NotFound,
+    OriginUnavailable,
+    RateLimited,
+)
+from modelcache.origins.asking import Answer, Asker
+from modelcache.origins.dockerconfig import DOCKER_HUB, Login
+from modelcache.origins.names import shown
+from modelcache.origins.network import Network
+from modelcache.origins.ocimanifests import DIGEST_PATTERN, INDEX_TYPES, MANIFEST_TYPES
+from modelcache.origins.waiting import retry_after_seconds
+
+MAX_MANIFEST_BYTES: Final = 4 * 1024 * 1024
+"""What a registry has to take at least, and so what nobody exceeds (the specification)."""
+
+_MAX_TOKEN_BYTES = 1024 * 1024
+_MAX_REDIRECTS = 5
+_TOKEN_SECONDS = 60
+"""How long a token is good for where the server says nothing (the specification)."""
+_CHALLENGE = re.compile(
+    r"(?:^|,)\s*(Basic|Bearer)\s+(.*?)(?=,\s*(?:Basic|Bearer)\s|$)", re.IGNORECASE | re.DOTALL
+)
+_PARAMETER = re.compile(r'([A-Za-z_]+)\s*=\s*(?:"([^"]*)"|([^\s,"]+))')
+_TOKEN = re.compile(r"[\x21-\x7e]+")
+
+
+class Logins(Protocol):
+    """Who has the credentials."""
+
+    def login(self) -> Login | None:
+        """The login for the registry; None for nobody."""
+        ...
+
+    def require(self, url: str) -> None:
+        """Check that it may be sent to the URL's host. Raises AuthFailed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Authorization:
+    """A header's value; good until a moment of `time.monotonic`. Empty for nobody."""
+
+    value: str = field(repr=False)
+    until: float = float("inf")
+
+
+class RegistryClient:
+    """One repository of one registry. Safe for threads."""
+
+    def __init__(self, registry: str, repository: str, logins: Logins, network: Network) -> None:
+        host = "registry-1.docker.io" if registry == DOCKER_HUB else registry
+        parts = urlsplit(f"//{host}")
+        self._loopback = is_loopback(parts.hostname or "")
+        self.base = f"{'http' if self._loopback else 'https'}://{host}"
+        self._name = f"{registry}/{repository}"
+        official = registry == DOCKER_HUB and "/" not in repository
+        self._repository = f"library/{repository}" if official else repository
+        self._logins = logins
+        self._asking = threading.Lock()
+        self._known: _Authorization | None = None
+        self._asker = Asker(network)
+
+    def blob_url(self, digest: str) -> str:
+        """Where a blob is."""
+        assert re.fullmatch(DIGEST_PATTERN, digest)
+        return f"{self.base}/v2/{self._repository}/blobs/{digest}"
+
+    def manifest(self, reference: str) -> tuple[bytes, str, str]:
+        """A manifest by tag or by digest.
+
+        Returns:
+            Its bytes, their digest (`sha256:...`), and their type as the answer has it.
+
+        Raises:
+            ChecksumMismatch: it is not the one that was asked for, or promised.
+            AuthFailed, NotFound, RateLimited, OriginUnavailable
+        """
+        accept = {"Accept": ", ".join((*MANIFEST_TYPES, *INDEX_TYPES))}
+        answer = self._get(f"{self.base}/v2/{self._repository}/manifests/{reference}", accept)
+        digest = f"sha256:{sha256(answer.body).hexdigest()}"
+        promised = reference if ":" in reference else answer.headers.get("Docker-Content-Digest")
+        if promised is not None and promised.startswith("sha256:") and promised != digest:
+            raise ChecksumMismatch(
+                f"{self._name}: the registry promised the manifest {shown(promised)}, and what"
+                f" came has {digest}"
+            )
+        return answer.body, digest, answer.headers.get("Content-Type", "")
+
+    def headers(self) -> dict[str, str]:
+        """What has to be sent along to read a blob. Renewed before it expires."""
+        with self._asking:
+            known = self._known
+            if known is None or known.until <= time.monotonic():
+                # The one address that every registry has, to hear what it wants.
+                answer = self._ask(f"{self.base}/v2/", {}, _MAX_TOKEN_BYTES)
+                if answer.status == 401:
+                    known = self._authorize(answer)
+                elif answer.status == 200:
+                    known = self._known = _Authorization("")
+                else:
+                    raise self._refused(answer, known=False)
+        return {"Authorization": known.value} if known.value else {}
+
+    def _get(self, url: str, headers: Mapping[str, str]) -> Answer:
+        known, fresh = self._known, False
+        while True:
+            value = known.value if known and known.until > time.monotonic() else ""
+            sent = {**headers, "Authorization": value} if value else headers
+            answer = self._ask(url, sent, MAX_MANIFEST_BYTES)
+            if answer.status == 200:
+                return answer
+            if answer.status != 401 or fresh:
+                raise self._refused(answer, known=bool(value))
+            known, fresh = self._authorize(answer), True
+
+    # Who is asking
+
+    def _authorize(self, answer: Answer) -> _Authorization:
+        """Do what a 401 asks for."""
+        challenges = {
+            found[1].lower(): {
+                key.lower(): quoted or plain for key, quoted, plain in _PARAMETER.findall(found[2])
+            }
+            for found in _CHALLENGE.finditer(answer.headers.get("WWW-Authenticate", ""))
+        }
+        login = self._logins.login()
+        if "bearer" in challenges:
+            known = self._token(challenges["bearer"], login)
+        elif login is None:
+            raise self._refused(answer, known=False)
+        elif "basic" in challenges:
+            self._logins.require(self.base)
+            known = _Authorization(_basic(login))
+        else:
+            raise OriginUnavailable(f"{self.base} wants a login and doesn't say which")
+        self._known = known
+        return known
+
+    def _token(self, challenge: Mapping[str, str], login: Login | None) -> _Authorization:
+        """A token from the server that the registry names, for reading this repository."""
+        realm = urlsplit(challenge.get("realm", ""))
+        self._check_realm(realm)
+        # What the registry asks for is for what it was asked; only reading is ever wanted.
+        wanted = {"service": challenge.get("service", "")} if challenge.get("service") else {}
+        wanted["scope"] = f"repository:{self._repository}:pull"
+        url, headers = realm.geturl(), {}
+        if login is not None:
+            self._logins.require(url)
+        if login is not None and login.refresh:
+            form = {
+                **wanted,
+                "grant_type": "refresh_token",
+                "refresh_token": login.refresh,
+                "client_id": "model-cache-agent",
+            }
+            headers["Content-Type"] = "application/x-www-form-urlencoded"
+            answer = self._ask(url, headers, _MAX_TOKEN_BYTES, body=urlencode(form).encode())
+        else:
+            if login is not None:
+                headers["Authorization"] = _basic(login)
+            separator = "&" if realm.query else "?"
+            answer = self._ask(f"{url}{separator}{urlencode(wanted)}", headers, _MAX_TOKEN_BYTES)
+        if answer.status != 200:
+            raise self._token_refused(answer, realm, login is not None)
+        return self._read_token(answer, realm)
+
+    def _check_realm(self, realm: SplitResult) -> None:
+        host = realm.hostname or ""
+        secure = realm.scheme == "https" and host
+        if not secure and not (self._loopback and realm.scheme == "http" and is_loopback(host)):
+            raise AuthFailed(
+                f"{self.base} wants a token from {shown(realm.geturl(), 100)}, which is not https:"
+                " that is refused"
+            )
+
+    def _read_token(self, answer: Answer, realm: SplitResult) -> _Authorization:
+        try:
+            given = json.loads(answer.body)
+            token = given.get("token") or given.get("access_token")
+            seconds = min(max(int(given.get("expires_in") or _TOKEN_SECONDS), 1), 86_400)
+        except (ValueError, AttributeError, TypeError, RecursionError):
+            token, seconds = None, 0  # not chained: it may hold the token
+        if not isinstance(token, str) or not _TOKEN.fullmatch(token):
+            raise OriginUnavailable(f"{realm.hostname} gives no token that can be read")
+        # A range may be asked for some time after its location was.
+        return _Authorization(f"Bearer {token}", time.monotonic() + 0.7 * seconds)
+
+    # The wire
+
+    def _ask(
+        self, url: str, headers: Mapping[str, str], most: int, *, body: bytes | None = None
+    ) -> Answer:
+        method, sent = "GET" if body is None else "POST", dict(headers)
+        for _ in range(_MAX_REDIRECTS):
+            answer = self._asker.ask(method, url, sent, limit=most, body=body)
+            if answer.status not in (301, 302, 303, 307, 308) or body is not None:
+                return answer
+            target = urljoin(url, answer.headers.get("Location", ""))
+            if urlsplit(target).scheme != "https" and not target.startswith(f"{self.base}/"):
+                raise OriginUnavailable(f"{self.base} redirects to a place without TLS")
+            if urlsplit(target)[:2] != urlsplit(url)[:2]:
+                sent.pop("Authorization", None)
+            url = target
+        raise OriginUnavailable(f"{self.base} redirects in circles")
+
+    # What refusals mean
+
+    def _refused(self, answer: Answer, *, known: bool) -> ModelCacheError:
+        code, status = _code(answer), answer.status
+        wait = retry_after_seconds(answer.headers.get("Retry-After"))
+        if status == 401 and not known:
+            return AuthFailed(
+                f"{self._name}: the registry wants a login, also for what it hasn't got: set"
+                " secretName to an imagePullSecret, or DOCKER_CONFIG"
+            )
+        if status in (401, 403):
+            who = "refuses the login" if known else "refuses access"
+            return AuthFailed(f"{self._name}: the registry {who}{code}: check that it may pull")
+        if status in (404, 410):
+            return NotFound(f"{self._name}: the registry has no such image, tag or digest{code}")
+        if status == 429:
+            return RateLimited(f"{self.base} asks for fewer requests{code}", retry_after=wait)
+        return OriginUnavailable(f"{self.base} answers {status}{code}", retry_after=wait)
+
+    def _token_refused(self, answer: Answer, realm: SplitResult, known: bool) -> ModelCacheError:
+        wait = retry_after_seconds(answer.headers.get("Retry-After"))
+        if answer.status == 429:
+            return RateLimited(f"{realm.hostname} asks for fewer requests", retry_after=wait)
+        if 400 <= answer.status < 500:
+            return self._refused(Answer(401, answer.headers, answer.body), known=known)
+        return OriginUnavailable(f"{realm.hostname} answers {answer.status}", retry_after=wait)
+
+
+def _basic(login: Login) -> str:
+    pair = f"{login.username}:{login.password}".encode()
+    return f"Basic {base64.b64encode(pair).decode()}"
+
+
+def _code(answer: Answer) -> str:
+    """The registry's own word for it, such as MANIFEST_UNKNOWN, in brackets."""
+    try:
+        found = json.loads(answer.body)["errors"][0]["code"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return ""
+    return f" ({shown(found, 60)[1:-1]})" if isinstance(found, str) else ""
