@@ -16,6 +16,7 @@ from urllib.parse import urljoin, urlsplit
 from modelcache.api import shown_uri
 from modelcache.api.uri import is_loopback
 from modelcache.errors import AuthFailed, ModelCacheError, NotFound, OriginUnavailable, RateLimited
+from modelcache.origins.asking import Answer, Asker
 from modelcache.origins.hubclient import same_origin
 from modelcache.origins.network import Network
 from modelcache.origins.waiting import retry_after_seconds

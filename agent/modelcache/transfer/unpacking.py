@@ -61,7 +61,7 @@ class Unpacker:
             self.cancel.check()
             path = inner_path(member.path, archive.folder)
             hides = member.kind in ("gone", "opaque") and member.path in around
-            if path is None:
+            if path is None and not hides:
                 continue
             entry = Entry(member.kind, member.path, member.size, target=member.target)
             if member.kind == "file" and path and self.wants(len(entries), path):
