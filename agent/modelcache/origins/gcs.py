@@ -231,8 +231,9 @@ class GcsOrigin:
         )
 
     def _refusal(self, error: ProxyError) -> ModelCacheError | None:
-        url = error.request.url if error.request is not None else None
-        return self._network.refusal(url or self._open().endpoint, str(error))
+        request = error.request
+        url = str(request.url) if request is not None else self._open().endpoint
+        return self._network.refusal(url, str(error))
 
     @contextmanager
     def _asking(self, permission: str, changed: RemoteFile | None = None) -> Iterator[None]:

@@ -20,11 +20,12 @@ from modelcache.errors import (
     OriginUnavailable,
     UsageError,
 )
+from modelcache.origins.asking import CONNECTIONS
 from modelcache.origins.credentials import Secret
 from modelcache.origins.names import check_names, shown
 from modelcache.origins.network import Network
 from modelcache.origins.protocol import HttpLocation, RemoteFile, Revision
-from modelcache.origins.webclient import CONNECTIONS, Seen, WebClient
+from modelcache.origins.webclient import Seen, WebClient
 from modelcache.origins.weblist import MAX_LIST_BYTES, Listed, read_checksums, read_own
 
 
