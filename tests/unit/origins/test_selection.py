@@ -1,6 +1,6 @@
 import pytest
 from huggingface_hub.utils._paths import filter_repo_objects
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from modelcache.api import Source
@@ -72,7 +72,6 @@ glob_text = st.text("ab/*?[]!.-\\", min_size=1, max_size=6)
 path_text = st.text("ab/.-", min_size=1, max_size=8)
 
 
-@settings(deadline=None)
 @given(
     st.lists(path_text, min_size=1, max_size=6, unique=True),
     st.lists(glob_text, max_size=3),
