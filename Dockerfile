@@ -24,7 +24,9 @@ RUN python3 -m venv /opt/build && python3 -m venv --without-pip /opt/modelcache
 COPY requirements.txt requirements-build.txt ./
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.pem \
     /opt/build/bin/pip install --require-hashes -r requirements-build.txt \
-    && /opt/build/bin/pip --python /opt/modelcache/bin/python3 install --no-compile --require-hashes -r requirements.txt
+    && /opt/build/bin/pip --python /opt/modelcache/bin/python3 install --no-compile --require-hashes -r requirements.txt \
+    # A second copy of the client, for asyncio, that nobody here imports: 68 MB.
+    && rm -r /opt/modelcache/lib/python3*/site-packages/kubernetes/aio
 
 COPY pyproject.toml README.md ./
 COPY agent agent

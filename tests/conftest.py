@@ -7,6 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("modelcache", deadline=None)  # How busy the machine is, is no failure.
+settings.load_profile("modelcache")
 
 ALLOWED_SKIPS = ("the cache's disk has too little room for 20 GiB",)
 """Beginnings of the reasons for which CI, which runs as root, may skip a test."""

@@ -1,5 +1,6 @@
-"""`make bench`: fetching a model, side by side with what a user would pick instead.
+"""`make bench`: fetching a model, and the agents of a large cluster (`scale`).
 
+Fetching is side by side with what a user would pick instead.
 One run, interleaved, on one machine and one disk, from a Hub on loopback in a process of its own.
 Each client is a process of its own, timed until its files are on the disk (`sync -f` for those that
 don't sync). Before each run as many bytes are written and deleted: a virtual machine's first touch
@@ -22,6 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.bench import scale
 from tests.support.agent import COMMAND
 
 MIB = 1024 * 1024
@@ -128,7 +130,16 @@ def measure(command: list[str], folder: Path, env: dict[str, str], *, sync: bool
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--only", choices=("fetching", "cluster"))
+    chosen = parser.parse_args()
+    if chosen.only != "cluster":
+        fetching(chosen.rounds)
+    if chosen.only != "fetching":
+        scale.run(nodes=500, models=50, processes=5)
+    return 0
+
+
+def fetching(rounds: int) -> None:
     results: dict[tuple[str, str], list[Run]] = {}
     with tempfile.TemporaryDirectory(prefix="modelcache-bench-") as temporary, served() as url:
         env = {**os.environ, "HF_ENDPOINT": url, "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -144,7 +155,6 @@ def main() -> int:
                     results.setdefault((case.name, name), []).append(run)
                     shutil.rmtree(folder)
     report(results, rounds)
-    return 0
 
 
 def report(results: dict[tuple[str, str], list[Run]], rounds: int) -> None:

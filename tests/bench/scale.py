@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,9 +90,11 @@ class Fleet:
         """Processor seconds of all of them."""
         return sum(cpu_seconds(process.pid) for process in self._processes)
 
-    def warnings(self) -> int:
-        """How often one of them told of a request that failed."""
-        return self._log.read_bytes().count(b"\n")
+    def warnings(self) -> str:
+        """What they told of, and how often."""
+        # Not line by line: the processes write to one file.
+        told = Counter(re.findall(r'"event": "([^"]+)"', self._log.read_text()))
+        return ", ".join(f"{count} {event}" for event, count in told.most_common()) or "nothing"
 
 
 def cpu_seconds(pid: int) -> float:
@@ -161,6 +164,7 @@ def run(nodes: int, models: int, processes: int) -> None:
 
         plane.apply(*(model(number, "v1") for number in range(models)))
         moment = look(plane)
+        alone = plane.memory() | {"modelcache controller": resident(controller.pid)}
         fleet = Fleet(plane, nodes, processes)
         stack.callback(fleet.close)
         _await_labels(plane, nodes, dict.fromkeys(range(models), "v1"))
@@ -176,12 +180,13 @@ def run(nodes: int, models: int, processes: int) -> None:
         phase("nothing happens", moment)
         idle = 100 * (fleet.cpu() - before) / STEADY_SECONDS / nodes
         memory = plane.memory() | {"modelcache controller": resident(controller.pid)}
-        print("\n| program | MiB |\n|---|---|")
+        print("\n| program | MiB before | MiB after | KiB for each agent |\n|---|---|---|---|")
         for name, size in memory.items():
-            print(f"| {name} | {size / MIB:.0f} |")
-        print(f"| {nodes} agents' cluster side, in all | {fleet.resident() / MIB:.0f} |")
+            growth = (size - alone[name]) / 1024 / nodes
+            print(f"| {name} | {alone[name] / MIB:.0f} | {size / MIB:.0f} | {growth:.0f} |")
+        print(f"\nthe agents' cluster sides have {fleet.resident() / MIB:.0f} MiB in all")
         print(f"\nan idle node's cluster side takes {idle:.2f} % of a processor")
-        print(f"requests that failed and were told in the agents' logs: {fleet.warnings()}")
+        print(f"the agents' warnings: {fleet.warnings()}")
         statuses = [
             item.get("status", {}).get("nodes", {})
             for item in plane.api("/apis/modelcache.dev/v1alpha1/cachedmodels")["items"]

@@ -37,7 +37,7 @@ BASE: Mapping[Role, frozenset[Grant]] = {
         nodes list,watch
         nodes,nodes/status patch
         pods list,watch
-        cachedmodels.modelcache.dev,compilecaches.modelcache.dev list,watch
+        cachedmodels.modelcache.dev list,watch
         nodecaches.modelcache.dev get,create,patch
         nodecaches.modelcache.dev/status patch
     """),

@@ -13,11 +13,11 @@ import uuid
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 from modelcache.cluster.client import EVENTS, Client, Object
 from modelcache.cluster.failures import Failures
+from modelcache.cluster.resources import micro_time
 from modelcache.errors import ClusterError
 
 NAMESPACE: Final = "default"
@@ -137,7 +137,7 @@ class Recorder:
             note: a sentence; cut at a kilobyte. That of the first of the same Event stays.
             related: another object that it has to do with.
         """
-        reason, at = _cut(reason, _WORD_BYTES), _moment()
+        reason, at = _cut(reason, _WORD_BYTES), micro_time()
         about = _object_key(regarding)
         name = f"{str(regarding.get('name'))[:_NAME_BYTES].rstrip('.-')}.{uuid.uuid4().hex[:16]}"
         document: Object = {
@@ -296,7 +296,3 @@ def _cut(text: str, most: int) -> str:
     if len(encoded) > most:
         encoded = encoded[: most - 3].decode(errors="ignore").encode() + "…".encode()
     return encoded.decode()
-
-
-def _moment() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

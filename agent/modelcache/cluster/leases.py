@@ -13,10 +13,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from modelcache.cluster.client import LEASES, Client, Object
+from modelcache.cluster.resources import micro_time
 from modelcache.errors import ClusterError
 
 _ANSWER_SECONDS: Final = 5.0
@@ -91,7 +91,7 @@ class Leases:
 
     def create(self, name: str, seconds: int, labels: Mapping[str, str] | None = None) -> bool:
         """Take a Lease that is not there; False: it is."""
-        now = _moment()
+        now = micro_time()
         lease = {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
@@ -181,7 +181,7 @@ class Leases:
     def _take(self, lease: Object, seconds: int) -> bool:
         spec = lease.get("spec") or {}
         name = lease["metadata"]["name"]
-        now = _moment()
+        now = micro_time()
         ours = self.is_ours(lease)
         changed = {
             **lease,
@@ -210,8 +210,3 @@ class Leases:
         """Of a Lease that nobody looks at any more nothing is kept in mind."""
         for name in [n for n, seen in self._seen.items() if now - seen.looked_at > _FORGET_SECONDS]:
             del self._seen[name]
-
-
-def _moment() -> str:
-    """Now, as Kubernetes' MicroTime has it: RFC 3339 with microseconds."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -12,8 +12,9 @@ import hashlib
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Final
 
 import structlog
@@ -38,6 +39,7 @@ _FIRST_AGAIN_SECONDS: Final = 2.0
 _MOST_AGAIN_SECONDS: Final = 30.0
 _IDLE_SECONDS: Final = 60.0
 _EXPIRED: Final = float("-inf")
+_NO_ROOM: Final = float("inf")
 
 
 @dataclass(slots=True)
@@ -98,13 +100,19 @@ class Permits:
         self._again_at = _EXPIRED
         self._mutex = threading.Lock()
         self._wants: dict[str, _Want] = {}
+        self._most = 0
         self._given_back: list[str] = []
         self._open_at: float | None = None
 
-    def want(self, keys: Mapping[str, int]) -> None:
-        """Ask for permits, by key with their priority. Those that are not among them go back."""
+    def want(self, keys: Mapping[str, int], most: int | None = None) -> None:
+        """Ask for permits, by key with their priority. Those that are not among them go back.
+
+        `most`: how many are of use at a time; None: all. Of keys with the same priority it is left
+        to chance which they are, so that nodes that want the same don't all wait for the same.
+        """
         now = self._clock()
         with self._mutex:
+            self._most = len(keys) if most is None else most
             for key in self._wants.keys() - keys.keys():
                 lease = self._wants.pop(key).lease
                 if lease is not None:
@@ -114,6 +122,10 @@ class Permits:
             for key, priority in keys.items():
                 want = self._wants.setdefault(key, _Want(priority, now))
                 want.priority = priority
+            if self._room() > 0:
+                for want in self._wants.values():
+                    if want.due == _NO_ROOM:
+                        want.due = now
 
     def held(self) -> frozenset[str]:
         """The keys whose fetch may begin now.
@@ -154,10 +166,14 @@ class Permits:
         except ClusterError as error:
             log.debug("permits.not_given_back", message=str(error))
 
+    def _room(self) -> int:
+        """How many more are of use. Under the lock."""
+        return self._most - sum(1 for want in self._wants.values() if want.lease is not None)
+
     def _due(self) -> float:
         """The moment of the next round."""
         with self._mutex:
-            dues = [want.due for want in self._wants.values()]
+            dues = [want.due for want in self._wants.values() if want.due != _NO_ROOM]
             if self._given_back:
                 dues.append(_EXPIRED)
             due = max(self._again_at, min(dues)) if dues else self._clock() + _IDLE_SECONDS
@@ -218,12 +234,38 @@ class Permits:
                     want.lease, want.until = None, _EXPIRED
             missing.append((key, want))
         if missing:
-            # One question for all: in a crowd each node's eight would be eight.
-            labels = ",".join(permit_label(key) for key, _ in missing)
-            there = self._leases.list(f"{PERMIT_LABEL} in ({labels})")
-            for key, want in missing:
-                self._note(key, want, self._look(key, there))
+            self._look_for(missing)
         return len(due)
+
+    def _look_for(self, missing: Sequence[tuple[str, _Want]]) -> None:
+        """Look for permits, as many as are of use; of equals for any."""
+        with self._mutex:
+            room = self._room()
+        if room <= 0:
+            self._put_off(missing)
+            return
+        # One question for all: in a crowd each node's eight would be eight.
+        labels = ",".join(permit_label(key) for key, _ in missing)
+        there = self._leases.list(f"{PERMIT_LABEL} in ({labels})")
+        for _, group in groupby(missing, lambda pair: pair[1].priority):
+            equals = list(group)
+            random.shuffle(equals)
+            before = room
+            for number, (key, want) in enumerate(equals):
+                if room <= 0:
+                    self._put_off(equals[number:])
+                    break
+                lease = self._look(key, there)
+                self._note(key, want, lease)
+                room -= lease is not None
+            # For those that are still missing a place is kept; none of a lower priority takes it.
+            room -= len(equals) - (before - room)
+
+    def _put_off(self, missing: Iterable[tuple[str, _Want]]) -> None:
+        """Not to be looked for until there is room again."""
+        with self._mutex:
+            for _, want in missing:
+                want.due = _NO_ROOM
 
     def _note(self, key: str, want: _Want, lease: str | None) -> None:
         now = self._clock()

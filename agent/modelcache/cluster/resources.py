@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias
 from urllib.parse import quote
 
@@ -40,3 +41,8 @@ COMPILE_CACHES: Final = Resource(API_GROUP, "v1alpha1", "compilecaches")
 NODE_CACHES: Final = Resource(API_GROUP, "v1alpha1", "nodecaches")
 LEASES: Final = Resource("coordination.k8s.io", "v1", "leases", namespaced=True)
 EVENTS: Final = Resource("events.k8s.io", "v1", "events", namespaced=True)
+
+
+def micro_time() -> str:
+    """Now, as Kubernetes' MicroTime has it: RFC 3339 with microseconds."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Final
 
 from modelcache.api import CachedModel
 from modelcache.planning.sources import source_digest
@@ -130,6 +132,10 @@ class Removal:
     kept: Container[str] = ()
 
 
+_MOST_WAITING: Final = 64
+"""So many are asked for in one question (`cluster.permits`)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Actions in the order in which they are to begin.
@@ -139,11 +145,13 @@ class Plan:
         wake_at: when there may be more to do without anything happening before, in seconds since
             the epoch; None: never.
         waiting: models whose fetch would begin if they were permitted, by urgency.
+        room: how many of them may begin.
     """
 
     actions: tuple[Action, ...] = ()
     wake_at: float | None = None
     waiting: tuple[str, ...] = ()
+    room: int = 0
 
 
 @dataclass(slots=True)
@@ -208,12 +216,34 @@ def plan(
     resolves.sort(key=lambda model: (-model.spec.priority, model.name))
     fetches.sort(key=lambda pair: (-pair[0].spec.priority, pair[1], pair[0].name))
     free = limits.left(Fetch, running.values())
-    due_now = [model.name for model, _ in fetches[:free]]
-    actions += [Fetch(name) for name in due_now if permitted is None or name in permitted]
-    waiting = [name for name in due_now if permitted is not None and name not in permitted]
-    free = limits.left(Resolve, running.values())
-    actions += [Resolve(model.name) for model in resolves[:free]]
-    return Plan(tuple(actions), min(wakes, default=None), tuple(waiting))
+    begin, waiting = _begin([model for model, _ in fetches], free, permitted)
+    actions += [Fetch(name) for name in begin]
+    left = limits.left(Resolve, running.values())
+    actions += [Resolve(model.name) for model in resolves[:left]]
+    room = min(free - len(begin), len(waiting))
+    return Plan(tuple(actions), min(wakes, default=None), tuple(waiting[:_MOST_WAITING]), room)
+
+
+def _begin(
+    fetches: Sequence[CachedModel], free: int, permitted: Container[str] | None
+) -> tuple[list[str], list[str]]:
+    """Which of these, by urgency, begin now, and which would if they were permitted.
+
+    Who waits for a permit holds up nobody of its own priority: where many nodes want the same
+    models, each so begins with others. From lower priorities it keeps its place.
+    """
+    begin: list[str] = []
+    waiting: list[str] = []
+    for _, group in groupby(fetches, lambda model: model.spec.priority):
+        names = [model.name for model in group]
+        kept = free - len(begin) - len(waiting)
+        if kept <= 0:
+            break
+        may = [name for name in names if permitted is None or name in permitted][:kept]
+        begin += may
+        if permitted is not None and len(may) < kept:
+            waiting += [name for name in names if name not in permitted]
+    return begin, waiting
 
 
 def _need(

@@ -117,7 +117,7 @@ class ClusterSide:
             if settings.nodes_at_once
             else None
         )
-        self._wanted: Mapping[str, int] = {}
+        self._wanted: tuple[Mapping[str, int], int] = {}, 0
         self.tasks = self._make_tasks()
 
     def _make_tasks(self) -> dict[str, Task]:
@@ -175,11 +175,11 @@ class ClusterSide:
         """Keys of the permits that this node has."""
         return self._permits.held() if self._permits is not None else None
 
-    def want_permits(self, keys: Mapping[str, int]) -> None:
+    def want_permits(self, keys: Mapping[str, int], most: int) -> None:
         """Ask for permits, and give back those that are not among them."""
-        if self._permits is not None and keys != self._wanted:
-            self._wanted = dict(keys)
-            self._permits.want(keys)
+        if self._permits is not None and (keys, most) != self._wanted:
+            self._wanted = dict(keys), most
+            self._permits.want(keys, most)
             self.tasks["permits"].wake()
 
     def close(self, deadline: float) -> None:

@@ -204,7 +204,8 @@ class Reconciler:
             if model is not None and trial is not None and trial.resolved is not None:
                 key = _permit_key(trial)
                 keys[key] = max(model.spec.priority, keys.get(key, model.spec.priority))
-        self._surroundings.want_permits(keys)
+        most = len(fetching) + len(beginning) + planned.room
+        self._surroundings.want_permits(keys, most)
 
     # Carrying out
 

@@ -30,10 +30,10 @@ class Surroundings(Protocol):
     def permitted(self) -> Container[str] | None:
         """Keys of the fetches that may begin; None: all."""
 
-    def want_permits(self, keys: Mapping[str, int]) -> None:
+    def want_permits(self, keys: Mapping[str, int], most: int) -> None:
         """Ask for the permits of fetches that run or are to run, by key with their priority.
 
-        Whatever is not among them is given back.
+        Whatever is not among them is given back. `most`: how many are of use at a time.
         """
 
 
@@ -55,5 +55,5 @@ class Alone:
         """Everything."""
         return None
 
-    def want_permits(self, keys: Mapping[str, int]) -> None:
+    def want_permits(self, keys: Mapping[str, int], most: int) -> None:
         """Nobody gives any."""

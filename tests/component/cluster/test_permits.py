@@ -146,6 +146,49 @@ def test_keys_do_not_meet_and_the_urgent_comes_first(
     assert slots_of(admin, "high") == {f"modelcache-permit-{permit_label('high')}-0": "node"}
 
 
+def test_no_more_are_taken_than_are_of_use(counting: Counting, clock: Clock) -> None:
+    node = Node(counting, "node", clock, slots=1)
+    keys = dict.fromkeys("abcdef", 0)
+    node.permits.want(keys, 2)
+    node.run()
+    first = node.permits.held()
+    assert len(first) == 2
+    # There is room again only when one is done.
+    counting.asked.clear()
+    pass_time(clock, [node], 30)
+    assert node.permits.held() == first
+    assert not {"GET", "POST"} & set(counting.asked)
+    done = next(iter(first))
+    node.permits.want({key: 0 for key in keys if key != done}, 2)
+    node.due = clock.now
+    node.run()
+    assert len(node.permits.held()) == 2
+    assert node.permits.held() & first == first - {done}
+
+
+def test_nodes_that_want_the_same_don_t_all_wait_for_the_same(admin: Client, clock: Clock) -> None:
+    nodes = [Node(admin, f"node-{number}", clock, slots=1) for number in range(4)]
+    for node in nodes:
+        node.permits.want(dict.fromkeys("abcd", 0), 1)
+    pass_time(clock, nodes, 10)
+    assert sorted("".join(node.permits.held()) for node in nodes) == ["a", "b", "c", "d"]
+
+
+def test_who_waits_keeps_its_place_from_lower_priorities(admin: Client, clock: Clock) -> None:
+    other, node = (Node(admin, name, clock, slots=1) for name in ("other", "node"))
+    other.want("urgent")
+    other.run()
+    node.permits.want({"urgent": 1, "low": 0, "lower": 0}, 2)
+    node.due = clock.now
+    node.run()
+    assert len(node.permits.held()) == 1
+    other.want()
+    other.run()
+    pass_time(clock, [node], 10)
+    assert "urgent" in node.permits.held()
+    assert len(node.permits.held()) == 2
+
+
 def test_who_dies_blocks_nobody_for_long(admin: Client, clock: Clock) -> None:
     dead, alive = (Node(admin, name, clock, slots=1) for name in ("dead", "alive"))
     dead.want(KEY)

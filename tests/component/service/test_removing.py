@@ -35,7 +35,7 @@ class Around:
     def permitted(self) -> Container[str] | None:
         return self.permits
 
-    def want_permits(self, keys: Mapping[str, int]) -> None:
+    def want_permits(self, keys: Mapping[str, int], most: int) -> None:
         self.asked = keys
 
 

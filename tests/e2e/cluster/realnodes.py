@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from tests.support.cluster.waiting import eventually
 from tests.support.hub import HubServer
 
 ROOT = "/mnt/nvme/modelcache"
+_PAGE = REPOSITORY / "docs" / "affinity.md"
 IMAGE = "modelcache/agent:dev"
 AGENT_ID = 65532
 TAINT = "modelcache.dev/not-ready"
@@ -39,6 +42,10 @@ class World:
     network: PodNetwork
     hub: HubServer
     image: Path
+    overlay: Path
+    """The kustomization that was applied."""
+    cleanup: Path
+    """The one that is, before that is deleted."""
 
     def node(
         self, name: str, *, labels: Mapping[str, str] | None = None, taints: Sequence[str] = ()
@@ -76,8 +83,9 @@ def world(folder: Path) -> Iterator[World]:
         plane.kubectl("apply", "-k", REPOSITORY / "daemonset" / "crds")
         plane.kubectl("wait", "--for=condition=Established", "crd", "--all")
         write_overlay(folder, {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1"})
+        write_cleanup(folder / "cleanup")
         eventually(lambda: plane.kubectl("apply", "-k", folder), what="the manifests")
-        yield World(plane, network, hub, archive)
+        yield World(plane, network, hub, archive, folder, folder / "cleanup")
 
 
 def write_overlay(folder: Path, settings: Mapping[str, str]) -> None:
@@ -113,6 +121,24 @@ def write_overlay(folder: Path, settings: Mapping[str, str]) -> None:
     # Beside it, since a kustomization names others by relative paths.
     shutil.copytree(REPOSITORY / "daemonset", folder / "daemonset")
     (folder / "events.json").write_text(json.dumps(_events_of_old()))
+    (folder / "kustomization.yaml").write_text(json.dumps(document))
+
+
+def write_cleanup(folder: Path) -> None:
+    """The cleanup, as a user changes it: it waits less for pods to end.
+
+    Now and then a kubelet of 1.20 keeps the sandbox of an ended pod, and so the pod, for a minute.
+    """
+    variable = {"name": "MODELCACHE_AGENTS_END", "value": "30s"}
+    place = "/spec/template/spec/containers/0/env/-"
+    patch = json.dumps([{"op": "add", "path": place, "value": variable}])
+    document = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": ["../daemonset/cleanup"],
+        "patches": [{"target": {"kind": "Job"}, "patch": patch}],
+    }
+    folder.mkdir()
     (folder / "kustomization.yaml").write_text(json.dumps(document))
 
 
@@ -152,29 +178,68 @@ print(json.dumps({{
 
 
 def reader_pod(
-    cluster: World, name: str, node: str, model: str, revision: str, affinity: str = "preferred"
+    cluster: World,
+    name: str,
+    node: str | None,
+    model: str,
+    revision: str,
+    affinity: str = "preferred",
 ) -> dict[str, Any]:
-    """A pod as a user writes it: one that reads org/MODEL by huggingface_hub, on one node."""
+    """A pod as a user writes it: one that reads org/MODEL by huggingface_hub, on one node or where
+    the scheduler wants."""
     script = _READER.format(repository=f"org/{model}", revision=revision)
     annotations = {"modelcache.dev/model": model, "modelcache.dev/affinity": affinity}
+    # As Pod Security `restricted` wants it.
+    unprivileged = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    env = {"HF_ENDPOINT": cluster.hub.url, "HF_HUB_USER_AGENT_ORIGIN": name}
     return {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": name, "namespace": "default", "annotations": annotations},
         "spec": {
             "restartPolicy": "Never",
-            "nodeSelector": {"kubernetes.io/hostname": node},
+            "nodeSelector": {"kubernetes.io/hostname": node} if node else {},
+            "securityContext": {
+                "runAsNonRoot": True,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
             "containers": [
                 {
                     "name": "reader",
                     "image": IMAGE,
                     "imagePullPolicy": "Never",
                     "command": ["/opt/modelcache/bin/python3", "-c", script],
-                    "env": [{"name": "HF_ENDPOINT", "value": cluster.hub.url}],
+                    "env": [{"name": key, "value": value} for key, value in env.items()],
+                    "securityContext": unprivileged,
                 }
             ],
         },
     }
+
+
+def by_claim(cluster: World, pod: dict[str, Any], model: str) -> None:
+    """Have a pod read a model by a claim, as docs/affinity.md says; it is bound then."""
+    plane, namespace = cluster.plane, pod["metadata"]["namespace"]
+    text = _PAGE.read_text().replace("llama-3-8b", model).replace("/var/lib/modelcache", ROOT)
+    text = text.replace("team-a", namespace)
+    _, section = text.split("## Namespaces under Pod Security")
+    blocks = re.findall(r"^```yaml\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    volume, claim, part = (each for block in blocks for each in yaml.safe_load_all(block))
+    pod["spec"]["volumes"] = part["spec"]["volumes"]
+    (theirs,) = part["spec"]["containers"]
+    (container,) = pod["spec"]["containers"]
+    container["volumeMounts"] = theirs["volumeMounts"]
+    container["env"] += theirs["env"]
+    plane.apply(volume, claim)
+    path = f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/{claim['metadata']['name']}"
+
+    def phase() -> str:
+        # After a conflict the binder looks again in fifteen seconds, or when the claim changes.
+        change = {"metadata": {"annotations": {"looked-at": str(time.monotonic())}}}
+        found = plane.api(path, "PATCH", change, "merge-patch+json")
+        return str(found["status"]["phase"])
+
+    eventually(phase, lambda found: found == "Bound", what="the claim", pause=0.5)
 
 
 def injected(folder: Path, pod: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
@@ -192,16 +257,8 @@ def injected(folder: Path, pod: dict[str, Any], model: dict[str, Any]) -> dict[s
 def asking_webhook(cluster: World, pod: dict[str, Any]) -> dict[str, Any]:
     """The pod with the label that the webhook is called for, which it answers from now on."""
     pod["metadata"]["labels"] = {"modelcache.dev/inject": "true"}
-    trial = json.dumps(pod)
-
-    def as_created() -> dict[str, Any]:
-        said = cluster.plane.kubectl(
-            *("create", "--dry-run=server", "-o", "json", "-f", "-"), stdin=trial
-        )
-        return dict(json.loads(said)["spec"])
-
     eventually(
-        as_created,
+        lambda: create(cluster, pod, dry_run=True)[0]["spec"],
         lambda spec: any("hostPath" in volume for volume in spec["volumes"]),
         timeout=90,
         what="the webhook",
@@ -209,37 +266,48 @@ def asking_webhook(cluster: World, pod: dict[str, Any]) -> dict[str, Any]:
     return pod
 
 
+def create(
+    cluster: World, pod: dict[str, Any], *, dry_run: bool = False
+) -> tuple[dict[str, Any], list[str]]:
+    """A pod as the API server has it from then on, or would, and its warnings."""
+    path = f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods"
+    with cluster.plane.open(f"{path}?dryRun=All" if dry_run else path, "POST", pod) as answer:
+        return json.loads(answer.read()), answer.headers.get_all("Warning") or []
+
+
 @dataclass(frozen=True)
 class Reading:
-    """What a reader pod found, and what its huggingface_hub asked the Hub for meanwhile."""
+    """What a reader pod found, what its huggingface_hub asked the Hub for, and what it was."""
 
     digest: str
     path: str
     uid: int
     offline: str
     asked: list[str]
+    spec: dict[str, Any]
 
 
 def read(cluster: World, node: RealKubelet, pod: dict[str, Any]) -> Reading:
-    """Run a reader pod to its end."""
-    plane, name = cluster.plane, pod["metadata"]["name"]
-    cluster.hub.clear_requests()
-    plane.apply(pod)
-    path = f"/api/v1/namespaces/default/pods/{name}"
-    phase = eventually(
-        lambda: plane.api(path)["status"]["phase"],
-        lambda phase: phase in ("Succeeded", "Failed"),
+    """Run a reader pod to its end, on this node."""
+    plane, namespace, name = cluster.plane, pod["metadata"]["namespace"], pod["metadata"]["name"]
+    create(cluster, pod)
+    path = f"/api/v1/namespaces/{namespace}/pods/{name}"
+    ended = eventually(
+        lambda: plane.api(path),
+        lambda found: found["status"]["phase"] in ("Succeeded", "Failed"),
         timeout=60,
         what=f"the end of {name}",
     )
-    output = node.logs("default", name, "reader")
-    assert phase == "Succeeded", output
+    assert ended["spec"]["nodeName"] == node.name
+    output = node.logs(namespace, name, "reader")
+    assert ended["status"]["phase"] == "Succeeded", output or ended["status"]
     asked = [
         request.path
         for request in cluster.hub.requests
-        if "hf_hub" in request.headers.get("user-agent", "")
+        if request.headers.get("user-agent", "").endswith(f"; origin/{name}")
     ]
-    return Reading(**json.loads(output.strip().splitlines()[-1]), asked=asked)
+    said = json.loads(output.strip().splitlines()[-1])
+    return Reading(**said, asked=asked, spec=ended["spec"])
 
 
 def agent_pod(plane: ControlPlane, node: str) -> dict[str, Any]:

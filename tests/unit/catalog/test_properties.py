@@ -24,7 +24,7 @@ _texts = st.binary(max_size=200) | _yaml_like.map(lambda text: text.encode(error
 
 
 @given(st.lists(_texts, min_size=1, max_size=4))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @example([b"\xed\xa0\x80", b'"\\ud800": 1', b"!!int _", b"!!float ''", b"!!bool x", b"0b_: 1"])
 @example([b"%YAML 9999999999.1\n---\na", b"%YAML 1.1\n%YAML 1.1\n---\na", b"%\n---\n---\n"])
 def test_reading_never_raises(texts: list[bytes]) -> None:
@@ -44,7 +44,7 @@ def test_reading_never_raises(texts: list[bytes]) -> None:
 
 # A directive is part of the document that follows.
 @given(_yaml_like.filter(lambda text: "%" not in text), st.integers(0, 2))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_broken_document_changes_no_other(broken: str, position: int) -> None:
     good = [model("a"), compile_cache("b")]
     texts = [*good[:position], f"{broken}\n", *good[position:]]

@@ -3,7 +3,7 @@ import unicodedata
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from modelcache.errors import UnsafePath
@@ -112,7 +112,6 @@ def test_a_hundred_thousand_names_take_less_than_two_seconds() -> None:
     assert time.process_time() - started < 2
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(st.characters(), max_size=30), max_size=5))
 def test_what_passes_stays_inside_and_stays_apart(paths: Sequence[str]) -> None:
     try:
@@ -131,7 +130,6 @@ def test_what_passes_stays_inside_and_stays_apart(paths: Sequence[str]) -> None:
         assert len(path.encode()) <= 1024
 
 
-@settings(deadline=None)
 @given(st.text(st.characters()))
 def test_any_name_can_be_shown(name: str) -> None:
     assert shown(name).isprintable()

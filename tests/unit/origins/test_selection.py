@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from huggingface_hub.utils._paths import filter_repo_objects
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from modelcache.api import Source
@@ -76,7 +76,6 @@ glob_text = st.text("ab/*?[]!.-\\", min_size=1, max_size=6)
 path_text = st.text("ab/.-", min_size=1, max_size=8)
 
 
-@settings(deadline=None)
 @given(
     st.lists(path_text, min_size=1, max_size=6, unique=True),
     st.lists(glob_text, max_size=3),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 
 from modelcache.planning.planner import (
     Fetch,
@@ -73,12 +73,36 @@ def test_a_fetch_without_a_permit_waits_and_says_so() -> None:
     assert plan(models, {}, trials, {}, 1000.0).actions == (Fetch("a"), Fetch("b"))
 
 
-def test_permits_are_wanted_for_no_more_than_may_begin() -> None:
-    models = {name: model(name=name) for name in ("a", "b", "c")}
+def permits(
+    priorities: Mapping[str, int], permitted: str, fetching: int = 2
+) -> tuple[list[str], str, int]:
+    """What begins, what waits, and how many of that may begin."""
+    models = {name: model(name=name, priority=each) for name, each in priorities.items()}
     trials = {name: found(each) for name, each in models.items()}
-    waiting = plan(models, {}, trials, {}, 1000.0, Limits(fetching=2), permitted=frozenset())
-    assert waiting.actions == ()
-    assert waiting.waiting == ("a", "b")
+    limits = Limits(fetching=fetching)
+    planned = plan(models, {}, trials, {}, 1000.0, limits, permitted=frozenset(permitted))
+    begin = [action.name for action in planned.actions if isinstance(action, Fetch)]
+    return begin, "".join(planned.waiting), planned.room
+
+
+def test_who_waits_for_a_permit_holds_up_none_of_its_own_priority() -> None:
+    equals = dict.fromkeys("abcde", 0)
+    assert permits(equals, "") == ([], "abcde", 2)
+    assert permits(equals, "de") == (["d", "e"], "", 0)
+    assert permits(equals, "d") == (["d"], "abce", 1)
+    assert permits(equals, "cde") == (["c", "d"], "", 0)
+
+
+def test_who_waits_for_a_permit_keeps_its_place_from_lower_priorities() -> None:
+    assert permits({"a": 1, "b": 0, "c": 0}, "bc") == (["b"], "a", 1)
+    assert permits({"a": 1, "b": 1, "c": 0}, "c") == ([], "ab", 2)
+    assert permits({"a": 1, "b": 1, "c": 0}, "ac") == (["a"], "b", 1)
+
+
+def test_so_many_are_asked_for_at_most() -> None:
+    names = [f"m{number}" for number in range(100)]
+    _, waiting, room = permits(dict.fromkeys(names, 0), "")
+    assert (waiting.count("m"), room) == (64, 2)
 
 
 def test_asking_an_origin_needs_no_permit() -> None:

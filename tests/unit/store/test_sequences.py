@@ -103,6 +103,5 @@ TestModels = Models.TestCase
 TestModels.settings = settings(
     max_examples=40,
     stateful_step_count=15,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )

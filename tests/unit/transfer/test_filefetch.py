@@ -78,9 +78,7 @@ def expected_chunks() -> tuple[str, ...]:
     )
 
 
-@settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=st.randoms(use_true_random=False), spare=st.sampled_from([0, 1, 3, 64]))
 def test_any_order_gives_the_digest(
     tmp_path_factory: pytest.TempPathFactory, order: random.Random, spare: int
