@@ -37,13 +37,19 @@ test: setup ## All tests; as root also the ones that mount; after `make cluster`
 cluster: setup ## Put a control plane for the tests together (minutes, once for a machine)
 	$(BIN)/python -m tests.support.cluster.building
 
-bench: setup ## Benchmarks, side by side with what a user would pick instead
-	$(BIN)/python -m tests.bench
+bench: setup .venv-bench/.ready ## Benchmarks, side by side with what a user would pick (BENCH="--only cluster")
+	$(BIN)/python -m tests.bench $(BENCH)
+
+.venv-bench/.ready: tests/bench/requirements.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
 
 lock: ## Lock the dependencies again (needs uv)
 	uv pip compile pyproject.toml --generate-hashes --no-emit-index-url --python-version 3.11 --universal --no-header -o requirements.txt
 	uv pip compile pyproject.toml --extra dev --generate-hashes --no-emit-index-url --python-version 3.11 --universal --no-header -c requirements.txt -o requirements-dev.txt
 	$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' | uv pip compile - --generate-hashes --no-emit-index-url --python-version 3.11 --universal --no-header -c requirements-dev.txt -o requirements-build.txt
+	uv pip compile tests/bench/requirements.in --generate-hashes --no-emit-index-url --python-version 3.11 --universal --no-header -o tests/bench/requirements.txt
 
 crds: setup ## Write daemonset/crds from the classes in agent/modelcache/api
 	$(BIN)/python -m modelcache.api.crds daemonset/crds

@@ -1,6 +1,6 @@
 """Who fetches: our command, and what a user would pick instead, each in a process of its own.
 
-The others come from `.venv-bench` (`requirements-bench.txt`) and Debian; who is not there is left
+The others come from `.venv-bench` (`requirements.txt` here) and Debian; who is not there is left
 out, and the table says so.
 """
 
@@ -68,6 +68,21 @@ async def main():
         os.close(fd)
 asyncio.run(main())
 """
+_GOOGLE = """
+import os, sys
+from google.cloud.storage import Client, transfer_manager
+prefix, count, folder = sys.argv[1:4]
+client = Client.create_anonymous_client()
+bucket = client.bucket("models")
+names = [blob.name for blob in client.list_blobs(bucket, prefix=prefix)]
+if count == "1":
+    blob = bucket.get_blob(names[0])
+    path = os.path.join(folder, os.path.basename(names[0]))
+    transfer_manager.download_chunks_concurrently(blob, path, max_workers=8)
+else:
+    found = transfer_manager.download_many_to_path(
+        bucket, names, destination_directory=folder, max_workers=8, raise_exception=True)
+"""
 _HUB = """
 import sys
 from huggingface_hub import snapshot_download
@@ -106,6 +121,7 @@ def environment(url: str, origin: Origin, folder: Path) -> dict[str, str]:
         **kept,
         "HOME": str(folder),
         "AWS_ENDPOINT_URL_S3": url,
+        "STORAGE_EMULATOR_HOST": url,
         "AWS_ACCESS_KEY_ID": KEY,
         "AWS_SECRET_ACCESS_KEY": SECRET,
         "AWS_REGION": "us-east-1",
@@ -189,6 +205,10 @@ def _aria2c(case: Case, url: str, origin: Origin, folder: Path) -> list[str | Pa
     ]
 
 
+def _google(case: Case, _url: str, _origin: Origin, folder: Path) -> list[str | Path]:
+    return [BENCH / "python", "-c", _GOOGLE, f"{case.name}/", str(case.count), folder]
+
+
 def _hub(case: Case, _url: str, _origin: Origin, folder: Path) -> list[str | Path]:
     return [BENCH / "python", "-c", _HUB, f"bench/{case.name}", "c" * 40, folder / "hub"]
 
@@ -204,6 +224,8 @@ CLIENTS = (
     Client("boto3, tuned", _boto("tuned"), "s3", needs=(BENCH / "python",)),
     Client("boto3, CRT", _boto("crt"), "s3", needs=(BENCH / "python",)),
     Client("aws s3 cp", _aws, "s3", needs=(BENCH / "aws",)),
+    Client("modelcache prefetch gs://", _ours("gs://models/{name}"), "gs", durable=True),
+    Client("google.cloud.storage transfer_manager", _google, "gs", needs=(BENCH / "python",)),
     Client("modelcache prefetch hf://", _ours("hf://bench/{name}@" + "c" * 40), "hf", durable=True),
     Client("huggingface_hub snapshot_download", _hub, "hf", needs=(BENCH / "python",)),
 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from itertools import product
@@ -11,13 +13,16 @@ from pathlib import Path
 
 from tests.bench.clients import CLIENTS, Client, environment
 from tests.bench.measuring import GIB, MIB, ClientFailed, Run, measure, recycle
-from tests.bench.serving import Case, Origin, serve
+from tests.bench.serving import BUCKET, Case, Origin, serve
+from tests.support.cluster.fixtures import REPOSITORY
 
 CASES = (
     Case("one", "1 x 2 GiB", 1, 2 * GIB, ".safetensors"),
     Case("shards", "8 x 512 MiB", 8, 512 * MIB, ".safetensors"),
     Case("small", "2,000 x 256 KiB", 2000, 256 * 1024, ".json"),
 )
+NAMES = tuple(case.name for case in CASES)
+FLOORS = ("receive", "write", "digest")
 Key = tuple[str, bool, str]
 
 
@@ -44,6 +49,11 @@ def run(
         serve(Path(temporary) / "origin", chosen) as origin,
     ):
         for _ in range(rounds):
+            if chosen[0] is CASES[0]:
+                for secure, step in product((False, True)[: 1 + tls], FLOORS):
+                    if not secure or step == "receive":
+                        floor = _floor(step, chosen[0], origin, secure, Path(temporary))
+                        runs.setdefault(("floor", secure, step), []).append(floor)
             for case, secure, client in product(chosen, (False, True)[: 1 + tls], clients):
                 try:
                     one = _fetch(client, case, origin, secure, Path(temporary))
@@ -51,7 +61,8 @@ def run(
                     print(f"left out: {client.name}, {case.title}: {error}", flush=True)
                     continue
                 runs.setdefault((case.name, secure, client.name), []).append(one)
-    print(f"\nmedians of {rounds} interleaved rounds\n")
+    print(f"\nmedians of {rounds} interleaved rounds")
+    _report_floors(runs, chosen[0].size)
     for secure in (False, True) if tls else (False,):
         _report(chosen, clients, runs, secure)
 
@@ -77,6 +88,39 @@ def _fetch(client: Client, case: Case, origin: Origin, secure: bool, temporary: 
         return done
     finally:
         shutil.rmtree(folder)
+
+
+def _floor(step: str, case: Case, origin: Origin, secure: bool, temporary: Path) -> Run:
+    folder = temporary / "target"
+    folder.mkdir()
+    try:
+        recycle(folder, case.size)
+        url = f"{origin.tls_url if secure else origin.url}/{BUCKET}/{case.name}/{case.files[0]}"
+        module = (sys.executable, "-m", "tests.bench.floors")
+        command = [*module, step, url, str(folder), str(case.size)]
+        said = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True)
+        seconds, cpu_seconds = map(float, said.stdout.split())
+        return Run(seconds, cpu_seconds, 0)
+    finally:
+        shutil.rmtree(folder)
+
+
+def _report_floors(runs: dict[Key, list[Run]], size: int) -> None:
+    print("\nEach step of a fetch alone, in a program with nothing else\n")
+    print("| step | MiB/s | CPU s/GiB |")
+    print("|---|---|---|")
+    titles = {
+        ("receive", False): "receiving over eight connections",
+        ("receive", True): "the same over TLS",
+        ("write", False): "writing past the page cache, and fsync",
+        ("digest", False): "SHA-256, eight files side by side",
+    }
+    for (step, secure), title in titles.items():
+        done = runs.get(("floor", secure, step))
+        if done:
+            seconds = statistics.median(one.seconds for one in done)
+            cpu = statistics.median(one.cpu_seconds for one in done) * GIB / size
+            print(f"| {title} | {size / MIB / seconds:.0f} | {cpu:.2f} |")
 
 
 def _report(

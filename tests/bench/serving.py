@@ -6,6 +6,7 @@ questions for a commit; and the listing of a bucket comes from a stub behind it.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import html
 import json
@@ -18,7 +19,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from awscrt.checksums import crc32c
 
 from tests.support.cluster.certificates import Authority
 from tests.support.cluster.processes import Program, free_port
@@ -47,7 +51,10 @@ http {{
     fastcgi_temp_path {folder}/tmp;
     uwsgi_temp_path {folder}/tmp;
     scgi_temp_path {folder}/tmp;
+    map_hash_max_size 16384;
+    map_hash_bucket_size 256;
     map $args $stub {{ "~(^|&)(list-type|prefix|delimiter|location)(=|&|$)" 1; default 0; }}
+    map $uri $crc32c {{ include {folder}/crc32c.map; }}
     server {{
         listen 127.0.0.1:{port};
         listen 127.0.0.1:{tls_port} ssl;
@@ -59,6 +66,13 @@ http {{
             root {folder};
             try_files $uri =404;
         }}
+        location ~ "^/download/storage/v1/b/{bucket}/o/(.+)$" {{
+            alias {folder}/{bucket}/$1;
+            etag off;
+            add_header X-Goog-Hash $crc32c;
+            add_header X-Goog-Generation 1;
+        }}
+        location /storage/ {{ proxy_pass http://127.0.0.1:{stub_port}; }}
         location @stub {{ proxy_pass http://127.0.0.1:{stub_port}; }}
         location = /up {{ return 200 ok; }}
         include {folder}/hub.conf;
@@ -114,7 +128,19 @@ def serve(folder: Path, cases: list[Case]) -> Iterator[Origin]:
         raise FileNotFoundError("nginx")
     folder.mkdir()
     (folder / "tmp").mkdir()
-    digests = {case.name: _make(folder / BUCKET / case.name, case) for case in cases}
+    made = {case.name: _make(folder / BUCKET / case.name, case) for case in cases}
+    digests = {name: [sha256 for sha256, _ in each] for name, each in made.items()}
+    checksums = {
+        f"{case.name}/{file}": crc32c
+        for case in cases
+        for file, (_, crc32c) in zip(case.files, made[case.name], strict=True)
+    }
+    (folder / "crc32c.map").write_text(
+        "".join(
+            f'/download/storage/v1/b/{BUCKET}/o/{name} "crc32c={crc32c}";\n'
+            for name, crc32c in checksums.items()
+        )
+    )
     (folder / "hub.conf").write_text(
         "".join(_hub(folder, case, digests[case.name]) for case in cases)
     )
@@ -124,6 +150,7 @@ def serve(folder: Path, cases: list[Case]) -> Iterator[Origin]:
     stub = ThreadingHTTPServer(("127.0.0.1", 0), _Listing)
     stub.cases = {case.name: case for case in cases}  # type: ignore[attr-defined]
     stub.folder = folder  # type: ignore[attr-defined]
+    stub.checksums = checksums  # type: ignore[attr-defined]
     threading.Thread(target=stub.serve_forever, daemon=True).start()
     (folder / "nginx.conf").write_text(
         _CONFIG.format(
@@ -150,19 +177,20 @@ def serve(folder: Path, cases: list[Case]) -> Iterator[Origin]:
         stub.server_close()
 
 
-def _make(folder: Path, case: Case) -> list[str]:
-    """Write the files; their SHA-256."""
+def _make(folder: Path, case: Case) -> list[tuple[str, str]]:
+    """Write the files; their SHA-256 (hex) and CRC32C (base64)."""
     folder.mkdir(parents=True)
-    digests = []
+    made = []
     for name in case.files:
-        digest = hashlib.sha256()
+        digest, crc = hashlib.sha256(), 0
         with (folder / name).open("wb") as file:
             for start in range(0, case.size, 8 * MIB):
                 piece = os.urandom(min(8 * MIB, case.size - start))
                 digest.update(piece)
+                crc = crc32c(piece, crc)
                 file.write(piece)
-        digests.append(digest.hexdigest())
-    return digests
+        made.append((digest.hexdigest(), base64.b64encode(crc.to_bytes(4, "big")).decode()))
+    return made
 
 
 def _hub(folder: Path, case: Case, digests: list[str]) -> str:
@@ -213,22 +241,43 @@ def _hub(folder: Path, case: Case, digests: list[str]) -> str:
 
 
 class _Listing(BaseHTTPRequestHandler):
-    """ListObjectsV2 and GetBucketLocation, as far as the clients need them."""
+    """What the clients ask before they fetch, as far as they need it: S3's ListObjectsV2 and
+    GetBucketLocation, and Google's lists and objects."""
 
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        query = parse_qs(urlsplit(self.path).query, keep_blank_values=True)
-        if "location" in query:
-            body = "<LocationConstraint>us-east-1</LocationConstraint>"
+        parts = urlsplit(self.path)
+        query = parse_qs(parts.query, keep_blank_values=True)
+        if parts.path.startswith("/storage/"):
+            self._answer("application/json", json.dumps(self._google(parts.path, query)))
+        elif "location" in query:
+            self._answer("application/xml", "<LocationConstraint>us-east-1</LocationConstraint>")
         else:
-            body = self._list(query.get("prefix", [""])[0], query.get("encoding-type"))
-        data = f'<?xml version="1.0" encoding="UTF-8"?>\n{body}'.encode()
+            listed = self._list(query.get("prefix", [""])[0], query.get("encoding-type"))
+            self._answer("application/xml", f'<?xml version="1.0" encoding="UTF-8"?>\n{listed}')
+
+    def _answer(self, kind: str, body: str) -> None:
+        data = body.encode()
         self.send_response(200)
-        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
+
+    def _google(self, path: str, query: dict[str, list[str]]) -> dict[str, Any]:
+        checksums: dict[str, str] = self.server.checksums  # type: ignore[attr-defined]
+        name = unquote(path.partition("/o/")[2])
+        if name:
+            return self._object(name, checksums[name])
+        prefix = query.get("prefix", [""])[0]
+        found = [self._object(*each) for each in checksums.items() if each[0].startswith(prefix)]
+        return {"kind": "storage#objects", "items": found}
+
+    def _object(self, name: str, crc: str) -> dict[str, Any]:
+        size = (self.server.folder / BUCKET / name).stat().st_size  # type: ignore[attr-defined]
+        place = {"bucket": BUCKET, "name": name, "generation": "1", "metageneration": "1"}
+        return {"kind": "storage#object", **place, "size": str(size), "crc32c": crc}
 
     def _list(self, prefix: str, encoding: list[str] | None) -> str:
         name = prefix.partition("/")[0]
