@@ -55,7 +55,7 @@ RETRY_SECONDS: Final = 6.0
 """How long the SDK repeats a request that meets an error; the agent itself tries again later."""
 
 _TIMEOUT = (10.0, 30.0)
-_FIELDS = "items(name,size,generation,crc32c,md5Hash),nextPageToken"
+_FIELDS = "items(name,size,generation,crc32c,md5Hash,contentEncoding),nextPageToken"
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,8 @@ class GcsOrigin:
         self._secret = secret
         self._opening = Lock()
         self._opened: _Opened | None = None
+        self._listed: dict[str, str | None] = {}
+        """Objects that were listed and not located since: their Content-Encoding."""
 
     def resolve(self) -> Revision:
         """What the prefix holds now.
@@ -114,29 +116,36 @@ class GcsOrigin:
         return Revision(id=digest.hexdigest(), files=tuple(files))
 
     def locate(self, file: RemoteFile) -> HttpLocation:
-        """The object's media at the generation that was resolved, with a fresh token."""
+        """The object's media at the generation that was resolved, with a token that is good.
+
+        Right after it was listed nothing is asked; again, it is: that also renews a token that was
+        refused.
+        """
         assert file.etag is not None
         generation = int(file.etag)
         with self._asking(GET, changed=file):
             opened = self._open()
-            blob = opened.bucket.blob(file.origin_path, generation=generation)
-            # Also renews the token where the one at hand is refused.
-            blob.reload(timeout=_TIMEOUT, retry=_retry())
-            if (blob.size, blob.generation) != (file.size, generation):
-                # For servers that take no notice of the generation.
-                raise OriginChanged(_replaced(self._uri, file))
+            if file.origin_path in self._listed and opened.credentials.valid:
+                encoding = self._listed.pop(file.origin_path)
+            else:
+                blob = opened.bucket.blob(file.origin_path, generation=generation)
+                blob.reload(timeout=_TIMEOUT, retry=_retry())
+                if (blob.size, blob.generation) != (file.size, generation):
+                    # For servers that take no notice of the generation.
+                    raise OriginChanged(_replaced(self._uri, file))
+                encoding = blob.content_encoding
             headers: dict[str, str] = {}
             opened.credentials.apply(headers)  # type: ignore[no-untyped-call]
-        if _is_encoded(blob):
+        if encoding and encoding != "identity":
             if not file.path.endswith((".gz", ".tgz")):
                 raise NotFound(
                     f"{self._uri}: {shown(file.path)} is stored compressed (Content-Encoding"
-                    f" {shown(blob.content_encoding, 20)}), and neither its size nor its checksums"
-                    " are those of what an engine would read: upload it uncompressed"
+                    f" {shown(encoding, 20)}), and neither its size nor its checksums are those of"
+                    " what an engine would read: upload it uncompressed"
                 )
             # Otherwise it would be decompressed on the way: other bytes, of no known size.
             # https://cloud.google.com/storage/docs/transcoding
-            headers["Accept-Encoding"] = blob.content_encoding
+            headers["Accept-Encoding"] = encoding
         return HttpLocation(
             self._media(opened, file, generation),
             headers=headers,
@@ -221,6 +230,7 @@ class GcsOrigin:
         endpoint = self._open().endpoint
         where = "google" if _is_google(endpoint) else urlsplit(endpoint).netloc
         name, generation = blob.name, str(blob.generation)
+        self._listed[name] = blob.content_encoding
         return RemoteFile(
             path,
             name,
@@ -331,10 +341,6 @@ def _checksums(blob: Blob) -> dict[str, str]:
         if len(found) == length:
             return {algorithm: found.hex()}
     return {}
-
-
-def _is_encoded(blob: Blob) -> bool:
-    return (blob.content_encoding or "identity") not in ("identity", "")
 
 
 def _is_anonymous(credentials: Credentials) -> bool:

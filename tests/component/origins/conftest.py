@@ -96,6 +96,7 @@ def gcs(gcs_server: GcsServer, monkeypatch: pytest.MonkeyPatch) -> GcsServer:
     return gcs_server
 
 
+@pytest.fixture(scope="session")
 def registry() -> Iterator[Registry]:
     with Registry() as server:
         yield server

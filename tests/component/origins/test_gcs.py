@@ -144,9 +144,25 @@ def test_a_server_that_ignores_generations_does_not_fool_us(
     monkeypatch.setattr("tests.support.gcs._Handler._generation", lambda *_: str(generation))
     origin = GcsOrigin(parse_uri(f"gs://{bucket}/m"))
     (file,) = origin.resolve().files
+    assert file.checksums == {"crc32c": checksum("crc32c", b"one")}
     gcs.put(bucket, "m/a", b"two")
+    origin.locate(file)
     with pytest.raises(OriginChanged):
         origin.locate(file)
+
+
+def test_what_was_just_listed_is_located_without_a_question(bucket: str, gcs: GcsServer) -> None:
+    gcs.put(bucket, "m/a", b"one")
+    origin = GcsOrigin(parse_uri(f"gs://{bucket}/m"))
+    (file,) = origin.resolve().files
+    gcs.requests.clear()
+    location = origin.locate(file)
+    assert gcs.requests == []
+    assert get(location.url).body == b"one"
+    # Who asks again has met a refusal: there may be a newer token.
+    gcs.requests.clear()
+    assert origin.locate(file) == location
+    assert len(gcs.requests) == 1
 
 
 # Credentials
