@@ -39,8 +39,12 @@ class Answer:
 class Asker:
     """Asks. Safe for threads."""
 
-    def __init__(self, network: Network) -> None:
-        limits = httpx2.Limits(max_connections=CONNECTIONS)
+    def __init__(self, network: Network, *, keep_alive: bool) -> None:
+        """`keep_alive`: connections are kept for the next question, until the block ends."""
+        limits = httpx2.Limits(
+            max_connections=CONNECTIONS,
+            max_keepalive_connections=CONNECTIONS if keep_alive else 0,
+        )
         self._client = httpx2.Client(
             transport=NetworkTransport(network, limits),
             timeout=TIMEOUT,

@@ -84,7 +84,8 @@ class RegistryClient:
         self._logins = logins
         self._asking = threading.Lock()
         self._known: _Authorization | None = None
-        self._asker = Asker(network)
+        # Few questions, and nobody says when the last was asked.
+        self._asker = Asker(network, keep_alive=False)
 
     def blob_url(self, digest: str) -> str:
         """Where a blob is."""

@@ -49,7 +49,7 @@ class WebClient:
     """Asks web servers. Safe for threads; to be closed."""
 
     def __init__(self, network: Network) -> None:
-        self._asker = Asker(network)
+        self._asker = Asker(network, keep_alive=True)
 
     def __enter__(self) -> Self:
         return self

@@ -264,7 +264,7 @@ def test_a_list_that_is_not_one(web: WebServer) -> None:
 def test_a_list_without_end(web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("modelcache.origins.web.MAX_LIST_BYTES", 100)
     web.put({"long/SHA256SUMS": f"{DIGEST}  {'x' * 50}\n".encode()})
-    with pytest.raises(OriginUnavailable, match="longer than 100 bytes"):
+    with pytest.raises(OriginUnavailable, match="longer than the 100 bytes"):
         one(web.locate("long/SHA256SUMS"))
 
 
