@@ -10,7 +10,9 @@ process has its own and resumes nothing of another's.
 Where the file system takes direct I/O (open(2), O_DIRECT), whole blocks of big files go past the
 page cache: that costs a twentieth of the processor time where fresh pages are dear, as in virtual
 machines, and leaves the memory to the pods. Parts of blocks, at the ends of the file and of what a
-broken connection brought, go through the page cache; no block ever goes both ways at once.
+broken connection brought, go through the page cache; no block ever goes both ways at once. Where it
+takes none, what is written is synced every now and then: the kernel would else collect gigabytes, and
+have everybody who writes wait for them in the end.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ BLOCK_BYTES = 4096
 """What direct I/O wants offsets, lengths and addresses to be multiples of, on all usual devices."""
 
 _DIRECT_BYTES = 4 * 1024 * 1024
+_DIRTY_BYTES = 64 * 1024 * 1024
+"""About as much of a file is in the page cache alone at most."""
 _LINE = re.compile(rb"([0-9]{1,19}) ([0-9]{1,19}) ([0-9a-f]{8})")
 
 
@@ -74,6 +78,7 @@ class Partial:
         if journaled:
             self._make_writable()
         self._direct = self._refused = -1
+        self._dirty = 0
         self.fd = os.open(self.data, flags, 0o600)
         try:
             if size >= _DIRECT_BYTES:
@@ -156,6 +161,15 @@ class Partial:
                     self._no_more_direct(fd, error)
                     continue
                 view, offset = view[written:], offset + written
+                if fd == self.fd:
+                    self._written_back(written)
+
+    def _written_back(self, size: int) -> None:
+        """Keep what only the page cache has within bounds."""
+        self._dirty += size  # a race between threads loses some, which does no harm
+        if self._dirty >= _DIRTY_BYTES:
+            self._dirty = 0
+            os.fdatasync(self.fd)
 
     def _way(self, size: int, offset: int) -> tuple[int, int]:
         """Where the next bytes go, and how many of them: whole blocks past the page cache."""

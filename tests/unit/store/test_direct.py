@@ -48,9 +48,7 @@ cuts = st.lists(st.integers(0, SIZE), max_size=8).map(
 """Where pieces end: where they ought to, and where connections broke."""
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cuts=cuts, order=st.randoms(use_true_random=False))
 def test_whatever_pieces_come_the_bytes_are_right(
     tmp_path_factory: pytest.TempPathFactory, cuts: list[int], order: random.Random
@@ -120,3 +118,22 @@ def test_any_other_error_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(OSError, match="Input/output"):
         write(partial, 0, PIECE_BYTES)
     partial.discard()
+
+
+def test_through_the_page_cache_little_is_left_unwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    real = os.fdatasync
+    monkeypatch.setattr(os, "fdatasync", lambda fd: synced.append(fd) or real(fd))  # type: ignore[func-returns-value]
+    monkeypatch.setattr("modelcache.store.partial._DIRTY_BYTES", 2 * PIECE_BYTES)
+    partial = claim(tmp_path)
+    write(partial, 0, PIECE_BYTES)
+    write(partial, PIECE_BYTES, 2 * PIECE_BYTES)
+    assert synced == [], "past the page cache nothing is left"
+    partial._direct, kept = -1, partial._direct
+    for start in range(0, 4 * PIECE_BYTES, PIECE_BYTES):
+        write(partial, start, start + PIECE_BYTES)
+    assert synced == [partial.fd, partial.fd]
+    partial._direct = kept
+    partial.close()
