@@ -11,8 +11,8 @@ Where the file system takes direct I/O (open(2), O_DIRECT), whole blocks of big 
 page cache: that costs a twentieth of the processor time where fresh pages are dear, as in virtual
 machines, and leaves the memory to the pods. Parts of blocks, at the ends of the file and of what a
 broken connection brought, go through the page cache; no block ever goes both ways at once. Where it
-takes none, what is written is synced every now and then: the kernel would else collect gigabytes, and
-have everybody who writes wait for them in the end.
+takes none, what is written is synced every now and then: else the kernel would collect gigabytes,
+and have everybody who writes wait for them in the end.
 """
 
 from __future__ import annotations
