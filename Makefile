@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+# Test processes; each that needs one starts a control plane of its own.
+WORKERS ?= 2
 LOCK   := requirements.txt requirements-dev.txt
 
 .DEFAULT_GOAL := help
@@ -32,7 +34,7 @@ check: setup ## Lint, types, import layers, fast tests
 	$(BIN)/pytest tests/unit -q
 
 test: setup ## All tests; as root also the ones that mount; after `make cluster` on a Kubernetes
-	$(BIN)/pytest tests
+	$(BIN)/pytest tests -n $(WORKERS) --dist loadgroup
 
 cluster: setup ## Put a control plane for the tests together (minutes, once for a machine)
 	$(BIN)/python -m tests.support.cluster.building

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,26 +38,29 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need root are skipped for others."""
-    if os.geteuid() == 0:
-        return
+    """Tests that need root are skipped for others; those of a file run in one process."""
     for item in items:
-        if item.get_closest_marker("root"):
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+        if os.geteuid() != 0 and item.get_closest_marker("root"):
             item.add_marker(pytest.mark.skip(reason="needs root: mounts or loop devices"))
+
+
+def _group(item: pytest.Item) -> str:
+    """Where several processes run tests, each group is one's: a file, for its fixtures' sake; all
+    unit tests, which are quicker than a process's turn."""
+    unit = "unit" if "unit" in item.path.parts else ""
+    return unit or str(item.path)
 
 
 _skipped: list[str] = []
 
 
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Note every skip that is not on the list."""
-    outcome = yield
-    report = outcome.get_result()  # type: ignore[attr-defined]
     if report.skipped and os.environ.get("CI") and os.geteuid() == 0:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
         if not reason.removeprefix("Skipped: ").startswith(ALLOWED_SKIPS):
-            _skipped.append(f"{item.nodeid}: {reason}")
+            _skipped.append(f"{report.nodeid}: {reason}")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
