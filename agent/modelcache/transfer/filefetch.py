@@ -114,6 +114,12 @@ class FileFetch:
             return bool(self._pending) and not (self.whole_only and self.in_flight)
 
     @property
+    def ranges_left(self) -> int:
+        """How many ranges nobody is fetching, or has fetched."""
+        with self._mutex:
+            return len(self._pending)
+
+    @property
     def complete(self) -> bool:
         """Whether every byte is written and hashed."""
         with self._mutex:

@@ -142,7 +142,8 @@ class Worker:
             request.listener(BytesResumed(request.model, kept))
         with self._condition:
             task.fetch = fetch
-            self._condition.notify_all()
+            # No more than there is work for: of a thousand small files each would wake everybody.
+            self._condition.notify(fetch.ranges_left)
         fetch.drain()
 
     def _is_there(self, unit: Unit, *, fresh: bool) -> bool:
