@@ -37,6 +37,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("NO_GCE_CHECK", "true")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that need root are skipped for others; those of a file run in one process."""
     for item in items:
@@ -48,8 +49,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _group(item: pytest.Item) -> str:
     """Where several processes run tests, each group is one's: a file, for its fixtures' sake; all
     unit tests, which are quicker than a process's turn."""
-    unit = "unit" if "unit" in item.path.parts else ""
-    return unit or str(item.path)
+    file = item.nodeid.partition("::")[0]
+    return "tests/unit" if file.startswith("tests/unit/") else file
 
 
 _skipped: list[str] = []
