@@ -14,6 +14,7 @@ import ssl
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from modelcache import __version__
@@ -69,10 +70,10 @@ class Body:
         self.etag = etag if etag and not etag.startswith("W/") else None
 
     def readinto(self, view: memoryview) -> int:
-        """Fill the view as far as there are bytes.
+        """Read what has come, but wait for something.
 
         Returns:
-            How many bytes; fewer than asked for only at the body's end.
+            How many bytes; 0 only at the body's end.
 
         Raises:
             OriginUnavailable: the connection broke, or nothing came for too long.
@@ -83,6 +84,20 @@ class Body:
             raise OriginUnavailable(f"{self._place} stopped sending") from error
         except (*_BROKEN, ValueError) as error:
             raise OriginUnavailable(f"{self._place} broke off: {error or type(error)}") from error
+
+
+class _Response(http.client.HTTPResponse):
+    """An answer whose body is read as it comes: as much as there is at once, in one call."""
+
+    def readinto(self, buffer: Any) -> int:
+        """As the base class, but it doesn't go on until the buffer is full."""
+        if self.fp is None or self.chunked or self.length is None:
+            return super().readinto(buffer)
+        count = self.fp.readinto1(memoryview(buffer)[: self.length])
+        self.length -= count
+        if self.length == 0:
+            super().readinto(bytearray())  # notes the end, and leaves the connection free
+        return count
 
 
 class HttpClient:
@@ -201,22 +216,21 @@ class HttpClient:
         with self._mutex:
             if self._idle.get(key):
                 return self._idle[key].pop(), True
-        scheme, netloc = key
+        connection = self._connection(*key, proxy)
+        connection.response_class = _Response
+        return connection, False
+
+    def _connection(
+        self, scheme: str, netloc: str, proxy: Proxy | None
+    ) -> http.client.HTTPConnection:
+        tls, timeout = self._network.tls, _CONNECT_SECONDS
+        if scheme == "https" and proxy is not None:
+            return Tunnel(netloc, proxy, timeout=timeout, tls=tls)
         if scheme == "https":
-            if proxy is not None:
-                return Tunnel(netloc, proxy, timeout=_CONNECT_SECONDS, tls=self._network.tls), False
-            return (
-                http.client.HTTPSConnection(
-                    netloc, timeout=_CONNECT_SECONDS, context=self._network.tls
-                ),
-                False,
-            )
+            return http.client.HTTPSConnection(netloc, timeout=timeout, context=tls)
         if proxy is not None:
-            return (
-                http.client.HTTPConnection(proxy.host, proxy.port, timeout=_CONNECT_SECONDS),
-                False,
-            )
-        return http.client.HTTPConnection(netloc, timeout=_CONNECT_SECONDS), False
+            return http.client.HTTPConnection(proxy.host, proxy.port, timeout=timeout)
+        return http.client.HTTPConnection(netloc, timeout=timeout)
 
     def _give_back(
         self,

@@ -19,9 +19,6 @@ from modelcache.transfer.http import Body, HttpClient
 from modelcache.transfer.limiting import Bandwidth, Pace
 from modelcache.transfer.spending import spending
 
-_READ_BYTES = 128 * 1024
-"""Read at once: small enough that a slow connection shows that it is alive every few seconds."""
-
 _FICLONE = 0x40049409
 
 
@@ -106,8 +103,7 @@ class Receiver:
         filled = 0
         try:
             while filled < size:
-                view = self._buffer[filled : min(size, filled + _READ_BYTES)]
-                filled += self._read(body, view, flow)
+                filled += self._read(body, self._buffer[filled:size], flow)
         finally:
             # Also what a broken connection brought: it is not asked for again.
             if filled:
@@ -117,17 +113,17 @@ class Receiver:
 
     def _read(self, body: Body | _LocalBody, view: memoryview, flow: Flow) -> int:
         flow.cancel.check()
-        self._bandwidth.take(len(view), flow.cancel)
         with spending("origin"):
             count = body.readinto(view)
         if count == 0:
             raise OriginUnavailable("the origin ended its answer too early")
         flow.heard()
+        self._bandwidth.take(count, flow.cancel)
         return count
 
     def _skip(self, body: Body | _LocalBody, size: int, flow: Flow) -> None:
         while size:
-            size -= self._read(body, self._buffer[: min(size, _READ_BYTES)], flow)
+            size -= self._read(body, self._buffer[: min(size, PIECE_BYTES)], flow)
 
     @contextmanager
     def _open(
