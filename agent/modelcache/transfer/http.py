@@ -8,12 +8,15 @@ whose first byte is where it says it is.
 from __future__ import annotations
 
 import http.client
+import io
 import re
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from modelcache import __version__
@@ -44,6 +47,46 @@ class LocationExpired(AuthFailed):
     """A 401 or 403 for a location that may just be too old: locate again."""
 
 
+class _Connection(io.RawIOBase):
+    """What a body is read from: it ends where the connection breaks, or time is up.
+
+    So what came before that is not lost with the rest of a buffer that was to be filled.
+    """
+
+    def __init__(self, raw: io.RawIOBase) -> None:
+        self._raw = raw
+        self.until: float | None = None
+        """When time is up, on the monotonic clock; None: an answer's head is still to come."""
+        self.error: OSError | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, view: Any) -> int | None:
+        if self.until is None:
+            return self._raw.readinto(view)
+        try:
+            if time.monotonic() < self.until:
+                return self._raw.readinto(view)
+            self.error = TimeoutError("too slow")
+        except OSError as error:
+            self.error = error
+        return 0
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    """An answer that is read from a `_Connection`."""
+
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self.connection = _Connection(self.fp.detach())
+        self.fp = io.BufferedReader(self.connection)
+
+
 class Body:
     """An answer's body.
 
@@ -56,12 +99,14 @@ class Body:
 
     def __init__(
         self,
-        response: http.client.HTTPResponse,
+        response: _Response,
         start: int,
         place: str,
         checksums: Mapping[str, str],
+        patience: float,
     ) -> None:
         self._response = response
+        self._patience = patience
         self._place = place
         self.start = start
         self.checksums = checksums
@@ -72,15 +117,21 @@ class Body:
         """Fill the view as far as there are bytes.
 
         Returns:
-            How many bytes; fewer than asked for only at the body's end.
+            How many bytes; fewer than asked for only at the body's end, and before an error.
 
         Raises:
-            OriginUnavailable: the connection broke, or nothing came for too long.
+            OriginUnavailable: the connection broke, or it takes too long to fill the view.
         """
+        connection = self._response.connection
         try:
-            return self._response.readinto(view)
+            if connection.error is None:
+                connection.until = time.monotonic() + self._patience
+                count = self._response.readinto(view)
+                if count or connection.error is None:
+                    return count
+            raise connection.error
         except TimeoutError as error:
-            raise OriginUnavailable(f"{self._place} stopped sending") from error
+            raise OriginUnavailable(f"{self._place} sends nothing, or too slowly") from error
         except (*_BROKEN, ValueError) as error:
             raise OriginUnavailable(f"{self._place} broke off: {error or type(error)}") from error
 
@@ -93,7 +144,8 @@ class HttpClient:
 
         Args:
             network: proxies and trusted certificates; by default as the environment says.
-            read_timeout: seconds of silence after which a connection is given up.
+            read_timeout: seconds after which a connection is given up that sends nothing, or does
+                not fill the view that its body is read into.
         """
         self._network = network or Network()
         self._read_timeout = read_timeout
@@ -138,7 +190,7 @@ class HttpClient:
                     if location.checksums_of is not None and "Range" not in headers:
                         lowered = {name.lower(): value for name, value in response.headers.items()}
                         told = location.checksums_of(lowered)
-                    yield Body(response, offset, place, told)
+                    yield Body(response, offset, place, told, self._read_timeout)
                     return
                 target = _redirected(url, response)
             if _authority(target) != _authority(url):
@@ -149,7 +201,7 @@ class HttpClient:
     @contextmanager
     def _exchange(
         self, url: SplitResult, headers: Mapping[str, str], cancel: Cancel
-    ) -> Iterator[http.client.HTTPResponse]:
+    ) -> Iterator[_Response]:
         key = (url.scheme, url.netloc)
         place = _place(url)
         target = (url.path or "/") + (f"?{url.query}" if url.query else "")
@@ -162,6 +214,7 @@ class HttpClient:
         while True:
             cancel.check()
             connection, reused = self._take(key, proxy)
+            connection.response_class = _Response
             who = f"the proxy {proxy}" if proxy is not None and not reused else place
             with cancel.calling(lambda c=connection: _abort(c)):  # type: ignore[misc]
                 try:
@@ -174,6 +227,7 @@ class HttpClient:
                             connection.sock.settimeout(self._read_timeout)
                         connection.request("GET", target, headers=dict(headers))
                         response = connection.getresponse()
+                        assert isinstance(response, _Response)
                 except _BROKEN as error:
                     if isinstance(connection, Tunnel) and connection.reached:
                         who = place
@@ -222,9 +276,10 @@ class HttpClient:
         self,
         key: tuple[str, str],
         connection: http.client.HTTPConnection,
-        response: http.client.HTTPResponse,
+        response: _Response,
     ) -> None:
-        if response.isclosed() and not response.will_close and connection.sock is not None:
+        ended = response.isclosed() and response.connection.error is None
+        if ended and not response.will_close and connection.sock is not None:
             with self._mutex:
                 idle = self._idle.setdefault(key, [])
                 if len(idle) < _MAX_IDLE_PER_HOST:
