@@ -424,7 +424,7 @@ def test_the_stubs_document_is_a_good_one() -> None:
             NotFound,
             "no tar archive",
         ),
-        (b" " * (4 * 1024 * 1024 + 1), OriginUnavailable, "more than"),
+        (b" " * (4 * 1024 * 1024 + 1), OriginUnavailable, "longer than"),
     ],
 )
 def test_documents_that_are_refused(body: bytes, error: type[ModelCacheError], said: str) -> None:
