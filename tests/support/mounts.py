@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -61,3 +62,44 @@ def _unmount(place: Path) -> None:
 def _run(*command: str) -> None:
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
+
+
+class Emptied:
+    """A mounted file system whose disk can be taken away from under it."""
+
+    def __init__(self, image: Path) -> None:
+        self._image = image
+        self._content = image.read_bytes()
+
+    def empty(self) -> None:
+        """Nothing that was not read before can be read any more: EIO."""
+        os.truncate(self._image, 0)
+
+    def refill(self) -> None:
+        """All is as it was."""
+        self._image.write_bytes(self._content)
+
+
+@contextmanager
+def emptied_loop(place: Path, size: int, files: Mapping[str, bytes]) -> Iterator[Emptied]:
+    """An ext4 with files, on a loop device and read-only; nothing of them was read yet.
+
+    Reading a loop device behind the end of its file fails (Linux, drivers/block/loop.c).
+    """
+    image = place.with_name(f"{place.name}.img")
+    place.mkdir(parents=True)
+    with image.open("wb") as file:
+        file.truncate(size)
+    _run("mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal", str(image))
+    _run("mount", "-o", "loop", str(image), str(place))
+    for path, data in files.items():
+        (place / path).write_bytes(data)
+    _run("umount", str(place))
+    emptied = Emptied(image)
+    _run("mount", "-o", "loop,ro", str(image), str(place))
+    try:
+        yield emptied
+    finally:
+        emptied.refill()
+        _unmount(place)
+        image.unlink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import socket
 import ssl
+import struct
 import threading
 from contextlib import suppress
 from types import TracebackType
@@ -18,14 +19,21 @@ class TlsFront:
 
     def __init__(self, pair: Pair, behind: int, host: str = "127.0.0.1") -> None:
         """`behind`, `host`: the plain server's port and address."""
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._context.load_cert_chain(pair.certificate, pair.key)
+        self.use(pair)
         self._behind = (host, behind)
         self._end = threading.Event()
         self._listening = socket.create_server(("127.0.0.1", 0))
         self._listening.settimeout(0.05)
         self.port: int = self._listening.getsockname()[1]
         self._threads = [threading.Thread(target=self._accept)]
+
+    def use(self, pair: Pair | None) -> None:
+        """Show new connections this certificate; None: end them in the middle of the handshake."""
+        context = None
+        if pair is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(pair.certificate, pair.key)
+        self._context = context
 
     def __enter__(self) -> Self:
         self._threads[0].start()
@@ -52,13 +60,22 @@ class TlsFront:
 
     def _serve(self, client: socket.socket) -> None:
         client.settimeout(5)
+        context = self._context
+        if context is None:
+            with suppress(OSError), client:
+                client.recv(1 << 16)
+            return
         with (
             suppress(OSError),
             client,
-            self._context.wrap_socket(client, server_side=True) as inner,
+            context.wrap_socket(client, server_side=True) as inner,
             socket.create_connection(self._behind, 5) as other,
         ):
-            self._pass_on(inner, other)
+            try:
+                self._pass_on(inner, other)
+            except ConnectionResetError:
+                # Passed on, too: closed with a linger time of 0.
+                inner.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def _pass_on(self, inner: ssl.SSLSocket, other: socket.socket) -> None:
         while not self._end.is_set():

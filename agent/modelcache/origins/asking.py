@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self
 from urllib.parse import urlsplit
+from weakref import finalize
 
 import httpx2
 
@@ -51,6 +52,8 @@ class Asker:
             follow_redirects=False,
             trust_env=False,
         )
+        # An origin has no end that anybody would tell it of: its connections go with it.
+        finalize(self, self._client.close)
 
     def __enter__(self) -> Self:
         return self

@@ -59,6 +59,8 @@ class OciOrigin:
         )
         if secret is not None:
             secret.require(self._client.base)
+        self._given: dict[str, dict[str, str]] = {}
+        """The headers of each blob's last location: who asks again had them refused."""
 
     def resolve(self) -> Revision:
         """What the tag names now, for this node's architecture.
@@ -85,7 +87,9 @@ class OciOrigin:
         """The blob. It is verified by its digest, whoever sends it in the end."""
         assert file.sha256 is not None
         url = self._client.blob_url(f"sha256:{file.sha256}")
-        return HttpLocation(url, headers=self._client.headers(), renewable=True)
+        headers = self._client.headers(refused=self._given.get(file.sha256))
+        self._given[file.sha256] = headers
+        return HttpLocation(url, headers=headers, renewable=True)
 
 
 class _SecretKeys:

@@ -69,6 +69,11 @@ class _Authorization:
     value: str = field(repr=False)
     until: float = float("inf")
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """What to send."""
+        return {"Authorization": self.value} if self.value else {}
+
 
 class RegistryClient:
     """One repository of one registry. Safe for threads."""
@@ -113,10 +118,15 @@ class RegistryClient:
             )
         return answer.body, digest, answer.headers.get("Content-Type", "")
 
-    def headers(self) -> dict[str, str]:
-        """What has to be sent along to read a blob. Renewed before it expires."""
+    def headers(self, refused: Mapping[str, str] | None = None) -> dict[str, str]:
+        """What has to be sent along to read a blob. Renewed before it expires.
+
+        `refused`: what the registry would not take, although it has not expired.
+        """
         with self._asking:
             known = self._known
+            if known is not None and refused == known.headers:
+                known = None
             if known is None or known.until <= time.monotonic():
                 # The one address that every registry has, to hear what it wants.
                 answer = self._ask(f"{self.base}/v2/", {}, _MAX_TOKEN_BYTES)
@@ -126,7 +136,7 @@ class RegistryClient:
                     known = self._known = _Authorization("")
                 else:
                     raise self._refused(answer, known=False)
-        return {"Authorization": known.value} if known.value else {}
+        return known.headers
 
     def _get(self, url: str, headers: Mapping[str, str]) -> Answer:
         known, fresh = self._known, False

@@ -365,6 +365,7 @@ class Store:
         self._receipts.sweep(older_than)
         self.listings.sweep(self.blobs, older_than)
         with self._turns.take():
+            sweeping.manifests()
             sweeping.views(self._manifests)
             sweeping.hub(self._manifests, self.manifests())
         waiting = {file.sha256 for file in self._receipts.read()}

@@ -72,6 +72,12 @@ class Sweeping:
             if self._is_old(model):
                 self._durable.remove_if_empty(model)
 
+    def manifests(self) -> None:
+        """Folders of manifests that could not be written."""
+        for folder in children(self._layout.manifests):
+            if self._is_old(folder):
+                self._durable.remove_if_empty(folder)
+
     def hub(self, manifests: Manifests, readable: Iterable[Manifest]) -> None:
         """Snapshots and blobs of hub views that no manifest has."""
         by_model: dict[str, list[Manifest]] = {}
@@ -94,7 +100,8 @@ class Sweeping:
         for path in places:
             if path.name.removesuffix(".json") not in commits and self._is_old(path):
                 remove_hub_snapshot(self._durable, folder, path.name.removesuffix(".json"))
-        if self._is_old(folder / "blobs"):
+        blobs = folder / "blobs"
+        if self._is_old(blobs if blobs.exists() else folder):
             prune_hub(self._durable, folder, {hub_blob_name(f) for m in owners for f in m.files})
 
     def orphans(self, blobs: Blobs) -> set[str]:

@@ -184,9 +184,11 @@ class Archives:
     def _request(self, files: list[RemoteFile], reservation: Reservation) -> FetchRequest:
         wanted, store = self._wanted, self._store
 
-        def on_file(_file: RemoteFile, content: ManifestFile) -> None:
+        def on_verified(_file: RemoteFile, content: ManifestFile) -> None:
             # Archives too: as long as somebody may come back for one, it isn't swept away.
             store.record(wanted.name, wanted.revision.snapshot, content)
+
+        def on_file(_file: RemoteFile, content: ManifestFile) -> None:
             self._listener(FileFinished(wanted.name, content.path, content.size))
 
         return FetchRequest(
@@ -201,6 +203,7 @@ class Archives:
             listener=self._listener,
             find=self._find,
             on_allocated=reservation.consume,
+            on_verified=on_verified,
             on_file=on_file,
             times=self._times,
         )

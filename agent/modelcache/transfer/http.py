@@ -12,6 +12,7 @@ import re
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -38,6 +39,8 @@ _CONNECT_SECONDS = 10.0
 _MAX_REDIRECTS = 5
 _MAX_IDLE_PER_HOST = 16
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_LEAST_BYTES = 128 * 1024
+"""So many have to come within the time that a connection may be silent."""
 _BROKEN = (OSError, http.client.HTTPException)
 
 
@@ -61,8 +64,13 @@ class Body:
         start: int,
         place: str,
         checksums: Mapping[str, str],
+        patience: float,
     ) -> None:
+        """`patience`: seconds that 128 KiB may take."""
         self._response = response
+        self._patience = patience
+        self._waited = 0.0
+        self._came = 0
         self._place = place
         self.start = start
         self.checksums = checksums
@@ -76,14 +84,23 @@ class Body:
             How many bytes; 0 only at the body's end.
 
         Raises:
-            OriginUnavailable: the connection broke, or nothing came for too long.
+            OriginUnavailable: the connection broke, or nothing, or next to nothing, came for too
+                long.
         """
+        if self._waited > self._patience:
+            raise OriginUnavailable(f"{self._place} sends too slowly")
+        began = time.monotonic()
         try:
-            return self._response.readinto(view)
+            count = self._response.readinto(view)
         except TimeoutError as error:
             raise OriginUnavailable(f"{self._place} stopped sending") from error
         except (*_BROKEN, ValueError) as error:
             raise OriginUnavailable(f"{self._place} broke off: {error or type(error)}") from error
+        self._waited += time.monotonic() - began
+        self._came += count
+        if self._came >= _LEAST_BYTES:
+            self._waited, self._came = 0.0, 0
+        return count
 
 
 class _Response(http.client.HTTPResponse):
@@ -108,7 +125,8 @@ class HttpClient:
 
         Args:
             network: proxies and trusted certificates; by default as the environment says.
-            read_timeout: seconds of silence after which a connection is given up.
+            read_timeout: seconds of silence after which a connection is given up; likewise where
+                next to nothing comes.
         """
         self._network = network or Network()
         self._read_timeout = read_timeout
@@ -153,7 +171,7 @@ class HttpClient:
                     if location.checksums_of is not None and "Range" not in headers:
                         lowered = {name.lower(): value for name, value in response.headers.items()}
                         told = location.checksums_of(lowered)
-                    yield Body(response, offset, place, told)
+                    yield Body(response, offset, place, told, self._read_timeout)
                     return
                 target = _redirected(url, response)
             if _authority(target) != _authority(url):

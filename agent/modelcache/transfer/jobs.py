@@ -37,6 +37,8 @@ class FetchRequest:
         find: the file as the store has it already, or None. Asked right before a file is opened;
             the second argument is true when another process may have fetched it meanwhile.
         on_allocated: bytes of disk were claimed.
+        on_verified: a file came whole, and is what was promised; it gets its blob next, or has it
+            already. Called from several threads.
         on_file: a file has its blob. Called from several threads.
         times: what the connections spent their time on is added to it, under the engine's lock.
     """
@@ -52,6 +54,7 @@ class FetchRequest:
     listener: Listener
     find: Callable[[RemoteFile, bool], ManifestFile | None]
     on_allocated: Callable[[int], None]
+    on_verified: Callable[[RemoteFile, ManifestFile], None]
     on_file: Callable[[RemoteFile, ManifestFile], None]
     times: Times = field(default_factory=Times)
 

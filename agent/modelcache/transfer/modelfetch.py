@@ -198,16 +198,7 @@ class _Work:
 
     def _place(self, group: list[RemoteFile], content: ManifestFile) -> None:
         for file in group:
-            described = ManifestFile(
-                path=file.path,
-                size=file.size,
-                sha256=content.sha256,
-                chunks=content.chunks,
-                origin_path=file.origin_path,
-                identity=file.identity,
-                etag=file.etag,
-                checksums=content.checksums,
-            )
+            described = _described(file, content)
             self._staging.add(file.path, content.sha256)
             with self._mutex:
                 self._done[file.path] = described
@@ -222,10 +213,12 @@ class _Work:
         """The engine's part of the work."""
         wanted, store = self._wanted, self._store
 
+        def on_verified(file: RemoteFile, content: ManifestFile) -> None:
+            store.record(wanted.name, wanted.revision.snapshot, _described(file, content))
+
         def on_file(file: RemoteFile, content: ManifestFile) -> None:
             group = self._groups[self._key[file.path]]
             self._place(group, content)
-            store.record(wanted.name, wanted.revision.snapshot, self._done[file.path])
             for member in group:
                 self._listener(FileFinished(wanted.name, member.path, member.size))
             for member in group[1:]:
@@ -243,6 +236,7 @@ class _Work:
             listener=self._listener,
             find=self.find,
             on_allocated=reservation.consume,
+            on_verified=on_verified,
             on_file=on_file,
             times=times,
         )
@@ -259,3 +253,17 @@ class _Work:
             files=tuple(self._done[file.path] for file in revision.files),
             hub=revision.hub,
         )
+
+
+def _described(file: RemoteFile, content: ManifestFile) -> ManifestFile:
+    """A file of the revision that has this content."""
+    return ManifestFile(
+        path=file.path,
+        size=file.size,
+        sha256=content.sha256,
+        chunks=content.chunks,
+        origin_path=file.origin_path,
+        identity=file.identity,
+        etag=file.etag,
+        checksums=content.checksums,
+    )

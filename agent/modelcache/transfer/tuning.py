@@ -23,7 +23,8 @@ class TransferSettings:
         io_priority: of the threads that fetch, on the disk.
         tries: failures in a row, without a byte in between, after which a file's fetch is given up.
         first_delay, most_delay: seconds between tries, at first and at most.
-        read_timeout: seconds of silence after which a connection is given up.
+        read_timeout: seconds after which a connection is given up that was silent, or brought less
+            than 128 KiB.
     """
 
     connections: int = 8

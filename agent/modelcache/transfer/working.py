@@ -153,6 +153,7 @@ class Worker:
         if found is None:
             return False
         request.listener(BytesResumed(request.model, task.remote.size))
+        request.on_verified(task.remote, found)
         request.on_file(task.remote, found)
         with self._condition:
             unit.job.opened.remove(task)
@@ -173,6 +174,8 @@ class Worker:
             task.finishing = True
             fetch = task.fetch
         file = fetch.finish()
+        # Noted before the partial file goes: what has no digest at its origin is found by it only.
+        request.on_verified(task.remote, file)
         with spending("disk"):
             fetch.partial.finish(request.blob(file.sha256))
         request.on_file(task.remote, file)

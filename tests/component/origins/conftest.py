@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from hashlib import md5, sha1, sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote, urlsplit
 
 import pytest
 from awscrt.checksums import crc32c, crc64nvme
@@ -103,10 +104,22 @@ def registry() -> Iterator[Registry]:
 
 
 class Site(ABC):
-    """A place with a model that an origin leads to."""
+    """A place with a model that an origin leads to.
+
+    Attributes:
+        server: the plain URL of the server that gives out the bytes.
+        data: what the paths of requests for the weights have in them, and no others.
+    """
+
+    server: str
+    data: str
 
     def __init__(self, settings: OriginSettings) -> None:
         self._settings = settings
+
+    def reach_at(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """From now on the server is reached at another URL."""
+        raise NotImplementedError
 
     @abstractmethod
     def put(self, files: Mapping[str, bytes]) -> None:
@@ -124,7 +137,11 @@ class HubSite(Site):
     def __init__(self, settings: OriginSettings, hub: HubServer) -> None:
         super().__init__(settings)
         self._hub = hub
+        self.server, self.data = hub.cdn_url, "/repos/"
         hub.add_repo("org/name", {})
+
+    def reach_at(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._hub._backend.cdn_url = url
 
     def put(self, files: Mapping[str, bytes]) -> None:
         self._hub.commit("org/name", files)
@@ -138,6 +155,10 @@ class BucketSite(Site):
         super().__init__(settings)
         self._client, self._bucket = s3.client(), bucket
         self._client.create_bucket(Bucket=bucket)
+        self.server, self.data = s3.endpoint, ".safetensors"
+
+    def reach_at(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", url)
 
     def put(self, files: Mapping[str, bytes]) -> None:
         if len(files) > 100:
@@ -157,6 +178,10 @@ class GoogleSite(Site):
     def __init__(self, settings: OriginSettings, gcs: GcsServer, bucket: str) -> None:
         super().__init__(settings)
         self._gcs, self._bucket = gcs, gcs.bucket(bucket)
+        self.server, self.data = gcs.url, "/download/"
+
+    def reach_at(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", url)
 
     def put(self, files: Mapping[str, bytes]) -> None:
         if len(files) > 100:
@@ -175,6 +200,11 @@ class ListSite(Site):
     def __init__(self, settings: OriginSettings, web: WebServer, folder: str) -> None:
         super().__init__(settings)
         self._web, self._folder = web, folder
+        self._url = web.url
+        self.server, self.data = web.plain, ".safetensors"
+
+    def reach_at(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._url = url
 
     def put(self, files: Mapping[str, bytes]) -> None:
         self._web.put({f"{self._folder}/{path}": data for path, data in files.items()})
@@ -183,7 +213,7 @@ class ListSite(Site):
             self._web.sum_up(f"{self._folder}/{folder}")
 
     def uri(self, path: str = "") -> str:
-        url = self._web.locate(f"{self._folder}/{path}".rstrip("/"))
+        url = f"{self._url}/{quote(f'{self._folder}/{path}'.rstrip('/'))}"
         is_file = (self._web.files / self._folder / path).is_file()
         return url if is_file else f"{url}/SHA256SUMS"
 
@@ -211,6 +241,11 @@ class RegistrySite(Site):
         super().__init__(settings)
         self._registry, self._repository = registry, repository
         self._files: dict[str, bytes] = {}
+        self.server, self.data = f"http://{registry.host}", "/blobs/"
+        self._host = registry.host
+
+    def reach_at(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._host = urlsplit(url).netloc
 
     def put(self, files: Mapping[str, bytes]) -> None:
         self._files |= files
@@ -219,7 +254,7 @@ class RegistrySite(Site):
 
     def uri(self, path: str = "") -> str:
         assert not path
-        return self._registry.uri(self._repository, ":v1")
+        return f"oci://{self._host}/{self._repository}:v1"
 
 
 @pytest.fixture
@@ -232,7 +267,7 @@ def settings(tmp_path: Path) -> OriginSettings:
     )
 
 
-def _site(
+def open_site(
     kind: str, request: pytest.FixtureRequest, settings: OriginSettings, tmp_path: Path
 ) -> Site:
     name = f"site-{sha256(str(tmp_path).encode()).hexdigest()[:20]}"
@@ -251,7 +286,7 @@ def _site(
 
 @pytest.fixture(params=["hf", "s3", "gs", "oci", "https", "file"])
 def site(request: pytest.FixtureRequest, settings: OriginSettings, tmp_path: Path) -> Site:
-    return _site(request.param, request, settings, tmp_path)
+    return open_site(request.param, request, settings, tmp_path)
 
 
 @pytest.fixture(params=["hf", "s3", "gs", "https", "file"])
@@ -259,7 +294,7 @@ def site_with_paths(
     request: pytest.FixtureRequest, settings: OriginSettings, tmp_path: Path
 ) -> Site:
     """One whose URI may name a folder or a file of it."""
-    return _site(request.param, request, settings, tmp_path)
+    return open_site(request.param, request, settings, tmp_path)
 
 
 def fetched(location: Location) -> bytes:

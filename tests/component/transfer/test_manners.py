@@ -35,7 +35,7 @@ def test_one_refusal_holds_back_all_jobs_of_that_host_and_no_other(
 ) -> None:
     fetching = make_fetching(TransferSettings(connections=4))
     for name in ("a", "b"):
-        hub.add_repo(f"org/{name}", {f"{name}.safetensors": GeneratedContent(9 * MIB, ord(name))})
+        hub.add_repo(f"org/{name}", {f"{name}.safetensors": GeneratedContent(5 * MIB, ord(name))})
     hub.fault("a.safetensors", Status(429, retry_after=60, times=None))
     cancel = Cancel()
     limited = fetching.in_background("a", "hf://org/a", cancel=cancel)

@@ -42,7 +42,9 @@ class Authority:
         self.certificate = folder / "ca.crt"
         self.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def server(self, name: str, addresses: Iterable[str], names: Iterable[str]) -> Pair:
+    def server(
+        self, name: str, addresses: Iterable[str], names: Iterable[str], *, expired: bool = False
+    ) -> Pair:
         """A server's certificate, for IP addresses and DNS names."""
         alternatives = x509.SubjectAlternativeName(
             [
@@ -56,6 +58,7 @@ class Authority:
             subject,
             ExtendedKeyUsageOID.SERVER_AUTH,
             x509.SubjectAlternativeName(alternatives),
+            expired=expired,
         )
 
     def client(self, user: str, groups: Iterable[str]) -> Pair:
@@ -85,11 +88,16 @@ class Authority:
         return pair
 
     def _sign(
-        self, file: str, subject: x509.Name, use: x509.ObjectIdentifier, *more: x509.ExtensionType
+        self,
+        file: str,
+        subject: x509.Name,
+        use: x509.ObjectIdentifier,
+        *more: x509.ExtensionType,
+        expired: bool = False,
     ) -> Pair:
         key = ec.generate_private_key(ec.SECP256R1())
         builder = (
-            self._builder(subject, key.public_key())
+            self._builder(subject, key.public_key(), days=-1 if expired else _DAYS)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(digital_signature=True), critical=True)
             .add_extension(x509.ExtendedKeyUsage([use]), critical=False)
@@ -103,7 +111,7 @@ class Authority:
         return pair
 
     def _builder(
-        self, subject: x509.Name, key: ec.EllipticCurvePublicKey
+        self, subject: x509.Name, key: ec.EllipticCurvePublicKey, *, days: int = _DAYS
     ) -> x509.CertificateBuilder:
         now = datetime.datetime.now(datetime.UTC)
         signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
@@ -113,8 +121,8 @@ class Authority:
             .issuer_name(self._name)
             .public_key(key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(hours=1))
-            .not_valid_after(now + datetime.timedelta(days=_DAYS))
+            .not_valid_before(now - datetime.timedelta(hours=1, days=max(0, -2 * days)))
+            .not_valid_after(now + datetime.timedelta(days=days))
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
             .add_extension(signer, critical=False)
         )

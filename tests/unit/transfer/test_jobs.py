@@ -38,6 +38,7 @@ def job(*files: RemoteFile, priority: int = 0, sequence: int = 0) -> Job:
         listener=ignore,
         find=nothing,
         on_allocated=nothing,
+        on_verified=nothing,
         on_file=nothing,
     )
     return Job(request, sequence)
