@@ -11,6 +11,10 @@ from hypothesis import settings
 settings.register_profile("modelcache", deadline=None)  # How busy the machine is, is no failure.
 settings.load_profile("modelcache")
 
+# Read once, when huggingface_hub is imported, which may be while tests are collected: otherwise it
+# tells huggingface.co of itself.
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
 ALLOWED_SKIPS = ("the cache's disk has too little room for 20 GiB",)
 """Beginnings of the reasons for which CI, which runs as root, may skip a test."""
 

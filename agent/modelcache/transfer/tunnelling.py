@@ -44,5 +44,6 @@ class Tunnel(http.client.HTTPSConnection):
         answer = http.client.HTTPResponse(self.sock, method="CONNECT")
         answer.begin()
         if not 200 <= answer.status < 300:
+            answer.close()
             raise self._proxy.refusal(answer.status, target)
         self.sock = self._tls.wrap_socket(self.sock, server_hostname=self.host)
