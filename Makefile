@@ -34,7 +34,7 @@ check: setup ## Lint, types, import layers, fast tests
 	$(BIN)/pytest tests/unit -q
 
 test: setup ## All tests; as root also the ones that mount; after `make cluster` on a Kubernetes
-	$(BIN)/pytest tests -n $(WORKERS) --dist loadgroup
+	$(BIN)/pytest tests -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 cluster: setup ## Put a control plane for the tests together (minutes, once for a machine)
 	$(BIN)/python -m tests.support.cluster.building

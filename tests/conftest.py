@@ -41,20 +41,13 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("NO_GCE_CHECK", "true")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need root are skipped for others; those of a file run in one process."""
+    """Tests that need root are skipped for others."""
+    if os.geteuid() == 0:
+        return
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
-        if os.geteuid() != 0 and item.get_closest_marker("root"):
+        if item.get_closest_marker("root"):
             item.add_marker(pytest.mark.skip(reason="needs root: mounts or loop devices"))
-
-
-def _group(item: pytest.Item) -> str:
-    """Where several processes run tests, each group is one's: a file, for its fixtures' sake; all
-    unit tests, which are quicker than a process's turn."""
-    file = item.nodeid.partition("::")[0]
-    return "tests/unit" if file.startswith("tests/unit/") else file
 
 
 _skipped: list[str] = []
