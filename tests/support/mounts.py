@@ -97,9 +97,14 @@ def emptied_loop(place: Path, size: int, files: Mapping[str, bytes]) -> Iterator
     _run("umount", str(place))
     emptied = Emptied(image)
     _run("mount", "-o", "loop,ro", str(image), str(place))
+    device = os.stat(place).st_dev
+    ahead = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/queue/read_ahead_kb")
+    usual = ahead.read_text()
+    ahead.write_text("0")  # otherwise most may be in memory when the first bytes are asked for
     try:
         yield emptied
     finally:
+        ahead.write_text(usual)
         emptied.refill()
         _unmount(place)
         image.unlink()

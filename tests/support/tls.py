@@ -23,7 +23,7 @@ class TlsFront:
         self._behind = (host, behind)
         self._end = threading.Event()
         self._listening = socket.create_server(("127.0.0.1", 0))
-        self._listening.settimeout(0.05)
+        self._listening.settimeout(0.01)
         self.port: int = self._listening.getsockname()[1]
         self._threads = [threading.Thread(target=self._accept)]
 
@@ -79,7 +79,7 @@ class TlsFront:
 
     def _pass_on(self, inner: ssl.SSLSocket, other: socket.socket) -> None:
         while not self._end.is_set():
-            ready = [inner] if inner.pending() else select.select([inner, other], [], [], 0.05)[0]
+            ready = [inner] if inner.pending() else select.select([inner, other], [], [], 0.01)[0]
             for source in ready:
                 data = source.recv(1 << 18)
                 if not data:

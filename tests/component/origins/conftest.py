@@ -6,6 +6,7 @@ import os
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from functools import cache
 from hashlib import md5, sha1, sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 from awscrt.checksums import crc32c, crc64nvme
+from botocore.loaders import Loader
 from huggingface_hub import constants
 from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.s3.models import s3_backends
@@ -75,8 +77,15 @@ def s3_server() -> Iterator[S3Server]:
         yield server
 
 
+@cache
+def _loader(_search_path: str | None) -> Loader:
+    return Loader()
+
+
 @pytest.fixture
 def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    # Each session reads AWS's descriptions of its services anew otherwise: 0.2 s.
+    monkeypatch.setattr("botocore.session.create_loader", _loader)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_server.endpoint)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
