@@ -1,10 +1,10 @@
 """`make bench`: fetching a model, and the agents of a large cluster (`scale`).
 
-Fetching is side by side with what a user would pick instead.
-One run, interleaved, on one machine and one disk, from a Hub on loopback in a process of its own.
-Each client is a process of its own, timed until its files are on the disk (`sync -f` for those that
-don't sync). Before each run as many bytes are written and deleted: a virtual machine's first touch
-of memory that its host took back costs more than the fetch, and would fall on whoever comes first.
+Fetching is side by side with what a user would pick instead: one run, interleaved, on one machine
+and one disk, from a Hub on loopback in a process of its own. Each client is a process of its own,
+timed until its files are on the disk (`sync -f` for those that don't sync). Before each run as many
+bytes are written and deleted: a virtual machine's first touch of memory that its host took back
+costs more than the fetch, and would fall on whoever comes first.
 What is printed: median MiB/s, CPU seconds per GiB, peak memory, and the ratio to ours.
 """
 
