@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Final
 
 import structlog
@@ -122,10 +121,9 @@ class Permits:
             for key, priority in keys.items():
                 want = self._wants.setdefault(key, _Want(priority, now))
                 want.priority = priority
-            if self._room() > 0:
-                for want in self._wants.values():
-                    if want.due == _NO_ROOM:
-                        want.due = now
+            for want in self._wants.values():
+                if want.due == _NO_ROOM and self._room(want.priority) > 0:
+                    want.due = now
 
     def held(self) -> frozenset[str]:
         """The keys whose fetch may begin now.
@@ -166,9 +164,13 @@ class Permits:
         except ClusterError as error:
             log.debug("permits.not_given_back", message=str(error))
 
-    def _room(self) -> int:
-        """How many more are of use. Under the lock."""
-        return self._most - sum(1 for want in self._wants.values() if want.lease is not None)
+    def _room(self, priority: int) -> int:
+        """How many more are of use for a priority. Under the lock.
+
+        For each that is still missing of a higher one a place is kept.
+        """
+        wants = self._wants.values()
+        return self._most - sum(w.lease is not None or w.priority > priority for w in wants)
 
     def _due(self) -> float:
         """The moment of the next round."""
@@ -238,28 +240,24 @@ class Permits:
         return len(due)
 
     def _look_for(self, missing: Sequence[tuple[str, _Want]]) -> None:
-        """Look for permits, as many as are of use; of equals for any."""
+        """Look for permits, the urgent ones first, as many as are of use; of equals for any."""
         with self._mutex:
-            room = self._room()
-        if room <= 0:
-            self._put_off(missing)
+            of_use = [pair for pair in missing if self._room(pair[1].priority) > 0]
+        self._put_off(pair for pair in missing if pair not in of_use)
+        if not of_use:
             return
+        random.shuffle(of_use)
+        of_use.sort(key=lambda pair: -pair[1].priority)
         # One question for all: in a crowd each node's eight would be eight.
-        labels = ",".join(permit_label(key) for key, _ in missing)
+        labels = ",".join(permit_label(key) for key, _ in of_use)
         there = self._leases.list(f"{PERMIT_LABEL} in ({labels})")
-        for _, group in groupby(missing, lambda pair: pair[1].priority):
-            equals = list(group)
-            random.shuffle(equals)
-            before = room
-            for number, (key, want) in enumerate(equals):
-                if room <= 0:
-                    self._put_off(equals[number:])
-                    break
-                lease = self._look(key, there)
-                self._note(key, want, lease)
-                room -= lease is not None
-            # For those that are still missing a place is kept; none of a lower priority takes it.
-            room -= len(equals) - (before - room)
+        for key, want in of_use:
+            with self._mutex:
+                room = self._room(want.priority)
+            if room > 0:
+                self._note(key, want, self._look(key, there))
+            else:
+                self._put_off([(key, want)])
 
     def _put_off(self, missing: Iterable[tuple[str, _Want]]) -> None:
         """Not to be looked for until there is room again."""

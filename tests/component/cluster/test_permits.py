@@ -189,6 +189,24 @@ def test_who_waits_keeps_its_place_from_lower_priorities(admin: Client, clock: C
     assert len(node.permits.held()) == 2
 
 
+def test_its_place_is_kept_also_while_nobody_looks_for_it(admin: Client, clock: Clock) -> None:
+    other, node = (Node(admin, name, clock, slots=1) for name in ("other", "node"))
+    other.want("urgent")
+    other.run()
+    node.permits.want({"urgent": 1}, 2)
+    node.due = clock.now
+    node.run()
+    # Within its pause others come to be wanted.
+    node.permits.want({"urgent": 1, "low": 0, "lower": 0}, 2)
+    node.due = clock.now
+    node.run()
+    assert len(node.permits.held()) == 1
+    other.want()
+    other.run()
+    pass_time(clock, [node], 10)
+    assert "urgent" in node.permits.held()
+
+
 def test_who_dies_blocks_nobody_for_long(admin: Client, clock: Clock) -> None:
     dead, alive = (Node(admin, name, clock, slots=1) for name in ("dead", "alive"))
     dead.want(KEY)
