@@ -21,7 +21,7 @@ class _OnTheWay(requests.Session):
     def use(self, network: Network) -> None:
         self.network = network
         self.trust_env = False
-        self.verify = network.ca_file or True
+        self.verify = network.ca_file
 
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
         """Send one request; each redirect is one, too."""

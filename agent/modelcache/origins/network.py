@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
 from collections.abc import Mapping
@@ -25,10 +26,10 @@ class Network:
         """Read the environment (by default this process's) and the bundle.
 
         Raises:
-            UsageError: a proxy's URL can't be read, or the bundle can't be used.
+            UsageError: a proxy's URL can't be read, or a bundle can't be used.
         """
         self._proxies = Proxies.from_environment(environment)
-        self._trust = Trust(ca_bundle)
+        self._trust = Trust(ca_bundle, os.environ if environment is None else environment)
 
     def proxy(self, url: str) -> Proxy | None:
         """The proxy that leads to a URL; None: straight."""
@@ -58,6 +59,6 @@ class Network:
         return self._trust.context
 
     @property
-    def ca_file(self) -> str | None:
-        """A file with all trusted CAs, for SDKs that take a path; None: they trust as ever."""
+    def ca_file(self) -> str:
+        """A file with all trusted CAs, for SDKs that take a path."""
         return self._trust.file

@@ -185,9 +185,8 @@ class S3Origin:
 
     def _session(self) -> Session:
         core = get_session()
-        if self._network.ca_file is not None:
-            # Not by the client's `verify`: STS, whom credentials may come from, is asked as well.
-            core.set_config_variable("ca_bundle", self._network.ca_file)
+        # Not by the client's `verify`: STS, whom credentials may come from, is asked as well.
+        core.set_config_variable("ca_bundle", self._network.ca_file)
         if self._secret is None:
             return Session(botocore_session=core)
         return Session(

@@ -1,11 +1,11 @@
-"""Whom to trust over TLS: the system's roots, certifi's, and a private CA's."""
+"""Whom to trust over TLS: the system's roots, certifi's, and those of private CAs."""
 
 from __future__ import annotations
 
 import os
 import re
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -16,37 +16,39 @@ from modelcache.errors import UsageError
 
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _HASHED = re.compile(r"[0-9a-f]{8}\.[0-9]+")
+_VARIABLES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+"""Whoever set one of these for the tools that read it means our connections, too."""
 
 
 class Trust:
     """The certificates that servers are checked against. The bundle is read once."""
 
-    def __init__(self, bundle: Path | None = None) -> None:
+    def __init__(self, bundle: Path | None, environment: Mapping[str, str]) -> None:
         """`bundle`: a PEM file with certificates of CAs, trusted besides the usual ones.
 
         Raises:
-            UsageError: it can't be read, or holds no certificate.
+            UsageError: it, or one that the environment names, can't be read or holds no certificate.
         """
-        self._extra = None if bundle is None else _read(bundle)
+        named = {} if bundle is None else {"--ca-bundle": bundle}
+        named |= {name: Path(environment[name]) for name in _VARIABLES if environment.get(name)}
+        self._extra = "\n".join(_read(name, path) for name, path in named.items())
 
     @cached_property
     def context(self) -> ssl.SSLContext:
         """For clients that take a context."""
         context = ssl.create_default_context(cafile=certifi.where())
         context.load_default_certs()
-        if self._extra is not None:
+        if self._extra:
             context.load_verify_locations(cadata=self._extra)
         return context
 
     @cached_property
-    def file(self) -> str | None:
-        """The path of a file with all of them, for SDKs that take a path; None: nothing is special.
+    def file(self) -> str:
+        """The path of a file with all of them, for SDKs that take a path.
 
         It lies in memory, and is there as long as this process: the container's file system is
         read-only.
         """
-        if self._extra is None:
-            return None
         parts = [Path(certifi.where()).read_bytes(), *_system(), self._extra.encode()]
         self._fd = os.memfd_create("modelcache-ca-bundle")
         with open(self._fd, "wb", closefd=False) as file:
@@ -59,33 +61,38 @@ class Trust:
 
 
 def _system() -> Iterator[bytes]:
-    """The system's roots: one file, or a directory with links by hash (OpenSSL's c_rehash)."""
+    """The system's roots."""
     paths = ssl.get_default_verify_paths()
-    if paths.cafile:
-        yield Path(paths.cafile).read_bytes()
-    if paths.capath:
-        for link in sorted(Path(paths.capath).iterdir()):
-            if _HASHED.fullmatch(link.name):
-                with suppress(OSError):
-                    yield link.read_bytes()
+    for path in (paths.cafile, paths.capath):
+        if path:
+            yield from _contents(Path(path))
 
 
-def _read(bundle: Path) -> str:
+def _contents(path: Path) -> Iterator[bytes]:
+    """What a file holds, or a directory with links by hash (OpenSSL's c_rehash)."""
+    if not path.is_dir():
+        yield path.read_bytes()
+        return
+    for link in sorted(path.iterdir()):
+        if _HASHED.fullmatch(link.name):
+            with suppress(OSError):
+                yield link.read_bytes()
+
+
+def _read(name: str, bundle: Path) -> str:
     """The certificates of a bundle, without what people write between them."""
     how = "give a PEM file with the certificates of your CA"
     try:
-        blocks = _CERTIFICATE.findall(bundle.read_bytes())
+        blocks = _CERTIFICATE.findall(b"\n".join(_contents(bundle)))
     except OSError as error:
-        raise UsageError(
-            f"--ca-bundle: {bundle} can't be read ({error.strerror}): {how}"
-        ) from error
+        raise UsageError(f"{name}: {bundle} can't be read ({error.strerror}): {how}") from error
     text = b"\n".join(blocks).decode("ascii", "replace")
     if not blocks:
-        raise UsageError(f"--ca-bundle: {bundle} holds no certificates: {how}")
+        raise UsageError(f"{name}: {bundle} holds no certificates: {how}")
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
     except (ssl.SSLError, ValueError, TypeError) as error:
         raise UsageError(
-            f"--ca-bundle: {bundle} holds a certificate that can't be read: {how}"
+            f"{name}: {bundle} holds a certificate that can't be read: {how}"
         ) from error
     return text

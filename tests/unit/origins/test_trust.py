@@ -20,13 +20,26 @@ def test_the_private_ca_comes_on_top_of_the_others(tmp_path: Path) -> None:
     usual = len(Network().tls.get_ca_certs())
     assert usual > 50
     assert len(network.tls.get_ca_certs()) == usual + 1
-    assert network.ca_file is not None
     context = ssl.create_default_context(cafile=network.ca_file)
     assert len(context.get_ca_certs()) >= usual + 1
 
 
-def test_without_one_the_sdks_are_left_alone() -> None:
-    assert Network().ca_file is None
+@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"])
+def test_the_sdks_and_the_engine_trust_whom_the_environment_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    authority = Authority(tmp_path / "ca")
+    monkeypatch.setenv(name, str(authority.certificate))
+    ours = ssl.PEM_cert_to_DER_cert(authority.certificate.read_text())
+    network = Network()
+    assert ours in network.tls.get_ca_certs(binary_form=True)
+    context = ssl.create_default_context(cafile=network.ca_file)
+    assert ours in context.get_ca_certs(binary_form=True)
+
+
+def test_a_bundle_of_the_environment_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"AWS_CA_BUNDLE: .*gone\.pem can't be read"):
+        Network(environment={"AWS_CA_BUNDLE": str(tmp_path / "gone.pem")})
 
 
 @pytest.mark.parametrize(
