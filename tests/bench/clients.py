@@ -36,7 +36,9 @@ if tuned == "tuned":
     )
 elif tuned == "crt":
     config = TransferConfig(preferred_transfer_client="crt")
-client = boto3.client("s3", endpoint_url=url, config=Config(max_pool_connections=64))
+# The CRT takes TLS and trust from these two, not from the URL and the environment.
+client = boto3.client("s3", endpoint_url=url, use_ssl=url.startswith("https:"),
+                      verify=os.environ["AWS_CA_BUNDLE"], config=Config(max_pool_connections=64))
 keys = [f["Key"] for f in client.list_objects_v2(Bucket="models", Prefix=prefix)["Contents"]]
 def fetch(key):
     client.download_file("models", key, os.path.join(folder, os.path.basename(key)), Config=config)

@@ -61,6 +61,7 @@ class ApiModel(BaseModel):
     """
 
     model_config = ConfigDict(
+        defer_build=True,
         alias_generator=to_camel,
         extra="forbid",
         frozen=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
@@ -75,6 +76,8 @@ def make_app(wanted: str = "") -> typer.Typer:
         " 5 integrity, 6 no space, 7 origin unavailable, 1 anything else.",
     )
     app.callback()(_options)
+    if wanted == "--version":
+        return app
     for name in [wanted] if wanted in COMMANDS else COMMANDS:
         place, summary = COMMANDS[name]
         module, _, function = place.partition(":")
@@ -145,6 +148,7 @@ def _explain(error: Exception) -> tuple[ModelCacheError, int]:
 def main() -> None:
     """The entry point."""
     code = run(sys.argv[1:])
+    gc.freeze()  # looking through everything once more at the end takes as long as a small fetch
     if threading.active_count() > 1:
         # Threads that hang in a library's call are not waited for.
         sys.stderr.flush()

@@ -9,6 +9,8 @@ from collections.abc import Callable
 PIECE_BYTES = 1024 * 1024
 """What is received, hashed, written and journaled as one. A kill loses at most one a connection."""
 
+_ARENA_BYTES = 8 * PIECE_BYTES
+
 
 class Buffers:
     """A pool of buffers of `PIECE_BYTES`, page-aligned, as direct I/O wants them. Safe for threads.
@@ -31,7 +33,14 @@ class Buffers:
         with self._mutex:
             if self._free:
                 return self._free.pop()
-        return memoryview(mmap.mmap(-1, PIECE_BYTES))
+            return self._make()
+
+    def _make(self) -> memoryview:
+        arena = mmap.mmap(-1, _ARENA_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        arena.madvise(mmap.MADV_HUGEPAGE)
+        memory = memoryview(arena)
+        self._free += (memory[i : i + PIECE_BYTES] for i in range(0, _ARENA_BYTES, PIECE_BYTES))
+        return self._free.pop()
 
     def reserve(self, count: int) -> bool:
         """Have so many spare buffers promised; whether they are. Each is then to be had by `must`,
