@@ -27,7 +27,7 @@ class Trust:
         """`bundle`: a PEM file with certificates of CAs, trusted besides the usual ones.
 
         Raises:
-            UsageError: it, or one that the environment names, can't be read or holds no certificate.
+            UsageError: it, or one that the environment names, can't be read, or holds none.
         """
         named = {} if bundle is None else {"--ca-bundle": bundle}
         named |= {name: Path(environment[name]) for name in _VARIABLES if environment.get(name)}

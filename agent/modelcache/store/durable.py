@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import itertools
 import os
 import secrets
 import shutil
@@ -55,10 +56,12 @@ class Durable:
 
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
+        self._token = secrets.token_hex(8)
+        self._numbers = itertools.count()
 
     def temporary(self, suffix: str = "") -> Path:
         """A name in the scratch directory that nobody else uses."""
-        return self._scratch / f"{secrets.token_hex(8)}{suffix}"
+        return self._scratch / f"{self._token}-{next(self._numbers)}{suffix}"
 
     def sync(self, fd: int) -> None:
         """Make the content of an open file survive a power cut."""

@@ -124,27 +124,25 @@ class Partial:
         """Whether another thread has asked for it in vain."""
         return self._is_contended()
 
-    @property
-    def allocated(self) -> int:
-        """Bytes of disk that the file has."""
-        return os.fstat(self.fd).st_blocks * 512
-
-    def allocate(self) -> None:
-        """Claim the disk space of the whole file.
+    def allocate(self) -> int:
+        """Claim the disk space of the whole file; how many bytes that took.
 
         Raises:
             InsufficientDisk: it doesn't fit.
         """
+        if self._journal < 0:
+            return self.size  # small: its blocks come with its bytes, in a moment
         if self.size == 0:
-            return
-        before = os.fstat(self.fd).st_size
+            return 0
+        before = os.fstat(self.fd)
         try:
             with disk_errors(self.size):
                 os.posix_fallocate(self.fd, 0, self.size)
         except InsufficientDisk:
             # What was claimed before it failed would keep the disk full (ext4).
-            os.ftruncate(self.fd, before)
+            os.ftruncate(self.fd, before.st_size)
             raise
+        return (os.fstat(self.fd).st_blocks - before.st_blocks) * 512
 
     def write(self, view: memoryview, offset: int) -> None:
         """Write bytes at their place. `record` them once they are all written.

@@ -79,7 +79,8 @@ class Worker:
         try:
             if unit.wanted is None:
                 self._open(unit)
-            else:
+                self._go_on(unit)
+            if unit.wanted is not None:
                 assert task.fetch is not None
                 rest = unit.wanted
                 try:
@@ -120,16 +121,13 @@ class Worker:
                 return
             location = request.origin.locate(remote) if remote.size else None
             unit.heard = time.monotonic()
-            before = claimed.allocated
             shared = (
                 isinstance(location, LocalLocation)
                 and not claimed.pieces
                 and reflink(location, claimed)
             )
-            if not shared:
-                with spending("disk"):
-                    claimed.allocate()
-            request.on_allocated(claimed.allocated - before)
+            with spending("disk"):
+                request.on_allocated(remote.size if shared else claimed.allocate())
             fetch = FileFetch(
                 remote, location, claimed, self._buffers, range_bytes=self._settings.range_bytes
             )
@@ -142,9 +140,23 @@ class Worker:
             request.listener(BytesResumed(request.model, kept))
         with self._condition:
             task.fetch = fetch
-            # No more than there is work for: of a thousand small files each would wake everybody.
-            self._condition.notify(fetch.ranges_left)
+            # No more than there is work for, beside our own.
+            self._condition.notify(fetch.ranges_left - 1)
         fetch.drain()
+
+    def _go_on(self, unit: Unit) -> None:
+        """Have who opened a file fetch its first range, too: of most files there is no other."""
+        task, now = unit.task, time.monotonic()
+        with self._condition:
+            if task.fetch is None or unit.job.over:
+                return
+            self._ways.went_well(unit.way, unit.began, now)
+            self._ways.ended(unit.way)
+            way = self._ways.to_fetch(task, now)
+            unit.wanted = None if way is None else task.fetch.claim()
+            if way is not None and unit.wanted is not None:
+                unit.way, unit.began = way, now
+            self._ways.began(unit.way)
 
     def _is_there(self, unit: Unit, *, fresh: bool) -> bool:
         """Whether the store has the file, and so it is done."""
