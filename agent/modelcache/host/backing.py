@@ -225,9 +225,23 @@ class Host:
             Kind.DISK,
             disk.name,
             model=own or _common(layers),
-            identity=_text(disk / "diskseq") or _text(disk / "device/serial"),
+            identity=_identity(disk),
             layers=tuple(layers),
         )
+
+    def identity(self, bdi: str, mounts: Sequence[Mount]) -> str | None:
+        """The identity of what has this bdi now; None: nothing has."""
+        if (self._sys / "dev/block" / bdi).exists():
+            return _identity(self._sys / "dev/block" / bdi)
+        for folder in self._children(self._sys / "fs/btrfs"):
+            link = folder / "bdi"
+            if link.is_symlink() and link.readlink().name == bdi:
+                return folder.name
+        for mount in mounts:
+            with suppress(NoReadAhead, OSError):
+                if (found := self.backing(mount, mounts)).bdi == bdi:
+                    return found.identity
+        return None
 
     def queue(self, backing: Backing, name: str) -> int | None:
         """A number of a disk's queue, such as `max_sectors_kb`; None: it has none."""
@@ -256,6 +270,10 @@ def _text(path: Path) -> str:
         return path.read_text(errors="replace").strip()
     except OSError:
         return ""
+
+
+def _identity(disk: Path) -> str:
+    return _text(disk / "diskseq") or _text(disk / "device/serial") or _text(disk / "size")
 
 
 def _common(layers: Sequence[Backing]) -> str:

@@ -19,9 +19,7 @@ Wish = int | Literal["auto"]
 MOST_KB: Final = 1024 * 1024
 """A reader that reads on in order has so much of its file in memory before it asks for it."""
 
-_GLOBAL_MOUNT: Final = re.compile(
-    r"/plugins/kubernetes\.io/csi/(?P<driver>[^/]+)/[^/]+/globalmount"
-)
+_STAGED: Final = re.compile(r"/plugins/kubernetes\.io/csi/(?P<driver>[^/]+)/[^/]+/globalmount")
 _KINDS: Final = ("root", "fstype", "path", "csi", "model", "device")
 _EXAMPLE: Final = (
     "root=auto, fstype:nfs4=16384, csi:pd.csi.storage.gke.io=4096 or path:/data/*=1024"
@@ -146,7 +144,7 @@ def _selects(
         case "path":
             return fnmatchcase(str(mount.point), rule.pattern)
         case "csi":
-            staged = _GLOBAL_MOUNT.search(str(mount.point))
+            staged = _STAGED.search(str(mount.point))
             return staged is not None and fnmatchcase(staged["driver"], rule.pattern)
     try:
         backing = host.backing(mount, mounts)

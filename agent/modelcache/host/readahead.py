@@ -1,0 +1,233 @@
+"""Setting read-ahead, and putting it back: what was there before is written down first."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from modelcache.errors import UsageError
+from modelcache.host.backing import Host
+from modelcache.host.selecting import Wanted
+
+BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+PAGE_KB: Final = os.sysconf("SC_PAGE_SIZE") // 1024
+
+
+class Outcome(StrEnum):
+    """What became of one device."""
+
+    KEPT = "Kept"
+    """It is as wanted."""
+    SET = "Set"
+    RESTORED = "Restored"
+    LEFT = "Left"
+    """Not put back: somebody else has changed it since, or it is another device now."""
+    FAILED = "Failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What was done with one device, or, in a dry run, would be.
+
+    Attributes:
+        bdi: its name below `/sys/class/bdi`.
+        name: the disk, or the mount's source.
+        points: where it is mounted, as far as a rule selected it.
+        rule: which rule; empty when restoring.
+        before, after: KiB; None: it couldn't be read.
+        wanted: KiB.
+        outcome: what became of it.
+        message: why it failed or was left; else empty.
+    """
+
+    bdi: str
+    name: str
+    before: int | None
+    after: int | None
+    wanted: int
+    outcome: Outcome
+    message: str = ""
+    rule: str = ""
+    points: tuple[PurePosixPath, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a device had before we set it, in this boot."""
+
+    name: str
+    identity: str
+    former: int
+    set: int
+
+
+class Records:
+    """The former values, in a file. A reboot makes them void: the kernel begins anew."""
+
+    def __init__(
+        self, path: Path, write: Callable[[Path, bytes], None], boot: str | None = None
+    ) -> None:
+        """Open them.
+
+        Args:
+            path: the file; its directory is there.
+            write: replaces a file durably.
+            boot: the id of this boot; by default the kernel's.
+        """
+        self._path = path
+        self._write = write
+        self._boot = boot or BOOT_ID.read_text().strip()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from changing devices and records meanwhile."""
+        fd = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+    def read(self) -> dict[str, Record]:
+        """By bdi; those of this boot only.
+
+        Raises:
+            UsageError: the file is none of ours.
+        """
+        try:
+            found: dict[str, Any] = json.loads(self._path.read_text())
+            if found["boot"] != self._boot:
+                return {}
+            return {bdi: Record(**fields) for bdi, fields in found["devices"].items()}
+        except FileNotFoundError:
+            return {}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UsageError(
+                f"{self._path} can't be read ({error!r}): it holds the read-ahead that devices had"
+                " before; look at it, and remove it if you can do without"
+            ) from error
+
+    def write(self, records: dict[str, Record]) -> None:
+        """Replace them.
+
+        Raises:
+            OSError, InsufficientDisk
+        """
+        devices = {
+            bdi: {"name": r.name, "identity": r.identity, "former": r.former, "set": r.set}
+            for bdi, r in sorted(records.items())
+        }
+        content = json.dumps({"boot": self._boot, "devices": devices}, indent=2)
+        self._write(self._path, content.encode() + b"\n")
+
+
+class ReadAhead:
+    """Read-ahead as it is wanted, and as it was."""
+
+    def __init__(self, host: Host, records: Records) -> None:
+        self._host = host
+        self._records = records
+
+    def apply(self, wanted: Wanted, kib: int, *, dry_run: bool = False) -> Change:
+        """Have a device read so much ahead. What fails is told in the result.
+
+        Raises:
+            UsageError: the records can't be read.
+        """
+        backing = wanted.backing
+        target = kib - kib % PAGE_KB
+        change = Change(
+            *(backing.bdi, backing.name, None, None, target, Outcome.KEPT),
+            rule=str(wanted.rule),
+            points=wanted.points,
+        )
+        try:
+            before = self._host.read_ahead_kb(backing.bdi)
+            change = replace(change, before=before, after=before)
+            if before == target:
+                return change
+            if not dry_run:
+                with self._records.held():
+                    self._note(backing.bdi, backing.name, backing.identity, before, target)
+                    change = replace(change, after=self._set(backing.bdi, target))
+            return replace(change, outcome=Outcome.SET)
+        except OSError as error:
+            return replace(change, outcome=Outcome.FAILED, message=_why(error))
+
+    def _note(self, bdi: str, name: str, identity: str, before: int, target: int) -> None:
+        records = self._records.read()
+        known = records.get(bdi)
+        same = known is not None and known.identity == identity
+        former = known.former if known is not None and same else before
+        records[bdi] = Record(name, identity, former, target)
+        self._records.write(records)
+
+    def _set(self, bdi: str, kib: int) -> int:
+        (self._host.bdi / bdi / "read_ahead_kb").write_text(str(kib))
+        found = self._host.read_ahead_kb(bdi)
+        if found != kib:
+            raise OSError(errno.EINVAL, f"the kernel made {found} KiB of it")
+        return found
+
+    def restore(self, *, dry_run: bool = False) -> list[Change]:
+        """Put back what there was before. What fails is told in the result, and stays noted.
+
+        Raises:
+            UsageError: the records, or the mounts, can't be read.
+            OSError, InsufficientDisk: the records can't be written.
+        """
+        mounts = self._host.mounts()
+        changes = []
+        with self._records.held():
+            records = self._records.read()
+            for bdi, record in list(records.items()):
+                identity = self._host.identity(bdi, mounts)
+                change = self._put_back(bdi, record, identity, dry_run=dry_run)
+                changes.append(change)
+                if change.outcome is not Outcome.FAILED and not dry_run:
+                    del records[bdi]
+                    self._records.write(records)
+        return changes
+
+    def _put_back(self, bdi: str, record: Record, identity: str | None, *, dry_run: bool) -> Change:
+        change = Change(bdi, record.name, None, None, record.former, Outcome.LEFT)
+        if identity != record.identity:
+            gone = "it is gone" if identity is None else "it is another device now"
+            return replace(change, message=gone)
+        try:
+            before = self._host.read_ahead_kb(bdi)
+            change = replace(change, before=before, after=before)
+            if before == record.former:
+                return replace(change, outcome=Outcome.KEPT)
+            if before != record.set:
+                why = f"somebody else has changed it, from {record.set} to {before} KiB"
+                return replace(change, message=why)
+            if not dry_run:
+                change = replace(change, after=self._set(bdi, record.former))
+            return replace(change, outcome=Outcome.RESTORED)
+        except OSError as error:
+            return replace(change, outcome=Outcome.FAILED, message=_why(error))
+
+
+def _why(error: OSError) -> str:
+    match error.errno:
+        case errno.ENOENT | errno.ENODEV | errno.ENXIO:
+            return "the device is gone"
+        case errno.EROFS:
+            return "sysfs is read-only here: mount /sys/devices/virtual/bdi writable"
+        case errno.EACCES | errno.EPERM:
+            return "no right to set it: root may"
+    return error.strerror or str(error)
+
+
+def summed(changes: Sequence[Change]) -> dict[Outcome, int]:
+    """How many came to what."""
+    return {outcome: sum(c.outcome is outcome for c in changes) for outcome in Outcome}
