@@ -66,6 +66,10 @@ class Daemon:
             Document(object=m, file="f.yaml", number=1, line=1) for m in models
         )
 
+    def later(self, seconds: float) -> None:
+        """So much time passes, for the real clock, which manifests are dated by, as well."""
+        self.now = max(self.now, time.time()) + seconds
+
     def cycle(self) -> float:
         """One round."""
         self.news.clear()
