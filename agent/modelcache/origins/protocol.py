@@ -71,6 +71,7 @@ class Revision:
             identity).
         files: all files, by path. Of one with archives, those that are in none of them.
         archives: where the other files are, in layers: a later one hides files of an earlier one.
+            All have the same folder.
         hub: what the hub view is built from; Hugging Face origins only.
         partial: whether `files` is a selection of the revision's files.
         rules: for one that has archives, or had them until they were unpacked: what tells this
@@ -84,6 +85,11 @@ class Revision:
     partial: bool = False
     archives: tuple[RemoteArchive, ...] = ()
     rules: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check what is promised of the archives."""
+        if len({archive.folder for archive in self.archives}) > 1:
+            raise ValueError("the archives of one revision have more than one folder")
 
     @property
     def size(self) -> int:

@@ -35,6 +35,9 @@ from modelcache.store.locking import Lock
 BLOCK_BYTES = 4096
 """What direct I/O wants offsets, lengths and addresses to be multiples of, on all usual devices."""
 
+SMALL_BYTES = 4 * 1024 * 1024
+"""Up to this the blocks of a file without a journal come with its bytes, in a moment."""
+
 _DIRECT_BYTES = 4 * 1024 * 1024
 _DIRTY_BYTES = 64 * 1024 * 1024
 """About as much of a file is in the page cache alone at most."""
@@ -130,8 +133,8 @@ class Partial:
         Raises:
             InsufficientDisk: it doesn't fit.
         """
-        if self._journal < 0:
-            return self.size  # small: its blocks come with its bytes, in a moment
+        if self._journal < 0 and self.size <= SMALL_BYTES:
+            return self.size
         if self.size == 0:
             return 0
         before = os.fstat(self.fd)

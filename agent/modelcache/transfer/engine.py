@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 
 import structlog
@@ -23,7 +25,7 @@ from modelcache.errors import Cancelled
 from modelcache.origins.network import Network
 from modelcache.transfer.buffers import Buffers
 from modelcache.transfer.http import HttpClient
-from modelcache.transfer.ioprio import set_io_priority
+from modelcache.transfer.ioprio import io_priority, set_io_priority
 from modelcache.transfer.jobs import FetchRequest, Job, Unit, fail
 from modelcache.transfer.limiting import Bandwidth, Pace
 from modelcache.transfer.receiving import Receiver
@@ -93,6 +95,16 @@ class Engine:
                 raise Cancelled("stopped on request; a connection that hangs was left behind")
         if job.error is not None:
             raise job.error
+
+    @contextmanager
+    def as_a_connection(self) -> Iterator[memoryview]:
+        """A buffer and the connections' I/O priority, for what the caller does itself."""
+        with io_priority(self._settings.io_priority):
+            buffer = self._buffers.must()
+            try:
+                yield buffer
+            finally:
+                self._buffers.give_back(buffer)
 
     def _wake(self) -> None:
         """A job was cancelled: whoever waits looks again."""

@@ -12,7 +12,7 @@ import pytest
 
 from modelcache.errors import Cancelled
 from modelcache.transfer import Cancel, delay
-from modelcache.transfer.ioprio import set_io_priority
+from modelcache.transfer.ioprio import io_priority, set_io_priority
 from modelcache.transfer.limiting import Bandwidth, Pace
 from modelcache.transfer.spending import Times, spending, taken
 
@@ -78,6 +78,15 @@ def test_the_priority_on_the_disk_is_the_threads_own(
     thread.join()
     assert (found[0] >> 13, found[0] & 7) in ((kind, level), (kind, level or 4))
     assert libc.syscall(get, 1, 0) >> 13 == 0, "the process has another priority now"
+
+
+def test_a_priority_for_a_while() -> None:
+    get = {"x86_64": 252, "aarch64": 31}[platform.machine()]
+    libc = ctypes.CDLL(None)
+    before = libc.syscall(get, 1, 0)
+    with io_priority("low"):
+        assert libc.syscall(get, 1, 0) == (2 << 13) | 7
+    assert libc.syscall(get, 1, 0) == before
 
 
 def test_time_is_added_up_for_each_thread_alone() -> None:
