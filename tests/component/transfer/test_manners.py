@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
 from modelcache.transfer import Cancel, TransferSettings, hosts
-from modelcache.transfer.events import FetchEnded, HostPaused
+from modelcache.transfer.events import BytesReceived, Event, FetchEnded, HostPaused
 from tests.component.transfer.conftest import MakeFetching
 from tests.support.fetching import QUICK, Fetching
 from tests.support.hub import GeneratedContent, HubServer, Source, Status
+from tests.support.ioprio import io_priority
 
 MIB = 1024 * 1024
 
@@ -105,3 +107,22 @@ def test_the_end_of_a_fetch_tells_where_the_time_went(
     (ended,) = fetching.told(FetchEnded)
     assert ended.times.bounded_by == "limit"
     assert min(ended.times.by_activity.values()) > 0
+
+
+def test_all_that_fetches_has_the_priority_on_the_disk(
+    hub: HubServer, make_fetching: MakeFetching
+) -> None:
+    files: dict[str, Source] = {f"{n}.safetensors": GeneratedContent(9 * MIB, n) for n in range(6)}
+    hub.add_repo("org/a", files)
+    fetching = make_fetching(TransferSettings(connections=4, io_priority="idle"))
+    found: dict[str, int] = {}
+
+    def look(event: Event) -> None:
+        if isinstance(event, BytesReceived):  # told by the thread that wrote them
+            found[threading.current_thread().name] = io_priority()[0]
+
+    fetching.on_event = look
+    fetching.fetch("a", "hf://org/a")
+    assert len(found) >= 2
+    assert set(found.values()) == {3}
+    assert io_priority()[0] != 3
