@@ -9,7 +9,7 @@ from typing import Final
 _IOPRIO_GET: Final = {"x86_64": 252, "aarch64": 31}
 
 
-def io_priority() -> tuple[int, int]:
+def priority_on_disk() -> tuple[int, int]:
     """(class, level) of this thread (ioprio_get(2)), by the kernel's own numbers."""
     value = ctypes.CDLL(None).syscall(_IOPRIO_GET[platform.machine()], 1, 0)
     return value >> 13, value & 7

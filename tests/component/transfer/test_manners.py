@@ -14,7 +14,7 @@ from modelcache.transfer.events import BytesReceived, Event, FetchEnded, HostPau
 from tests.component.transfer.conftest import MakeFetching
 from tests.support.fetching import QUICK, Fetching
 from tests.support.hub import GeneratedContent, HubServer, Source, Status
-from tests.support.ioprio import io_priority
+from tests.support.ioprio import priority_on_disk
 
 MIB = 1024 * 1024
 
@@ -119,10 +119,10 @@ def test_all_that_fetches_has_the_priority_on_the_disk(
 
     def look(event: Event) -> None:
         if isinstance(event, BytesReceived):  # told by the thread that wrote them
-            found[threading.current_thread().name] = io_priority()[0]
+            found[threading.current_thread().name] = priority_on_disk()[0]
 
     fetching.on_event = look
     fetching.fetch("a", "hf://org/a")
     assert len(found) >= 2
     assert set(found.values()) == {3}
-    assert io_priority()[0] != 3
+    assert priority_on_disk()[0] != 3

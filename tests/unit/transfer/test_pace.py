@@ -13,7 +13,7 @@ from modelcache.transfer import Cancel, delay
 from modelcache.transfer.ioprio import set_io_priority
 from modelcache.transfer.limiting import Bandwidth, Pace
 from modelcache.transfer.spending import Times, spending, taken
-from tests.support.ioprio import io_priority
+from tests.support.ioprio import priority_on_disk
 
 
 class Clock:
@@ -67,13 +67,13 @@ def test_the_priority_on_the_disk_is_the_threads_own(
 
     def look() -> None:
         assert set_io_priority(priority)
-        found.append(io_priority())
+        found.append(priority_on_disk())
 
     thread = threading.Thread(target=look)
     thread.start()
     thread.join()
     assert found[0] in ((kind, level), (kind, level or 4))
-    assert io_priority()[0] == 0, "the process has another priority now"
+    assert priority_on_disk()[0] == 0, "the process has another priority now"
 
 
 def test_time_is_added_up_for_each_thread_alone() -> None:
