@@ -31,6 +31,7 @@ class Daemon:
         root: Path,
         surroundings: Surroundings | None = None,
         keeping: Keeping = Keeping(),  # noqa: B008 - it never changes
+        jitter: float = 0.0,
     ) -> None:
         self.now = time.time()
         self.news = threading.Event()
@@ -46,6 +47,7 @@ class Daemon:
             progress=progress,
             cancel=self.cancel,
             on_end=self.news.set,
+            jitter=jitter,
         )
         self.reconciler = Reconciler(
             store=self.store,
