@@ -68,7 +68,7 @@ def held(daemon: Daemon) -> set[str]:
 
 
 def later(daemon: Daemon, seconds: float = 601.0) -> None:
-    daemon.later(seconds)
+    daemon.now += seconds
     daemon.cycle()
 
 
