@@ -204,20 +204,23 @@ class FileFetch:
             self.partial.record(piece.start, piece.end, piece.crc)
         if mine:
             self._advance(piece)
-        elif self._keep(piece, buffer):
-            buffer = self._buffers.must()
+        else:
+            buffer = self._keep(piece, buffer)
         self.drain()
         return buffer
 
-    def _keep(self, piece: Piece, buffer: memoryview) -> bool:
-        """Keep a piece for its turn; whether its buffer is kept with it."""
+    def _keep(self, piece: Piece, buffer: memoryview) -> memoryview:
+        """Keep a piece for its turn, with its buffer if that was promised; the buffer to go on with."""
         with self._mutex:
             place = piece.start // self._range_bytes
             left = self._promised.get(place, 0)
-            if left:
-                self._promised[place] = left - 1
-            self._waiting[piece.start] = (piece, buffer if left else None)
-            return left > 0
+            if not left:
+                self._waiting[piece.start] = (piece, None)
+                return buffer
+            other = self._buffers.must()  # before anything is noted: there may be no memory
+            self._promised[place] = left - 1
+            self._waiting[piece.start] = (piece, buffer)
+            return other
 
     def _advance(self, piece: Piece) -> None:
         with self._mutex:

@@ -113,6 +113,8 @@ class Job:
     failing: bool = False
     error: BaseException | None = None
     finished: threading.Event = field(default_factory=threading.Event)
+    woken: threading.Event = field(default_factory=threading.Event)
+    """Set when it is finished, or cancelled and soon to be."""
 
     def __post_init__(self) -> None:
         # Big files first: the small ones then fill what connections are left at the end.
