@@ -79,19 +79,26 @@ class Engine:
             ModelCacheError: the first error that made it give up. What was fetched is kept.
         """
         job = Job(request, next(self._sequence))
-        with request.cancel.calling(self._wake):
+        try:
+            self._wait_for(job)
+        finally:
+            job.cancel.close()
+        if job.error is not None:
+            raise job.error
+
+    def _wait_for(self, job: Job) -> None:
+        cancel = job.request.cancel
+        with cancel.calling(self._wake):
             with self._condition:
                 self._jobs.append(job)
                 self._end_if_over(job)
                 self._keep_one_in_reserve()
                 self._condition.notify_all()
-            if request.cancel.is_set():
+            if cancel.is_set():
                 self._wake()  # cancelled before it was among the jobs
             job.woken.wait()
             if not job.finished.wait(_ABANDON_SECONDS) and isinstance(job.error, Cancelled):
                 raise Cancelled("stopped on request; a connection that hangs was left behind")
-        if job.error is not None:
-            raise job.error
 
     def _wake(self) -> None:
         """A job was cancelled: whoever waits looks again."""
@@ -160,8 +167,10 @@ class Engine:
                     self._resting += 1
                     self._units.discard(unit)
                     unit.job.units -= 1
-                    self._ways.ended(unit.way)
+                    self._ways.ended(unit.way, unit.began)
                     self._end_if_over(unit.job)
+                if unit.job.error is not None:
+                    unit.job.cancel.set()  # the others of its connections stop, too
         receiver.close()
 
     def _take(self) -> Unit | None:

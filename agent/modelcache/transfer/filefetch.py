@@ -152,6 +152,16 @@ class FileFetch:
         self.in_flight += 1
         return self._pending.pop(0)
 
+    def hold(self) -> None:
+        """Count somebody who is at work on the file, but on no range of it."""
+        with self._mutex:
+            self.in_flight += 1
+
+    def let_go(self) -> None:
+        """Don't count them any more."""
+        with self._mutex:
+            self.in_flight -= 1
+
     def release(self, claimed: Range, rest: Range | None) -> None:
         """Let go of a range: `rest` is what of it did not come."""
         with self._mutex:
@@ -210,7 +220,11 @@ class FileFetch:
         return buffer
 
     def _keep(self, piece: Piece, buffer: memoryview) -> memoryview:
-        """Keep a piece for its turn, with its buffer if that was promised; the buffer to go on with."""
+        """Keep a piece for its turn, with its buffer if that was promised.
+
+        Returns:
+            The buffer to go on with.
+        """
         with self._mutex:
             place = piece.start // self._range_bytes
             left = self._promised.get(place, 0)
@@ -298,7 +312,10 @@ class FileFetch:
         """Let go of the partial file and the buffers. Nobody is fetching any more."""
         with self._mutex:
             kept, self._waiting = self._waiting, {}
+            promised = sum(self._promised.values())
+            self._promised.clear()
         self._give_up(kept)
+        self._buffers.release(promised)
         self.partial.close()
 
     def _give_up(self, waiting: Mapping[int, tuple[Piece, memoryview | None]]) -> None:

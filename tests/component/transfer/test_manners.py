@@ -8,8 +8,12 @@ from dataclasses import replace
 
 import pytest
 
+from modelcache.errors import OriginUnavailable
+from modelcache.origins.hf import HuggingFaceOrigin
+from modelcache.origins.protocol import HttpLocation, RemoteFile
 from modelcache.transfer import Cancel, TransferSettings
 from modelcache.transfer.events import FetchEnded, HostPaused
+from modelcache.transfer.receiving import Receiver
 from tests.component.transfer.conftest import MakeFetching
 from tests.support.fetching import QUICK, Fetching
 from tests.support.hub import GeneratedContent, HubServer, Source, Status
@@ -112,3 +116,28 @@ def test_the_end_of_a_fetch_tells_where_the_time_went(
     (ended,) = fetching.told(FetchEnded)
     assert ended.times.bounded_by == "limit"
     assert min(ended.times.by_activity.values()) > 0
+
+
+def test_asking_where_a_file_is_counts_as_time_of_the_origins(
+    hub: HubServer, fetching: Fetching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add_repo("org/a", {"a.safetensors": GeneratedContent(MIB, 1)})
+    real, took = HuggingFaceOrigin.locate, list[float]()
+
+    def locate(origin: HuggingFaceOrigin, file: RemoteFile) -> HttpLocation:
+        began = time.perf_counter()
+        try:
+            return real(origin, file)
+        finally:
+            took.append(time.perf_counter() - began)
+
+    monkeypatch.setattr(HuggingFaceOrigin, "locate", locate)
+
+    def nothing(*_: object) -> None:
+        raise OriginUnavailable("no")
+
+    monkeypatch.setattr(Receiver, "receive", nothing)
+    with pytest.raises(OriginUnavailable):
+        fetching.fetch("a", "hf://org/a")
+    (ended,) = fetching.told(FetchEnded)
+    assert ended.times.origin >= sum(took) > 0
