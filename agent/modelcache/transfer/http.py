@@ -41,6 +41,7 @@ _MAX_IDLE_PER_HOST = 16
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _LEAST_BYTES = 128 * 1024
 """So many have to come within the time that a connection may be silent."""
+_GATHER_SECONDS = 0.1
 _BROKEN = (OSError, http.client.HTTPException)
 
 
@@ -104,16 +105,44 @@ class Body:
 
 
 class _Response(http.client.HTTPResponse):
-    """An answer whose body is read as it comes: as much as there is at once, in one call."""
+    """An answer whose body is read as it comes: as much as there is at once, in one call.
+
+    TLS gives no more than a record of 16 KiB at a time; of these several are gathered, since what
+    is done for each call costs more than the reading.
+    """
+
+    def __init__(self, sock: socket.socket, *given: Any, **named: Any) -> None:
+        super().__init__(sock, *given, **named)
+        self._in_records = isinstance(sock, ssl.SSLSocket)
 
     def readinto(self, buffer: Any) -> int:
         """As the base class, but it doesn't go on until the buffer is full."""
         if self.fp is None or self.chunked or self.length is None:
             return super().readinto(buffer)
-        count = self.fp.readinto1(memoryview(buffer)[: self.length])
+        view = memoryview(buffer)[: self.length]
+        count = self.fp.readinto1(view)
+        if self._in_records:
+            count = self._gather(view, count)
         self.length -= count
         if self.length == 0:
             super().readinto(bytearray())  # notes the end, and leaves the connection free
+        return count
+
+    def _gather(self, view: memoryview, count: int) -> int:
+        """Read more records as long as they come quickly.
+
+        What came before an error is given out: a broken connection fails the next call, too.
+        """
+        assert self.fp is not None
+        ends = time.monotonic() + _GATHER_SECONDS
+        enough = min(len(view), _LEAST_BYTES)
+        while 0 < count < enough and time.monotonic() < ends:
+            more = 0
+            with suppress(OSError):
+                more = self.fp.readinto1(view[count:])
+            if not more:
+                break
+            count += more
         return count
 
 

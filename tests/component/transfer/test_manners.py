@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
+from modelcache.errors import OriginUnavailable
+from modelcache.origins.hf import HuggingFaceOrigin
+from modelcache.origins.protocol import HttpLocation, RemoteFile
 from modelcache.transfer import Cancel, TransferSettings, hosts
 from modelcache.transfer.events import BytesReceived, Event, FetchEnded, HostPaused
+from modelcache.transfer.receiving import Receiver
 from tests.component.transfer.conftest import MakeFetching
 from tests.support.fetching import QUICK, Fetching
 from tests.support.hub import GeneratedContent, HubServer, Source, Status
@@ -126,3 +131,28 @@ def test_all_that_fetches_has_the_priority_on_the_disk(
     assert len(found) >= 2
     assert set(found.values()) == {3}
     assert priority_on_disk()[0] != 3
+
+
+def test_asking_where_a_file_is_counts_as_time_of_the_origins(
+    hub: HubServer, fetching: Fetching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add_repo("org/a", {"a.safetensors": GeneratedContent(MIB, 1)})
+    real, took = HuggingFaceOrigin.locate, list[float]()
+
+    def locate(origin: HuggingFaceOrigin, file: RemoteFile) -> HttpLocation:
+        began = time.perf_counter()
+        try:
+            return real(origin, file)
+        finally:
+            took.append(time.perf_counter() - began)
+
+    monkeypatch.setattr(HuggingFaceOrigin, "locate", locate)
+
+    def nothing(*_: object) -> None:
+        raise OriginUnavailable("no")
+
+    monkeypatch.setattr(Receiver, "receive", nothing)
+    with pytest.raises(OriginUnavailable):
+        fetching.fetch("a", "hf://org/a")
+    (ended,) = fetching.told(FetchEnded)
+    assert ended.times.origin >= sum(took) > 0
