@@ -68,7 +68,7 @@ class OciOrigin:
         Returns:
             The revision's id is the digest of the image's own manifest, not of an index.
         """
-        what, reference, size = str(self._uri), self._uri.revision or "latest", None
+        what, reference, size = str(self._uri), self._uri.revision, None
         for _ in range(_MAX_INDEXES):
             body, digest, content_type = self._client.manifest(reference)
             if size is not None and len(body) != size:

@@ -22,7 +22,14 @@ from modelcache.errors import (
     OriginUnavailable,
     RateLimited,
 )
-from modelcache.origins import Origin, OriginSettings, Revision, SecretStore, open_origin
+from modelcache.origins import (
+    Origin,
+    OriginSettings,
+    RemoteFile,
+    Revision,
+    SecretStore,
+    open_origin,
+)
 from modelcache.origins.oci import OciOrigin
 from tests.component.origins.conftest import fetched
 from tests.support.registry import (
@@ -141,11 +148,14 @@ def test_dockers_own_types_are_the_same(registry: Registry, repository: str) -> 
 
 
 def test_what_is_not_there(registry: Registry, repository: str) -> None:
-    with pytest.raises(NotFound, match=r"no such image, tag or digest \(MANIFEST_UNKNOWN\)"):
+    said = (
+        r":latest: .*no such image, tag or digest \(MANIFEST_UNKNOWN\); without a tag it is latest"
+    )
+    with pytest.raises(NotFound, match=said):
         origin_of(registry.uri(repository)).resolve()
     registry.push_artifact(repository, *texts(b"one"), tag="v1")
     for reference in (":v2", f"@sha256:{'0' * 64}"):
-        with pytest.raises(NotFound):
+        with pytest.raises(NotFound, match=rf"{repository}{reference}: .*digest \S+$"):
             origin_of(registry.uri(repository, reference)).resolve()
 
 
@@ -297,6 +307,34 @@ def test_a_token_for_anybody(tokens: TokenServer, with_tokens: Registry) -> None
         tokens.public = False
 
 
+def test_a_token_for_anybody_that_is_not_enough() -> None:
+    """As Docker Hub answers for what is private, or not there."""
+    with RegistryStub({}) as stub:
+        wanted = f'Bearer realm="http://{stub.host}/token",service="x"'
+        stub.replies["/token"] = Reply(200, b'{"token": "anybody"}')
+        stub.replies["/v2/"] = Reply(401, headers={"WWW-Authenticate": wanted})
+        said = "wants a login: the repository is private, or there is none; .* set secretName"
+        with pytest.raises(AuthFailed, match=said):
+            origin_of(f"oci://{stub.host}/a/b").resolve()
+        assert stub.authorizations[-1] == "Bearer anybody"
+
+
+def test_a_token_is_renewed_by_what_was_asked_for_and_not_by_asking_again() -> None:
+    """There are registries whose /v2/ wants nothing of anybody."""
+    with RegistryStub({}) as stub:
+        wanted = f'Bearer realm="http://{stub.host}/token",service="x"'
+        stub.replies["/token"] = Reply(200, b'{"token": "first"}')
+        stub.replies["/v2/a/b/"] = Reply(401, headers={"WWW-Authenticate": wanted})
+        stub.replies["/v2/"] = Reply(200)
+        origin = origin_of(f"oci://{stub.host}/a/b")
+        with pytest.raises(AuthFailed):
+            origin.resolve()
+        file = RemoteFile("a", "sha256:x", 1, "sha256:x", sha256="0" * 64)
+        assert origin.locate(file).headers == {"Authorization": "Bearer first"}
+        stub.replies["/token"] = Reply(200, b'{"token": "second"}')
+        assert origin.locate(file).headers == {"Authorization": "Bearer second"}
+
+
 def test_a_wrong_password_at_the_token_server(
     with_tokens: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -321,7 +359,10 @@ def test_a_secret_goes_to_a_token_server_that_it_names_and_to_no_other(
 
 @pytest.mark.parametrize(
     "realm",
-    ["http://registry.example.com/token", "ftp://127.0.0.1/", "", "https://", "//127.0.0.1"],
+    [
+        *("http://registry.example.com/token", "ftp://127.0.0.1/", "", "https://"),
+        *("//127.0.0.1", "https://[bad", "https://h:99999/"),
+    ],
 )
 def test_a_token_server_without_tls_is_refused(
     realm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -488,6 +529,7 @@ def test_an_index_that_leads_to_itself() -> None:
         (Reply(503, headers={"Retry-After": "7"}), OriginUnavailable, "answers 503"),
         (Reply(403, b'{"errors":[{"code":"DENIED"}]}'), AuthFailed, r"refuses access \(DENIED\)"),
         (Reply(401), AuthFailed, "wants a login"),
+        (Reply(302, headers={"Location": "https://[bad"}), OriginUnavailable, "not HTTP"),
         (Reply(404, b'{"errors":[]}'), NotFound, "no such image"),
         (Reply(418, b"<html>"), OriginUnavailable, "answers 418"),
         (Reply(302, headers={"Location": "/v2/a/b/manifests/v1"}), OriginUnavailable, "circles"),
@@ -518,15 +560,13 @@ def test_a_redirect_to_another_host_takes_no_login_along(
     with RegistryStub({"/": Reply(body=document())}) as other, RegistryStub({}) as stub:
         login = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
         with_config(tmp_path, monkeypatch, docker_config(stub.host))
-        stub.replies["/v2/a/b/manifests/v1"] = Reply(
-            401, headers={"WWW-Authenticate": 'Basic realm="x"'}
-        )
+        origin = origin_of(f"oci://{stub.host}/a/b:v1")
+        manifest = "/v2/a/b/manifests/v1"
+        stub.replies[manifest] = Reply(401, headers={"WWW-Authenticate": 'Basic realm="x"'})
         with pytest.raises(AuthFailed):
-            origin_of(f"oci://{stub.host}/a/b:v1").resolve()
+            origin.resolve()
+        there = {"Location": f"http://{other.host}/elsewhere"}
+        stub.replies[manifest] = Reply(307, headers=there)
+        assert [file.path for file in origin.resolve().files] == ["a"]
         assert stub.authorizations[-1] == f"Basic {login}"
-        stub.replies["/v2/a/b/manifests/v1"] = Reply(
-            307, headers={"Location": f"http://{other.host}/elsewhere"}
-        )
-        with pytest.raises(OriginUnavailable, match="without TLS"):
-            origin_of(f"oci://{stub.host}/a/b:v1").resolve()
-        assert other.requests == []
+        assert (other.requests, other.authorizations) == (["/elsewhere"], [None])

@@ -30,6 +30,7 @@ from modelcache.origins import (
     open_origin,
 )
 from modelcache.origins.web import WebOrigin
+from modelcache.transfer import TransferSettings
 from tests.component.origins.conftest import checksum, fetched
 from tests.support.fetching import Fetching
 from tests.support.hub.client import get
@@ -40,7 +41,7 @@ DATA = b"weights" * 1000
 DIGEST = checksum("sha256", DATA)
 KINDS = (
     *("plain", "whole", "dated", "weak", "onlyweak", "unnamed", "encoded", "endless", "nohead"),
-    *("emptyhead", "signed", "private", "token"),
+    *("emptyhead", "signed", "private", "token", "misdated"),
 )
 
 
@@ -89,7 +90,8 @@ def test_a_strong_tag_pins_a_file(web: WebServer) -> None:
 def test_else_its_date_does(web: WebServer, kind: str) -> None:
     url = web.locate(f"{kind}/model.gguf")
     file, location = one(url)
-    date = location.headers["If-Unmodified-Since"]
+    date = location.unmodified_since
+    assert date is not None
     tag = 'W/"same"' if kind == "weak" else ""
     assert file.identity == f"{url}:{tag}:{date}:{len(DATA)}"
     assert location.if_match is None
@@ -100,7 +102,32 @@ def test_else_its_date_does(web: WebServer, kind: str) -> None:
     web.put({f"{kind}/model.gguf": DATA})
 
 
-@pytest.mark.parametrize("kind", ["unnamed", "onlyweak"])
+@pytest.mark.parametrize("place", ["dated", "moved/dated", "heedless"])
+def test_a_date_is_compared_with_that_of_each_answer(
+    web: WebServer, tmp_path: Path, place: str
+) -> None:
+    """Also of those of another authority, and of a server that passes over the question."""
+    name = f"{place.replace('/', '-')}.gguf"
+    one_content, other = (bytes([n]) * (20 * MIB) for n in (1, 2))
+    web.put({f"dated/{name}": one_content})
+    settings = TransferSettings(connections=1, range_bytes=8 * MIB, first_delay=0.01)
+    fetching = Fetching(tmp_path / "root", settings)
+    replaced: list[bool] = []
+
+    def replace(_: object) -> None:
+        if fetching.received and not replaced:
+            replaced.append(True)
+            web.put({f"dated/{name}": other})
+
+    fetching.on_event = replace
+    with pytest.raises(OriginChanged):
+        fetching.fetch("m", web.locate(f"{place}/{name}"))
+    assert not list(fetching.root.glob("manifests/**/*.json"))
+    fetching.fetch("m", web.locate(f"{place}/{name}"))
+    fetching.close()
+
+
+@pytest.mark.parametrize("kind", ["unnamed", "onlyweak", "misdated"])
 def test_what_nothing_pins_is_refused(web: WebServer, kind: str) -> None:
     with pytest.raises(NotFound, match=r"neither an ETag nor a Last-Modified.*#sha256="):
         one(web.locate(f"{kind}/model.gguf"))
@@ -112,10 +139,26 @@ def test_a_digest_pins_any_file(web: WebServer, tmp_path: Path, kind: str) -> No
     file, location = one(uri)
     assert (file.sha256, file.identity) == (DIGEST, f"sha256:{DIGEST}")
     assert "#" not in location.url
+    # Two servers behind one name may each have a tag and a date of its own.
+    assert not location.is_tagged
     fetching = Fetching(tmp_path / "root")
     assert fetching.fetch("m", uri).files[0].sha256 == DIGEST
     with pytest.raises(ChecksumMismatch):
         fetching.fetch("m", uri.replace(DIGEST, "0" * 64))
+    fetching.close()
+
+
+def test_with_a_digest_each_answer_may_have_a_tag_of_its_own(
+    web: WebServer, tmp_path: Path
+) -> None:
+    """As from several servers behind one name."""
+    data = bytes(20 * MIB)
+    web.put({"balanced/large.gguf": data})
+    url = web.locate("balanced/large.gguf")
+    fetching = Fetching(tmp_path / "root", TransferSettings(range_bytes=8 * MIB))
+    fetching.fetch("m", f"{url}#sha256={checksum('sha256', data)}")
+    with pytest.raises(OriginChanged):
+        fetching.fetch("m", url)
     fetching.close()
 
 
@@ -327,6 +370,15 @@ def test_a_file_that_was_taken_off_the_list(web: WebServer) -> None:
         origin_of(uri).locate(file)
 
 
+def test_a_file_of_the_list_before_is_not_taken_for_the_one_of_now(web: WebServer) -> None:
+    origin = origin_of(own_list(web, {"path": "a", "size": 1, "sha256": DIGEST}))
+    (file,) = origin.resolve().files
+    own_list(web, {"path": "a", "size": 2, "sha256": DIGEST[::-1]})
+    origin.resolve()
+    with pytest.raises(OriginChanged, match="'a' was replaced"):
+        origin.locate(file)
+
+
 # Credentials
 
 
@@ -420,6 +472,7 @@ def test_the_engine_follows_them_too(web: WebServer, tmp_path: Path) -> None:
     [
         ("unsafe/f", "redirects to a place without TLS"),
         ("nowhere/f", "a place that is not HTTP"),
+        ("unreadable/f", "a place that is not HTTP"),
         ("circle/f", "redirects in circles"),
     ],
 )
