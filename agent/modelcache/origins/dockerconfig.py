@@ -1,8 +1,8 @@
 """Logins for registries, as docker writes them: `~/.docker/config.json`, or an imagePullSecret.
 
 Both have `auths`, by registry. Credential helpers (`credHelpers`, `credsStore`) are programs that
-docker would run; they are not run here. A registry may be a pattern, as for kubelet: `*.example.com`
-is any name with one label before it, `*.dkr.ecr.*.amazonaws.com` is that of any region.
+docker would run; they are not run here. A registry may be a pattern, as for kubelet:
+`*.dkr.ecr.*.amazonaws.com`, in which each `*` stands for what is within one label.
 https://kubernetes.io/docs/concepts/containers/images/#config-json
 """
 

@@ -62,6 +62,7 @@ def test_the_longest_path_counts() -> None:
         ("*.azurecr.io", "a.b.azurecr.io", False),
         ("*.dkr.ecr.*.amazonaws.com", "1.dkr.ecr.eu-west-1.amazonaws.com", True),
         ("*.dkr.ecr.*.amazonaws.com", "1.dkr.ecr.eu.west.amazonaws.com", False),
+        ("*.r.io", "a.r.io.evil.example", False),
         ("*-good.r.io", "a-good.r.io", True),
         ("r?.io", "r1.io", True),
         ("*.r.io:5000", "a.r.io:5000", True),
@@ -78,8 +79,11 @@ def test_a_registry_may_be_a_pattern(pattern: str, registry: str, covered: bool)
 
 def test_the_most_specific_counts() -> None:
     auths = {"*.*.r.io": auth("a:1"), "*.x.r.io": auth("b:2"), "*.x.r.io/org": auth("c:3")}
-    found = config(**auths, **{"me.x.r.io": auth("d:4")})
+    found = config(
+        **auths, **{"me.x.r.io": auth("d:4"), "?*.z": auth("e:5"), "*-good.z": auth("f:6")}
+    )
     wanted = [("me.y.r.io", "a"), ("i.x.r.io", "b"), ("i.x.r.io/org", "c"), ("me.x.r.io/org", "d")]
+    wanted += [("a-good.z", "f"), ("a.z", "e")]
     for place, name in wanted:
         registry, _, repository = place.partition("/")
         login = found.login(registry, f"{repository or 'other'}/name")
