@@ -114,6 +114,7 @@ class WebOrigin:
             headers=self._private(target.url),
             if_match=target.etag,
             unmodified_since=target.modified,
+            mirror_headers=self._authorization,
         )
 
     def _listed(self, client: WebClient) -> list[Listed]:
