@@ -14,10 +14,10 @@ from urllib.parse import quote, urljoin
 from modelcache.api import SourceURI, parse_uri, shown_uri
 from modelcache.errors import (
     AuthFailed,
+    BrokenContent,
     ChecksumMismatch,
     NotFound,
     OriginChanged,
-    OriginUnavailable,
     UsageError,
 )
 from modelcache.origins.asking import CONNECTIONS
@@ -141,9 +141,9 @@ class WebOrigin:
         try:
             parsed = parse_uri(urljoin(beside, file.url) + pin)
         except (UsageError, ValueError) as error:
-            raise OriginUnavailable(f"{uri}: {shown(file.path)}: {error}") from error
+            raise BrokenContent(f"{uri}: {shown(file.path)}: {error}") from error
         if not parsed.is_web or (uri.scheme == "https" and parsed.scheme == "http"):
-            raise OriginUnavailable(f"{uri}: {shown(file.path)} has a URL that is not https")
+            raise BrokenContent(f"{uri}: {shown(file.path)} has a URL that is not https")
         return parsed.url
 
     def _look(self, client: WebClient, file: Listed, url: str) -> Seen | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from modelcache.api import Source, parse_uri
 from modelcache.errors import (
     AuthFailed,
+    BrokenContent,
     ChecksumMismatch,
     ModelCacheError,
     NotFound,
@@ -296,10 +298,13 @@ def test_a_list_that_leads_elsewhere(web: WebServer) -> None:
     assert [request.method for request in web.requests] == ["GET"]
 
 
-def test_a_list_that_is_not_one(web: WebServer) -> None:
+def test_a_list_that_is_not_one(web: WebServer, tmp_path: Path) -> None:
     web.put({"page/SHA256SUMS": b"<html>Welcome</html>", "none/SHA256SUMS": b"\n"})
-    with pytest.raises(OriginUnavailable, match="no checksum list: its line 1 is '<html>"):
-        one(web.locate("page/SHA256SUMS"))
+    fetching = Fetching(tmp_path / "root")
+    with pytest.raises(BrokenContent, match="no checksum list: its line 1 is '<html>"):
+        fetching.fetch("m", web.locate("page/SHA256SUMS"))
+    fetching.close()
+    assert len(web.requests) == 1, "it came whole: asking again is no use"
     with pytest.raises(NotFound, match="names no files"):
         one(web.locate("none/SHA256SUMS"))
 
@@ -354,7 +359,7 @@ def test_a_list_of_our_own_needs_no_questions(web: WebServer) -> None:
 )
 def test_urls_that_a_list_may_not_have(web: WebServer, url: str) -> None:
     uri = own_list(web, {"path": "a", "size": 1, "sha256": DIGEST, "url": url})
-    with pytest.raises(OriginUnavailable) as caught:
+    with pytest.raises(BrokenContent) as caught:
         one(uri)
     assert "planted" not in str(caught.value)
 
@@ -535,6 +540,30 @@ def test_a_connection_that_breaks_is_tried_again(
             with pytest.raises(kind, match="can't be reached"):
                 one(uri)
         thread.join()
+
+
+def test_a_list_that_drips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each piece comes in time, and the list never ends."""
+    monkeypatch.setattr("modelcache.origins.asking.ANSWER_SECONDS", 0.2)
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection, suppress(OSError):
+                connection.recv(4096)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n")
+                while not ended.wait(0.02):
+                    connection.sendall(b"#")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            with pytest.raises(OriginUnavailable, match="sends too slowly"):
+                one(f"http://127.0.0.1:{server.getsockname()[1]}/SHA256SUMS")
+        finally:
+            ended.set()
+            thread.join()
 
 
 def test_nobody_listens(web: WebServer, tmp_path: Path) -> None:
