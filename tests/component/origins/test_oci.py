@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from modelcache.api import Source, parse_uri
+from modelcache.api import parse_uri
 from modelcache.errors import (
     AuthFailed,
     ChecksumMismatch,
@@ -24,11 +24,8 @@ from modelcache.errors import (
 )
 from modelcache.origins import (
     Origin,
-    OriginSettings,
     RemoteFile,
     Revision,
-    SecretStore,
-    open_origin,
 )
 from modelcache.origins.oci import OciOrigin
 from tests.component.origins.conftest import fetched
@@ -45,6 +42,7 @@ from tests.support.registry import (
     TokenServer,
     docker_config,
 )
+from tests.support.secrets import with_secret
 from tests.support.tars import files, layer
 
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
@@ -177,16 +175,6 @@ def with_config(path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("DOCKER_CONFIG", str(folder))
 
 
-def with_secret(path: Path, uri: str, **keys: str) -> Origin:
-    """An origin with a secret of these keys; `dockerconfigjson` stands for the one with a dot."""
-    folder = path / "secrets" / "pull"
-    folder.mkdir(parents=True, exist_ok=True)
-    for key, value in keys.items():
-        (folder / key.replace("dockerconfigjson", ".dockerconfigjson")).write_text(value)
-    settings = OriginSettings(path / "cache", secrets=SecretStore(path / "secrets"))
-    return open_origin(Source(uri=uri, secret_name="pull"), settings)
-
-
 def contents(origin: Origin) -> list[bytes]:
     return [fetched(origin.locate(file)) for file in origin.resolve().files]
 
@@ -216,7 +204,7 @@ def test_dockers_own_configuration(
 
 def test_an_image_pull_secret(guarded: Registry, tmp_path: Path) -> None:
     uri = guarded.uri("private/model")
-    origin = with_secret(tmp_path, uri, dockerconfigjson=docker_config(guarded.host))
+    origin = with_secret(tmp_path, uri, None, dockerconfigjson=docker_config(guarded.host))
     assert contents(origin) == [b"secret weights"]
     assert PASSWORD not in repr((origin, origin.resolve()))
 
@@ -225,7 +213,7 @@ def test_a_secret_with_user_and_password(guarded: Registry, tmp_path: Path) -> N
     uri = guarded.uri("private/model")
     keys = {"username": USER, "password": PASSWORD}
     with pytest.raises(AuthFailed, match="does not say where it may be sent"):
-        with_secret(tmp_path, uri, **keys)
+        with_secret(tmp_path, uri, None, **keys)
     assert contents(with_secret(tmp_path, uri, **keys, hosts="127.0.0.1")) == [b"secret weights"]
     with pytest.raises(AuthFailed, match="add it to the secret's key 'hosts'"):
         with_secret(tmp_path, uri, **keys, hosts="registry.example.com")
@@ -236,7 +224,7 @@ def test_a_secret_for_another_registry_is_not_sent(tmp_path: Path) -> None:
     with RegistryStub({"/": Reply(401, headers=wanted)}) as stub:
         uri = f"oci://{stub.host}/private/model"
         with pytest.raises(AuthFailed, match="has no login for"):
-            with_secret(tmp_path, uri, dockerconfigjson=docker_config("127.0.0.1:1"))
+            with_secret(tmp_path, uri, None, dockerconfigjson=docker_config("127.0.0.1:1"))
         assert stub.requests == []
 
 
@@ -342,7 +330,7 @@ def test_a_secret_goes_to_a_token_server_that_it_names_and_to_no_other(
     tokens.asked.clear()
     uri = with_tokens.uri("private/model")
     config = docker_config(with_tokens.host)
-    origin = with_secret(tmp_path, uri, dockerconfigjson=config)
+    origin = with_secret(tmp_path, uri, None, dockerconfigjson=config)
     with pytest.raises(AuthFailed, match="add it to the secret's key 'hosts'"):
         origin.resolve()
     assert tokens.asked == []

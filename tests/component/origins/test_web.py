@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from modelcache.api import Source, parse_uri
+from modelcache.api import parse_uri
 from modelcache.errors import (
     AuthFailed,
     BrokenContent,
@@ -25,17 +25,14 @@ from modelcache.errors import (
 )
 from modelcache.origins import (
     HttpLocation,
-    Origin,
-    OriginSettings,
     RemoteFile,
-    SecretStore,
-    open_origin,
 )
 from modelcache.origins.web import WebOrigin
 from modelcache.transfer import TransferSettings
 from tests.component.origins.conftest import checksum, fetched
 from tests.support.fetching import Fetching
 from tests.support.hub.client import get
+from tests.support.secrets import with_secret
 from tests.support.web import PASSWORD, TOKEN, USER, WebServer
 
 MIB = 1024 * 1024
@@ -61,15 +58,6 @@ def one(uri: str) -> tuple[RemoteFile, HttpLocation]:
     origin = origin_of(uri)
     (file,) = origin.resolve().files
     return file, origin.locate(file)
-
-
-def with_secret(tmp_path: Path, uri: str, hosts: str = "127.0.0.1", **keys: str) -> Origin:
-    folder = tmp_path / "secrets" / "web"
-    folder.mkdir(parents=True)
-    for key, value in {"hosts": hosts, **keys}.items():
-        (folder / key).write_text(value)
-    settings = OriginSettings(tmp_path, secrets=SecretStore(tmp_path / "secrets"))
-    return open_origin(Source(uri=uri, secret_name="web"), settings)
 
 
 # One file
