@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from modelcache import __version__
 from modelcache.errors import (
@@ -30,19 +30,20 @@ from modelcache.errors import (
 from modelcache.origins.network import Network
 from modelcache.origins.protocol import HttpLocation
 from modelcache.origins.proxies import Proxy
+from modelcache.origins.redirecting import REDIRECTS, Hop, redirected
 from modelcache.origins.waiting import retry_after_seconds
 from modelcache.transfer.cancelling import Cancel
 from modelcache.transfer.spending import spending
 from modelcache.transfer.tunnelling import Tunnel
 
 _CONNECT_SECONDS = 10.0
-_MAX_REDIRECTS = 5
 _MAX_IDLE_PER_HOST = 16
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _LEAST_BYTES = 128 * 1024
 """So many have to come within the time that a connection may be silent."""
 _GATHER_SECONDS = 0.1
-_BROKEN = (OSError, http.client.HTTPException)
+_BROKEN = (OSError, http.client.HTTPException, UnicodeError)
+"""The last of a host that can't be one, such as `a..b`."""
 
 
 class LocationExpired(AuthFailed):
@@ -187,13 +188,17 @@ class HttpClient:
         }
         if (start, end) != (0, size):
             headers["Range"] = f"bytes={start}-{end - 1}"
-        url = urlsplit(location.url)
-        private = dict(location.headers)
+        # Conditions are no secret, and who sends the bytes in the end has to know them.
         if location.if_match:
-            private["If-Match"] = location.if_match
-        for _ in range(_MAX_REDIRECTS + 1):
-            with self._exchange(url, {**headers, **private}, cancel) as response:
-                if response.status not in (301, 302, 303, 307, 308):
+            headers["If-Match"] = location.if_match
+        if location.unmodified_since:
+            headers["If-Unmodified-Since"] = location.unmodified_since
+        hop = Hop(location.url)
+        while True:
+            url = urlsplit(hop.url)
+            sent = {**headers, **location.headers} if hop.private else headers
+            with self._exchange(url, sent, cancel) as response:
+                if response.status not in REDIRECTS:
                     place = _place(url)
                     offset = _check(response, location, place, start, end, size)
                     told: Mapping[str, str] = {}
@@ -202,11 +207,12 @@ class HttpClient:
                         told = location.checksums_of(lowered)
                     yield Body(response, offset, place, told, self._read_timeout)
                     return
-                target = _redirected(url, response)
-            if _authority(target) != _authority(url):
-                private = {}
-            url = target
-        raise OriginUnavailable(f"{_place(urlsplit(location.url))} redirects in circles")
+                # The body of a redirect is short; reading it lets the connection be reused.
+                with suppress(*_BROKEN):
+                    response.read(64 * 1024)
+                hop = redirected(
+                    hop, response.headers.get("Location"), pinned=not location.is_tagged
+                )
 
     @contextmanager
     def _exchange(
@@ -320,6 +326,10 @@ def _check(
     etag = response.headers.get("ETag")
     if location.if_match and etag != location.if_match and (etag or location.mirror):
         raise OriginChanged(f"{place} is another object now (its ETag changed)")
+    since = location.unmodified_since
+    if since and response.headers.get("Last-Modified") != since:
+        # Servers may pass over If-Unmodified-Since (RFC 9110, 13.1.4).
+        raise OriginChanged(f"{place} is another object now: it was last modified {since}")
     length = response.length
     if response.status == 200:
         if length is not None and length != size:
@@ -369,23 +379,6 @@ def _refusal(
     return OriginUnavailable(
         f"{place} answers HTTP {status}", retry_after=wait, overloaded=status == 503
     )
-
-
-def _redirected(url: SplitResult, response: http.client.HTTPResponse) -> SplitResult:
-    place = _place(url)
-    target = urlsplit(urljoin(url.geturl(), response.headers.get("Location", "")))
-    # The body of a redirect is short; reading it lets the connection be reused.
-    with suppress(*_BROKEN):
-        response.read(64 * 1024)
-    if target.scheme not in ("http", "https") or not target.hostname:
-        raise OriginUnavailable(f"{place} redirects to a place that is not HTTP")
-    if url.scheme == "https" and target.scheme == "http":
-        raise OriginUnavailable(f"{place} redirects from https to http, which is not followed")
-    return target
-
-
-def _authority(url: SplitResult) -> tuple[str, str | None, int | None]:
-    return url.scheme, url.hostname, url.port
 
 
 def _place(url: SplitResult) -> str:

@@ -9,14 +9,15 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from modelcache.api import Source, parse_uri
+from modelcache.api import parse_uri
 from modelcache.errors import AuthFailed, NotFound, OriginChanged, UsageError
-from modelcache.origins import Origin, OriginSettings, RemoteFile, SecretStore, open_origin
+from modelcache.origins import Origin, RemoteFile
 from modelcache.origins.gcs import GcsOrigin
 from tests.component.origins.conftest import checksum, fetched
 from tests.support.fetching import Fetching
 from tests.support.gcs import GcsServer
 from tests.support.hub.client import get
+from tests.support.secrets import with_secret
 
 MIB = 1024 * 1024
 
@@ -37,15 +38,6 @@ def real(gcs: GcsServer, monkeypatch: pytest.MonkeyPatch) -> GcsServer:
 
 def paths(uri: str) -> list[str]:
     return [file.path for file in GcsOrigin(parse_uri(uri)).resolve().files]
-
-
-def with_secret(tmp_path: Path, uri: str, hosts: str = "127.0.0.1", **keys: str) -> Origin:
-    folder = tmp_path / "secrets" / "gs"
-    folder.mkdir(parents=True)
-    for key, value in {"hosts": hosts, **keys}.items():
-        (folder / key).write_text(value)
-    settings = OriginSettings(tmp_path, secrets=SecretStore(tmp_path / "secrets"))
-    return open_origin(Source(uri=uri, secret_name="gs"), settings)
 
 
 def test_googles_own_client_and_the_origin_see_the_same(bucket: str, gcs: GcsServer) -> None:
