@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from google.auth.compute_engine import _metadata
 
 from modelcache.api import parse_uri
 from modelcache.errors import AuthFailed, NotFound, OriginChanged, UsageError
@@ -211,9 +212,10 @@ def test_the_engine_has_the_token_renewed_in_mid_download(
 def test_workload_identity(bucket: str, real: GcsServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a pod on GKE has it: the token comes from the metadata server."""
     real.put_many(bucket, {"m/a": b"1"})
-    monkeypatch.delenv("NO_GCE_CHECK")
-    monkeypatch.setenv("GCE_METADATA_HOST", real.netloc)
     monkeypatch.setenv("GCE_METADATA_IP", real.netloc)
+    # The SDK reads these two from the environment when it is imported, which may have been before.
+    monkeypatch.setattr(_metadata, "_NO_GCE_CHECK", False)
+    monkeypatch.setattr(_metadata, "_GCE_METADATA_HOST", real.netloc)
     origin = GcsOrigin(parse_uri(f"gs://{bucket}/m"))
     (file,) = origin.resolve().files
     assert fetched(origin.locate(file)) == b"1"
