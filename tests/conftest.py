@@ -21,12 +21,13 @@ ALLOWED_SKIPS = ("the cache's disk has too little room for 20 GiB",)
 _CREDENTIALS = (
     *("HF_", "HUGGING", "AWS_", "GOOGLE_", "CLOUDSDK_", "GCE_", "STORAGE_EMULATOR_HOST"),
     *("API_ENDPOINT_OVERRIDE", "MODELCACHE_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"),
+    *("NO_PROXY", "SSL_CERT_", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
 )
 
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No test sees the credentials or caches of who runs it, nor speaks to more than loopback."""
+    """No test sees who runs it: no credentials, caches or proxies, and nothing but loopback."""
     for name in list(os.environ):
         if name.upper().startswith(_CREDENTIALS):
             monkeypatch.delenv(name)

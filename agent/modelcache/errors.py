@@ -115,10 +115,17 @@ class OriginChanged(OriginUnavailable):
     """The object was replaced after it had been resolved: resolve again, then fetch."""
 
 
-class BrokenArchive(OriginUnavailable):
-    """An archive that came as it was published, and can't be unpacked: it has to be made anew."""
+class BrokenContent(OriginUnavailable):
+    """A list, manifest or archive that came whole and can't be used: it has to be made anew.
+
+    Asking for it again at once is no use.
+    """
 
     retryable = False
+
+
+class BrokenArchive(BrokenContent):
+    """An archive that can't be unpacked."""
 
 
 class UnsafePath(ModelCacheError):

@@ -64,7 +64,7 @@ def run(
     print(f"\nmedians of {rounds} interleaved rounds")
     _report_floors(runs, chosen[0].size)
     for secure in (False, True) if tls else (False,):
-        _report(chosen, clients, runs, secure)
+        _report(chosen, clients, runs, secure, _slowest_floor(runs, chosen[0].size, secure))
 
 
 def _fetch(client: Client, case: Case, origin: Origin, secure: bool, temporary: Path) -> Run:
@@ -123,12 +123,24 @@ def _report_floors(runs: dict[Key, list[Run]], size: int) -> None:
             print(f"| {title} | {size / MIB / seconds:.0f} | {cpu:.2f} |")
 
 
+def _slowest_floor(runs: dict[Key, list[Run]], size: int, secure: bool) -> float | None:
+    """Bytes a second of the slowest step that each fetch of a large file has to do; None: the
+    steps were not run."""
+    steps = [runs.get(("floor", secure and step == "receive", step)) for step in FLOORS]
+    medians = [statistics.median(one.seconds for one in done) for done in steps if done]
+    return size / max(medians) if medians else None
+
+
 def _report(
-    cases: Sequence[Case], clients: Sequence[Client], runs: dict[Key, list[Run]], secure: bool
+    cases: Sequence[Case],
+    clients: Sequence[Client],
+    runs: dict[Key, list[Run]],
+    secure: bool,
+    floor: float | None,
 ) -> None:
     print(f"\n{'Over TLS' if secure else 'Plain HTTP'}\n")
-    print("| fetch | client | MiB/s | ours / it | CPU s/GiB | peak MiB |")
-    print("|---|---|---|---|---|---|")
+    print("| fetch | client | MiB/s | of the floor | ours / it | CPU s/GiB | peak MiB |")
+    print("|---|---|---|---|---|---|---|")
     for case in cases:
         for client in clients:
             done = runs.get((case.name, secure, client.name))
@@ -140,7 +152,9 @@ def _report(
             ratio = seconds / statistics.median(one.seconds for one in own) if own else float("nan")
             cpu = statistics.median(one.cpu_seconds for one in done) * GIB / case.total
             peak = max(one.peak_bytes for one in done) / MIB
+            rate = case.total / seconds
+            share = f"{100 * rate / floor:.0f} %" if floor and case.size >= GIB // 2 else "-"
             print(
-                f"| {case.title} | {client.name} | {case.total / MIB / seconds:.0f}"
+                f"| {case.title} | {client.name} | {rate / MIB:.0f} | {share}"
                 f" | {ratio:.2f} | {cpu:.2f} | {peak:.0f} |"
             )

@@ -194,6 +194,10 @@ class _Handler(RequestHandler):  # type: ignore[misc]
             if not self._faulty("/token"):
                 self._json(200, self._token())
             return
+        if self.path == "/refused/token":
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self._error(401, "invalid_grant")
+            return
         super().do_POST()
 
     def _token(self) -> dict[str, Any]:

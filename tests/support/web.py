@@ -61,6 +61,7 @@ http {{
         # Another host, as far as credentials go.
         listen 127.0.0.1:{other} ssl;
         location /busy/ {{ return 429; }}
+        location /dated/ {{ etag off; }}
     }}
 }}
 """
@@ -70,8 +71,14 @@ location / { }
 location = /logged { access_log off; return 204; }
 location /whole/ { max_ranges 0; }
 location /dated/ { etag off; }
+location /heedless/ {
+    proxy_pass http://127.0.0.1:PLAIN/dated/;
+    proxy_set_header If-Unmodified-Since "";
+}
 location /weak/ { etag off; add_header ETag 'W/"same"'; }
+location /balanced/ { etag off; add_header ETag '"$request_id"'; }
 location /onlyweak/ { etag off; add_header ETag 'W/"same"'; add_header Last-Modified ""; }
+location /misdated/ { etag off; add_header Last-Modified "Mön, 01 Jan"; }
 location /unnamed/ { etag off; add_header Last-Modified ""; }
 location /encoded/ { add_header Content-Encoding gzip; }
 location /endless/ { sub_filter_types *; sub_filter a b; }
@@ -91,6 +98,7 @@ location /moved/ { rewrite ^/moved/(.*)$ https://127.0.0.1:OTHER/$1 redirect; }
 location /movedhere/ { rewrite ^/movedhere/(.*)$ /$1 permanent; }
 location /unsafe/ { return 302 http://127.0.0.1:PLAIN/model.gguf; }
 location /elsewhere/ { return 302 http://192.0.2.1/model.gguf; }
+location /unreadable/ { return 302 "https://[bad"; }
 location /nowhere/ { return 302 ftp://127.0.0.1/model.gguf; }
 location /circle/ { return 302 /circle/round; }
 """

@@ -58,6 +58,7 @@ _REPOSITORY_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_REPOSITORY_PART}(?:/{_REPOSITORY_PART})*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_MEANT = {"gcs": "gs", "docker": "oci"}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
@@ -129,22 +130,39 @@ def shown_uri(text: str) -> str:
     """A URI, also one that is not right, as it may be shown and stored.
 
     The query of a web server's URL is replaced by digits of its digest, so that two of them can
-    still be told apart; a user name and a password by three dots. Any other URI is as it was.
+    still be told apart; of any URI a user name and a password by three dots.
     """
     scheme, separator, rest = text.partition("://")
-    if not separator or scheme.lower() not in ("https", "http"):
+    if not separator:
         return text
+    if place := _login_end(rest):
+        rest = f"...{rest[place:]}"
+    if scheme.lower() not in ("https", "http"):
+        return f"{scheme}://{rest}"
     rest, hash_mark, fragment = rest.partition("#")
     rest, _, query = rest.partition("?")
-    authority, slash, path = rest.partition("/")
-    if "@" in authority:
-        authority = "..." + authority[authority.rindex("@") :]
-    shown = f"{scheme}://{authority}{slash}{path}"
+    shown = f"{scheme}://{rest}"
     if query:
         shown += f"?{_hidden(query)}"
     if hash_mark:
         shown += f"#{fragment if _PIN.fullmatch(fragment) else '...'}"
     return shown
+
+
+def _login_end(rest: str) -> int:
+    """Where the @ after a user name or a password is in what follows `://`; 0: there is none.
+
+    A password may have a slash in it, as keys of S3 do: what it follows then is no port.
+    """
+    head = re.split(r"[/?#]", rest)[0]
+    if "@" in head:
+        before, _, after = head.rpartition("@")
+        # oci://name@sha256:..., which lacks its registry.
+        return 0 if _DIGEST.fullmatch(after) and ":" not in before else len(before)
+    tail = head.partition(":")[2]
+    if not tail or head.startswith("[") or tail.isdigit():
+        return 0
+    return max(rest.rfind("@"), 0)
 
 
 def is_loopback(host: str) -> bool:
@@ -171,20 +189,29 @@ def parse_uri(text: str) -> SourceURI:
     scheme, separator, rest = text.partition("://")
     if not separator or not scheme:
         raise UsageError(
-            f"{text!r} is not a URI: write hf://org/name, s3://bucket/prefix, gs://bucket/prefix,"
+            f"{shown!r} is not a URI: write hf://org/name, s3://bucket/prefix, gs://bucket/prefix,"
             " oci://registry/repository:tag, https://host/path/file or file:///path"
         )
     if scheme not in SCHEMES:
+        meant = _MEANT.get(scheme.lower(), scheme.lower())
+        hint = f"did you mean {meant}://? S" if meant in SCHEMES else "s"
         raise UsageError(
-            f"unknown scheme {scheme!r} in {shown!r}: supported are {', '.join(SCHEMES)}"
+            f"unknown scheme {scheme!r} in {shown!r}: {hint}upported are {', '.join(SCHEMES)}"
+        )
+    if _login_end(rest) and scheme != "file":
+        web = scheme in ("https", "http")
+        keys = " with the keys username and password (or token)," if web else ""
+        raise UsageError(
+            f"the {scheme} URI has a user name or a password in it: put them into a Secret,{keys}"
+            " and name it as secretName"
         )
     try:
         rest = unquote(rest, errors="strict") if scheme in ("s3", "gs", "file") else rest
     except UnicodeDecodeError as error:
-        raise UsageError(f"{text!r} has percent-encoding that is not UTF-8") from error
-    parsed = _PARSERS[scheme](text, rest)
+        raise UsageError(f"{shown!r} has percent-encoding that is not UTF-8") from error
+    parsed = _PARSERS[scheme](shown, rest)
     if _CONTROL.search(parsed.path) or _CONTROL.search(parsed.revision or ""):
-        raise UsageError(f"{text!r} has a control character in it")
+        raise UsageError(f"{shown!r} has a control character in it")
     return parsed
 
 
@@ -231,12 +258,6 @@ def _parse_web(text: str, rest: str) -> SourceURI:
     rest, hash_mark, fragment = rest.partition("#")
     rest, _, query = rest.partition("?")
     authority, _, tail = rest.partition("/")
-    # Said first, and without the text: what is before the @ may be a password.
-    if "@" in authority:
-        raise UsageError(
-            f"the {scheme} URI has a user name or a password in it: put them into a Secret, with"
-            " the keys username and password (or token), and name it as secretName"
-        )
     where = _web_authority(scheme, authority)
     shown = shown_uri(text)
     pin = _PIN.fullmatch(fragment)
@@ -307,9 +328,9 @@ def _hidden(query: str) -> str:
 def _parse_oci(text: str, rest: str) -> SourceURI:
     how = "write oci://registry/repository:tag or oci://registry/repository@sha256:..."
     name, at, digest = rest.partition("@")
-    registry, slash, name = name.partition("/")
+    registry, _, name = name.partition("/")
     repository, colon, tag = name.partition(":")
-    if not slash or not _REGISTRY.fullmatch(registry):
+    if not _REGISTRY.fullmatch(registry):
         # "org/name" alone would be Docker Hub's to docker, and a registry's to others.
         raise UsageError(f"{text!r} names no registry, with a dot or a port in it: {how}")
     if not _REPOSITORY.fullmatch(repository) or len(repository) > 255:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from modelcache.cli.options import Output, flag, settings
 from modelcache.cli.output import Format, print_json
+from modelcache.origins import spare_metadata
 from modelcache.service.controller import Controller
 from modelcache.service.logs import configure_logs
 from modelcache.settings import ControllerSettings
@@ -50,6 +51,7 @@ def controller(
         found.log_format == "auto" and Console(stderr=True).is_terminal
     )
     configure_logs(as_json=not people, level=found.log_level)
+    spare_metadata()
     daemon = Controller(found)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: daemon.stop())

@@ -21,11 +21,11 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from modelcache.cli.output import human_bytes
+from modelcache.cli.output import human_bytes, human_seconds
 from modelcache.planning.describing import Progress as FetchProgress
 from modelcache.service.progress import ProgressBook
 
-_BAR_SECONDS = 0.1
+_LOOK_SECONDS = 0.1
 _LINE_SECONDS = 5.0
 
 
@@ -71,7 +71,7 @@ class Display:
             expand=True,
         ) as bars:
             shown: dict[str, TaskID] = {}
-            while not self._end.wait(_BAR_SECONDS):
+            while not self._end.wait(_LOOK_SECONDS):
                 self._update(bars, shown)
             self._update(bars, shown)
 
@@ -95,21 +95,30 @@ class Display:
 
     def _show_lines(self) -> None:
         before: dict[tuple[str, bool], tuple[float, int]] = {}
-        while not self._end.wait(_LINE_SECONDS):
+        due = time.monotonic() + _LINE_SECONDS
+        while not self._end.wait(_LOOK_SECONDS):
             now = time.monotonic()
-            for name, progress in self._book.all().items():
+            fetching = self._book.all()
+            for name, progress in fetching.items():
                 # Unpacking begins anew at nothing.
+                before.setdefault((name, progress.unpacking), (now, progress.moved))
+            if now < due:
+                continue
+            due = now + _LINE_SECONDS
+            for name, progress in fetching.items():
                 what = (name, progress.unpacking)
-                then, done = before.get(what, (now - _LINE_SECONDS, 0))
-                rate = max(0.0, progress.done - done) / max(now - then, 1e-6)
-                before[what] = (now, progress.done)
+                then, moved = before[what]
+                rate = max(0, progress.moved - moved) / max(now - then, _LOOK_SECONDS)
+                before[what] = (now, progress.moved)
                 print(_line(name, progress, rate), file=sys.stderr, flush=True)
 
 
 def _line(name: str, progress: FetchProgress, rate: float) -> str:
     share = progress.done / progress.total if progress.total else 1.0
     unpacked = "unpacked " if progress.unpacking else ""
+    left = max(0, progress.total - progress.done)
+    eta = f", {human_seconds(left / rate)} left" if left and rate else ""
     return (
         f"{name}: {unpacked}{human_bytes(progress.done)} of {human_bytes(progress.total)}"
-        f" ({share:.0%}), {human_bytes(rate)}/s"
+        f" ({share:.0%}), {human_bytes(rate)}/s{eta}"
     )

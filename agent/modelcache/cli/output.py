@@ -83,9 +83,12 @@ def human_bytes(size: float) -> str:
 
 def age(moment: datetime | None) -> str:
     """`5m`, `3h`, `2d`: how long ago."""
-    if moment is None:
-        return ""
-    seconds = max(0, int((datetime.now(UTC) - moment).total_seconds()))
+    return "" if moment is None else human_seconds((datetime.now(UTC) - moment).total_seconds())
+
+
+def human_seconds(time: float) -> str:
+    """`90s`, `5m`, `3h`, `2d`, of seconds."""
+    seconds = max(0, int(time))
     for limit, unit, name in ((120, 1, "s"), (7200, 60, "m"), (172_800, 3600, "h")):
         if seconds < limit:
             return f"{seconds // unit}{name}"

@@ -7,8 +7,9 @@ import re
 import signal
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import Annotated
+from typing import Annotated, Final
 from urllib.parse import unquote
 
 import typer
@@ -53,6 +54,8 @@ from modelcache.transfer import (
     ModelFetcher,
     resolve,
 )
+from modelcache.transfer.events import FetchEnded
+from modelcache.transfer.spending import Activity
 
 _CHANGED_TRIES = 3
 _END_SECONDS = 3.0
@@ -174,10 +177,12 @@ class _Fetching:
 
     def plain(self, name: str) -> dict[str, object]:
         """What became of a model, as JSON has it."""
+        ended = self.book.ended(name)
+        fetch = {} if ended is None else {"fetch": _plain_fetch(ended)}
         if name in self.errors:
             error = self.errors[name]
             state, reason = ModelState.FAILED.value, reason_of(error)
-            return {"name": name, "state": state, "reason": reason, "message": str(error)}
+            return {"name": name, "state": state, "reason": reason, "message": str(error), **fetch}
         manifest = self.manifests[name]
         return {
             "name": name,
@@ -186,6 +191,7 @@ class _Fetching:
             "bytes": manifest.size,
             "files": len(manifest.files),
             "path": str(self._store.layout.current(name)),
+            **fetch,
         }
 
     def _one(self, name: str, source: Source) -> None:
@@ -253,7 +259,8 @@ def default_name(uri: SourceURI) -> str:
 
 
 def _tell(fetching: _Fetching) -> None:
-    notes: dict[str, str] = {}
+    ended = {name: fetching.book.ended(name) for name in fetching.manifests}
+    notes = {name: _told(fetch) for name, fetch in ended.items() if fetch is not None}
     rows = [
         [
             name,
@@ -271,7 +278,47 @@ def _tell(fetching: _Fetching) -> None:
             [name, ModelState.FAILED.value, "", "", "", reason_of(error)]
             for name, error in fetching.errors.items()
         ]
-        notes = {name: str(error) for name, error in fetching.errors.items()}
+        notes |= {name: str(error) for name, error in fetching.errors.items()}
     if rows:
         print_table(["NAME", "STATE", "REVISION", "SIZE", "FILES", "NOTE"], rows)
         print_notes(notes)
+
+
+_BOUNDS: Final[Mapping[Activity, str]] = {
+    "origin": "the origin",
+    "disk": "the disk",
+    "hash": "digests",
+    "limit": "the bandwidth limit",
+}
+
+
+def _told(ended: FetchEnded) -> str:
+    """A fetch that ended, in one line: how much, how fast, and what kept it from being faster."""
+    if not ended.received:
+        return f"nothing had to be fetched, {ended.seconds:.1f} s"
+    bound = ended.times.bounded_by
+    parts = [
+        f"{human_bytes(ended.received)} in {ended.seconds:.1f} s",
+        f"{human_bytes(_rate(ended))}/s",
+        f"{human_bytes(ended.mirrored)} of it from mirrors" if ended.mirrored else "",
+        "1 retry" if ended.retries == 1 else f"{ended.retries} retries",
+        f"bounded by {_BOUNDS[bound]}" if bound else "",
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def _plain_fetch(ended: FetchEnded) -> dict[str, object]:
+    """The same, as JSON has it."""
+    return {
+        "receivedBytes": ended.received,
+        "mirroredBytes": ended.mirrored,
+        "seconds": round(ended.seconds, 3),
+        "mibPerSecond": round(_rate(ended) / 2**20, 1),
+        "retries": ended.retries,
+        "boundedBy": ended.times.bounded_by,
+    }
+
+
+def _rate(ended: FetchEnded) -> float:
+    """Bytes a second."""
+    return ended.received / max(ended.seconds, 1e-6)

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from modelcache.cli.options import Output, flag, settings
 from modelcache.cli.output import Format, print_json
+from modelcache.origins import spare_metadata
 from modelcache.service.certificates import make_certificate, service_names
 from modelcache.service.certifying import ca_bundle, secret_document
 from modelcache.service.logs import configure_logs
@@ -69,6 +70,7 @@ def webhook(
         found.log_format == "auto" and Console(stderr=True).is_terminal
     )
     configure_logs(as_json=not people, level=found.log_level)
+    spare_metadata()
     daemon = Webhook(found)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: daemon.stop())

@@ -5,6 +5,7 @@ Redirects are the asker's business, since what may go along differs.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -26,6 +27,9 @@ ATTEMPTS: Final = 3
 """How often a request is sent whose connection breaks, as one does that the server had closed."""
 TIMEOUT: Final = httpx2.Timeout(30, connect=10)
 """Seconds: 10 for a connection, 30 for the next piece of an answer."""
+ANSWER_SECONDS: Final = 60.0
+"""How long a whole answer may take, and longer by a second for each `LEAST_RATE` of its bytes."""
+LEAST_RATE: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,7 @@ class Asker:
 
         Raises:
             AuthFailed: a proxy refuses.
-            OriginUnavailable: no answer, or one that is too long.
+            OriginUnavailable: no answer, or one that is too long or too slow.
         """
         common = {
             "User-Agent": f"model-cache-agent/{__version__}",
@@ -118,6 +122,7 @@ class Asker:
             # As it stands: httpx2 would write some characters in another way.
             extensions={"target": target.encode("ascii")},
         )
+        began = time.monotonic()
         response = self._client.send(request, stream=True)
         try:
             content = bytearray()
@@ -127,6 +132,8 @@ class Asker:
                     raise OriginUnavailable(
                         f"{shown_uri(url)} is longer than the {limit} bytes that are allowed"
                     )
+                if time.monotonic() - began > ANSWER_SECONDS + len(content) / LEAST_RATE:
+                    raise OriginUnavailable(f"{shown_uri(url)} sends too slowly")
             return Answer(response.status_code, response.headers, bytes(content))
         finally:
             response.close()

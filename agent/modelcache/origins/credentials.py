@@ -11,7 +11,8 @@ A secret is a directory with one file per key, as a Kubernetes Secret is mounted
     .dockerconfigjson, or username, password    for oci
     hosts                                       where it may be sent to
 
-An imagePullSecret says itself which registries its logins are for, so there `hosts` may be missing.
+An imagePullSecret says itself which registries its logins are for: there `hosts` may be missing, or
+adds to them, as a token server that has another name than its registry.
 `hosts` holds host names or `*.suffix` patterns (any host below the suffix, not the suffix itself),
 separated by commas or white space. `host:port` means that port only, `host` any. So whoever may
 write a CachedModel can't have a secret sent to a host of their own.
@@ -21,20 +22,21 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from modelcache.api.uri import is_loopback
 from modelcache.errors import AuthFailed
-from modelcache.origins.dockerconfig import DockerConfig
+from modelcache.origins.dockerconfig import DockerConfig, covers
 
 MAX_KEY_BYTES: Final = 1024 * 1024
 """A Kubernetes Secret is no larger."""
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
 _HOST = re.compile(r"(?:\*\.)?[a-z0-9_](?:[a-z0-9._-]*[a-z0-9_])?")
+_WILDCARD = re.compile(r"[*?]")
 _UNREADABLE_URL = re.compile(r"[\\@\s\x00-\x1f\x7f]")
 _KEYS = (
     "token",
@@ -47,18 +49,20 @@ _KEYS = (
     "AWS_SESSION_TOKEN",
     "AWS_REGION",
     ".dockerconfigjson",
-    "username",
-    "password",
 )
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
 class HostPattern:
-    """One entry of `hosts`: a host, or with a leading `*.` all hosts below it."""
+    """One entry of `hosts`: a host, or with a leading `*.` all hosts below it.
+
+    `by_label`: it is a registry's of an imagePullSecret, in which `*` stays within one label.
+    """
 
     host: str
     port: int | None = None
+    by_label: bool = False
 
     @classmethod
     def parse(cls, text: str) -> HostPattern | None:
@@ -73,10 +77,23 @@ class HostPattern:
             return None
         return cls(host, int(port) if colon else None)
 
+    @classmethod
+    def of_registry(cls, text: str) -> HostPattern | None:
+        """Read a registry of an imagePullSecret; None for what is none, or too many."""
+        stand_in = cls.parse(_WILDCARD.sub("x", text))
+        if stand_in is None:
+            return None
+        host = text if stand_in.port is None else text.rpartition(":")[0]
+        if _WILDCARD.search(host.rpartition(".")[2]):
+            return None
+        return replace(stand_in, host=_plain(host.strip("[]")), by_label=True)
+
     def matches(self, host: str, port: int) -> bool:
         """Whether a secret with this entry may go to the host."""
         if self.port is not None and self.port != port:
             return False
+        if self.by_label:
+            return covers(self.host, host)
         if self.host.startswith("*."):
             return host.endswith(self.host[1:]) and len(host) > len(self.host) - 1
         return host == self.host
@@ -164,10 +181,13 @@ class SecretStore:
         if not generation.is_dir():
             raise AuthFailed(f"there is no secret {name}: mount it at {folder}")
         values = {key: value for key in _KEYS if (value := _key(generation, name, key))}
+        registries: tuple[str, ...] = ()
+        if config := values.get(".dockerconfigjson"):
+            registries = DockerConfig(config, f"the secret {name}").hosts
+        known = [found for each in registries if (found := HostPattern.of_registry(each))]
         hosts = _key(generation, name, "hosts")
-        if hosts is None and (config := values.get(".dockerconfigjson")):
-            hosts = " ".join(DockerConfig(config, f"the secret {name}").hosts)
-        return Secret(name, _hosts(name, hosts), values)
+        more = () if known and not hosts else _hosts(name, hosts)
+        return Secret(name, (*known, *more), values)
 
 
 def _key(folder: Path, name: str, key: str) -> str | None:

@@ -1,7 +1,8 @@
 """Logins for registries, as docker writes them: `~/.docker/config.json`, or an imagePullSecret.
 
 Both have `auths`, by registry. Credential helpers (`credHelpers`, `credsStore`) are programs that
-docker would run; they are not run here.
+docker would run; they are not run here. A registry may be a pattern, as for kubelet:
+`*.dkr.ecr.*.amazonaws.com`, in which each `*` stands for what is within one label.
 https://kubernetes.io/docs/concepts/containers/images/#config-json
 """
 
@@ -11,8 +12,10 @@ import base64
 import binascii
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
@@ -58,7 +61,7 @@ class DockerConfig:
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """The hosts that its logins are for."""
+        """The hosts, or patterns of hosts, that its logins are for."""
         found = dict.fromkeys(place.partition("/")[0] for place in self._auths)
         hub = DOCKER_HUB_HOSTS if DOCKER_HUB in found else ()
         return tuple(dict.fromkeys((*found, *hub)))
@@ -66,15 +69,18 @@ class DockerConfig:
     def login(self, registry: str, repository: str) -> Login | None:
         """The login for a repository: that of the longest path that it lies below.
 
+        One of a pattern counts only where no registry is named as it is.
+
         Raises:
             AuthFailed: the entry can't be read.
         """
-        place = _place(f"{registry}/{repository}")
-        while place:
-            if place in self._auths:
-                return self._read(self._auths[place], place)
-            place = place.rpartition("/")[0]
-        return None
+        wanted, _, repository = _place(f"{registry}/{repository}").partition("/")
+        found = []
+        for place in self._auths:
+            host, _, path = place.partition("/")
+            if covers(host, wanted) and f"{repository}/".startswith(f"{path}/" if path else ""):
+                found.append((host == wanted, len(path), len(re.sub(r"[*?]", "", host)), place))
+        return self._read(self._auths[max(found)[-1]], max(found)[-1]) if found else None
 
     def _read(self, entry: object, place: str) -> Login | None:
         if not isinstance(entry, Mapping):
@@ -92,6 +98,14 @@ class DockerConfig:
         refresh = given.get("identitytoken", "")
         # An entry without anything is what docker writes where a credential helper has the login.
         return Login(username, password, refresh) if (username and password) or refresh else None
+
+
+def covers(pattern: str, host: str) -> bool:
+    """Whether a host, perhaps with a port, is the one that a key names, or one of its pattern."""
+    parts, labels = pattern.split("."), host.split(".")
+    if pattern == host or not re.search(r"[*?]", pattern):
+        return pattern == host
+    return len(parts) == len(labels) and all(map(fnmatchcase, labels, parts))
 
 
 def default_config() -> DockerConfig | None:

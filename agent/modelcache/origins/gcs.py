@@ -78,10 +78,19 @@ class GcsOrigin:
     """
 
     def __init__(
-        self, uri: SourceURI, *, secret: Secret | None = None, network: Network | None = None
+        self,
+        uri: SourceURI,
+        *,
+        secret: Secret | None = None,
+        network: Network | None = None,
+        mirrored: bool = False,
     ) -> None:
-        """Make no request yet. The secret has `KEY`, and perhaps `PROJECT`."""
+        """Make no request yet. The secret has `KEY`, and perhaps `PROJECT`.
+
+        `mirrored`: the bytes may come from elsewhere, and need a checksum that can't be forged.
+        """
         self._network = network or Network()
+        self._mirrored = mirrored
         self._uri = uri
         self._secret = secret
         self._opening = Lock()
@@ -152,6 +161,8 @@ class GcsOrigin:
             checksums=file.checksums,
             renewable=True,
             pinned=True,
+            # As the XML API has it. Who caches by URL keeps the generations apart.
+            mirror_path=f"/{self._uri.authority}/{quote(file.origin_path)}?generation={generation}",
         )
 
     def _media(self, opened: _Opened, file: RemoteFile, generation: int) -> str:
@@ -236,7 +247,7 @@ class GcsOrigin:
             name,
             blob.size,
             f"gs:{where}/{self._uri.authority}/{name}#{generation}:{blob.size}",
-            checksums=_checksums(blob),
+            checksums=_checksums(blob, strong=self._mirrored),
             etag=generation,
         )
 
@@ -327,20 +338,22 @@ def _retry() -> Any:
     return DEFAULT_RETRY.with_delay(initial=0.5, maximum=4.0).with_timeout(RETRY_SECONDS)
 
 
-def _checksums(blob: Blob) -> dict[str, str]:
+def _checksums(blob: Blob, *, strong: bool) -> dict[str, str]:
     """The checksums of the content as it is stored, in hex.
 
     Every object has a CRC32C, unless a server is not Google's. MD5, which objects made of parts
-    don't have, costs more than all the rest of a fetch: it is for objects with nothing else.
+    don't have, costs more than all the rest of a fetch: it is for objects with nothing else;
+    `strong`: that can't be forged.
     """
+    checksums: dict[str, str] = {}
     for algorithm, value, length in (("crc32c", blob.crc32c, 4), ("md5", blob.md5_hash, 16)):
         try:
             found = base64.b64decode(value or "", validate=True)
         except binascii.Error:
             continue
-        if len(found) == length:
-            return {algorithm: found.hex()}
-    return {}
+        if len(found) == length and (strong or not checksums):
+            checksums[algorithm] = found.hex()
+    return checksums
 
 
 def _is_anonymous(credentials: Credentials) -> bool:

@@ -39,10 +39,11 @@ from modelcache.errors import (
     UsageError,
 )
 from modelcache.origins.credentials import Secret
-from modelcache.origins.hubclient import same_origin, within
+from modelcache.origins.hubclient import within
 from modelcache.origins.names import check_names, shown
 from modelcache.origins.network import Network
 from modelcache.origins.protocol import HttpLocation, RemoteFile, Revision
+from modelcache.origins.redirecting import same_origin
 from modelcache.origins.waiting import rate_limit_seconds, retry_after_seconds
 
 DEFAULT_ENDPOINT = "https://huggingface.co"

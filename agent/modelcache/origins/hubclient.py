@@ -20,7 +20,6 @@ from contextvars import ContextVar
 from functools import cache
 from threading import Lock
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import httpx2
 from huggingface_hub import hf_raise_for_status, is_offline_mode, set_client_factory
@@ -28,6 +27,7 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 
 from modelcache.errors import OriginUnavailable
 from modelcache.origins.network import Network
+from modelcache.origins.redirecting import same_origin
 from modelcache.origins.transports import NetworkTransport
 
 TIMEOUT: Final = httpx2.Timeout(30, connect=10)
@@ -35,7 +35,6 @@ TIMEOUT: Final = httpx2.Timeout(30, connect=10)
 
 _endpoint: ContextVar[str | None] = ContextVar("endpoint", default=None)
 _network: ContextVar[Network | None] = ContextVar("network", default=None)
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 @contextmanager
@@ -55,11 +54,6 @@ def within(endpoint: str, network: Network) -> Iterator[None]:
     finally:
         _endpoint.reset(tokens[0])
         _network.reset(tokens[1])
-
-
-def same_origin(one: str, other: str) -> bool:
-    """Whether two URLs have scheme, host and port in common."""
-    return _origin(one) == _origin(other)
 
 
 class HubClient(httpx2.Client):
@@ -118,8 +112,3 @@ class Paths(httpx2.BaseTransport):
         with self._mutex:
             for transport in self._transports.values():
                 transport.close()
-
-
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or _DEFAULT_PORTS.get(parts.scheme)

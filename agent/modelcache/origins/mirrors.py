@@ -3,8 +3,9 @@
 A mirror is trusted with nothing that it isn't given here:
 
 - It is asked for bytes only. What there is, and with which digests, the origin says.
-- Credentials of the origin go to it only where the Secret that holds them names its host; signed
-  URLs never do.
+- Credentials of the origin go to it only where the Secret that holds them names its host. Those of
+  hf and of web servers do; the other origins' are signatures, logins and tokens that are good there
+  alone. A query, which may be a signature, never does.
 - Over plain http it is asked only for files whose bytes are checked against a digest that nobody
   can forge (`STRONG`). A file without one is asked of an https mirror only, which has to show the
   very entity tag that the origin showed.
@@ -13,6 +14,7 @@ What a mirror at `https://cache.example/base` calls a file is `/base` and then, 
 
     hf      /<org>/<name>/resolve/<commit>/<path>, as the Hub
     s3      /<bucket>/<key>
+    gs      /<bucket>/<object>?generation=<generation>
     others  the path of the origin's own URL
 """
 

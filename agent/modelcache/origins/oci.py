@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cached_property
 
 from modelcache.api import SourceURI
-from modelcache.errors import AuthFailed, ChecksumMismatch, NotFound, OriginUnavailable
+from modelcache.errors import AuthFailed, BrokenContent, ChecksumMismatch, NotFound
 from modelcache.origins.credentials import Secret
 from modelcache.origins.dockerconfig import DockerConfig, Login, default_config
 from modelcache.origins.network import Network
@@ -68,7 +68,7 @@ class OciOrigin:
         Returns:
             The revision's id is the digest of the image's own manifest, not of an index.
         """
-        what, reference, size = str(self._uri), self._uri.revision or "latest", None
+        what, reference, size = str(self._uri), self._uri.revision, None
         for _ in range(_MAX_INDEXES):
             body, digest, content_type = self._client.manifest(reference)
             if size is not None and len(body) != size:
@@ -81,7 +81,7 @@ class OciOrigin:
                 return Revision(id=digest.removeprefix("sha256:"), files=files, archives=archives)
             chosen = choose(document, what, self._machine)
             reference, size = chosen.digest, chosen.size
-        raise OriginUnavailable(f"{what} is an index of indexes of indexes, which is refused")
+        raise BrokenContent(f"{what} is an index of indexes of indexes, which is refused")
 
     def locate(self, file: RemoteFile) -> HttpLocation:
         """The blob. It is verified by its digest, whoever sends it in the end."""

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final, Protocol
-from urllib.parse import SplitResult, urlencode, urljoin, urlsplit
+from urllib.parse import SplitResult, urlencode, urlsplit
 
 from modelcache.api.uri import is_loopback
 from modelcache.errors import (
@@ -34,13 +34,13 @@ from modelcache.origins.dockerconfig import DOCKER_HUB, Login
 from modelcache.origins.names import shown
 from modelcache.origins.network import Network
 from modelcache.origins.ocimanifests import DIGEST_PATTERN, INDEX_TYPES, MANIFEST_TYPES
+from modelcache.origins.redirecting import REDIRECTS, Hop, redirected
 from modelcache.origins.waiting import retry_after_seconds
 
 MAX_MANIFEST_BYTES: Final = 4 * 1024 * 1024
 """What a registry has to take at least, and so what nobody exceeds (the specification)."""
 
 _MAX_TOKEN_BYTES = 1024 * 1024
-_MAX_REDIRECTS = 5
 _TOKEN_SECONDS = 60
 """How long a token is good for where the server says nothing (the specification)."""
 _CHALLENGE = re.compile(
@@ -64,10 +64,14 @@ class Logins(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Authorization:
-    """A header's value; good until a moment of `time.monotonic`. Empty for nobody."""
+    """A header's value; good until a moment of `time.monotonic`. Empty for nobody.
+
+    `known`: whether a login was given for it, and not a token for anybody.
+    """
 
     value: str = field(repr=False)
     until: float = float("inf")
+    known: bool = False
 
     @property
     def headers(self) -> dict[str, str]:
@@ -89,6 +93,8 @@ class RegistryClient:
         self._logins = logins
         self._asking = threading.Lock()
         self._known: _Authorization | None = None
+        self._challenge: Answer | None = None
+        """The last 401: what it asks for is what renews a token."""
         # Few questions, and nobody says when the last was asked.
         self._asker = Asker(network, keep_alive=False)
 
@@ -97,8 +103,8 @@ class RegistryClient:
         assert re.fullmatch(DIGEST_PATTERN, digest)
         return f"{self.base}/v2/{self._repository}/blobs/{digest}"
 
-    def manifest(self, reference: str) -> tuple[bytes, str, str]:
-        """A manifest by tag or by digest.
+    def manifest(self, reference: str | None) -> tuple[bytes, str, str]:
+        """A manifest by tag or by digest; by `latest` where there is neither.
 
         Returns:
             Its bytes, their digest (`sha256:...`), and their type as the answer has it.
@@ -108,9 +114,19 @@ class RegistryClient:
             AuthFailed, NotFound, RateLimited, OriginUnavailable
         """
         accept = {"Accept": ", ".join((*MANIFEST_TYPES, *INDEX_TYPES))}
-        answer = self._get(f"{self.base}/v2/{self._repository}/manifests/{reference}", accept)
+        asked = reference or "latest"
+        name = f"{self._name}{'@' if ':' in asked else ':'}{asked}"
+        answer = self._get(f"{self.base}/v2/{self._repository}/manifests/{asked}", accept)
+        if answer.status in (404, 410):
+            hint = "" if reference else "; without a tag it is latest"
+            raise NotFound(
+                f"{name}: the registry has no such image, tag or digest{_code(answer)}{hint}"
+            )
+        if answer.status != 200:
+            known = self._known
+            raise self._refused(answer, known=known is not None and known.known)
         digest = f"sha256:{sha256(answer.body).hexdigest()}"
-        promised = reference if ":" in reference else answer.headers.get("Docker-Content-Digest")
+        promised = asked if ":" in asked else answer.headers.get("Docker-Content-Digest")
         if promised is not None and promised.startswith("sha256:") and promised != digest:
             raise ChecksumMismatch(
                 f"{self._name}: the registry promised the manifest {shown(promised)}, and what"
@@ -128,8 +144,9 @@ class RegistryClient:
             if known is not None and refused == known.headers:
                 known = None
             if known is None or known.until <= time.monotonic():
-                # The one address that every registry has, to hear what it wants.
-                answer = self._ask(f"{self.base}/v2/", {}, _MAX_TOKEN_BYTES)
+                # The one address that every registry has, to hear what it wants. Some want nothing
+                # there, and something elsewhere.
+                answer = self._challenge or self._ask(f"{self.base}/v2/", {}, _MAX_TOKEN_BYTES)
                 if answer.status == 401:
                     known = self._authorize(answer)
                 elif answer.status == 200:
@@ -139,15 +156,14 @@ class RegistryClient:
         return known.headers
 
     def _get(self, url: str, headers: Mapping[str, str]) -> Answer:
+        """The answer, to whom it wants to be asked by."""
         known, fresh = self._known, False
         while True:
             value = known.value if known and known.until > time.monotonic() else ""
             sent = {**headers, "Authorization": value} if value else headers
             answer = self._ask(url, sent, MAX_MANIFEST_BYTES)
-            if answer.status == 200:
-                return answer
             if answer.status != 401 or fresh:
-                raise self._refused(answer, known=bool(value))
+                return answer
             known, fresh = self._authorize(answer), True
 
     # Who is asking
@@ -167,16 +183,15 @@ class RegistryClient:
             raise self._refused(answer, known=False)
         elif "basic" in challenges:
             self._logins.require(self.base)
-            known = _Authorization(_basic(login))
+            known = _Authorization(_basic(login), known=True)
         else:
             raise OriginUnavailable(f"{self.base} wants a login and doesn't say which")
-        self._known = known
+        self._known, self._challenge = known, answer
         return known
 
     def _token(self, challenge: Mapping[str, str], login: Login | None) -> _Authorization:
         """A token from the server that the registry names, for reading this repository."""
-        realm = urlsplit(challenge.get("realm", ""))
-        self._check_realm(realm)
+        realm = self._realm(challenge.get("realm", ""))
         # What the registry asks for is for what it was asked; only reading is ever wanted.
         wanted = {"service": challenge.get("service", "")} if challenge.get("service") else {}
         wanted["scope"] = f"repository:{self._repository}:pull"
@@ -199,18 +214,24 @@ class RegistryClient:
             answer = self._ask(f"{url}{separator}{urlencode(wanted)}", headers, _MAX_TOKEN_BYTES)
         if answer.status != 200:
             raise self._token_refused(answer, realm, login is not None)
-        return self._read_token(answer, realm)
+        return self._read_token(answer, realm, login is not None)
 
-    def _check_realm(self, realm: SplitResult) -> None:
-        host = realm.hostname or ""
+    def _realm(self, text: str) -> SplitResult:
+        """The URL of the token server."""
+        try:
+            realm = urlsplit(text)
+            host, _ = realm.hostname or "", realm.port
+        except ValueError:
+            realm, host = urlsplit(""), ""
         secure = realm.scheme == "https" and host
         if not secure and not (self._loopback and realm.scheme == "http" and is_loopback(host)):
             raise AuthFailed(
-                f"{self.base} wants a token from {shown(realm.geturl(), 100)}, which is not https:"
-                " that is refused"
+                f"{self.base} wants a token from {shown(text, 100)}, which is not https: that is"
+                " refused"
             )
+        return realm
 
-    def _read_token(self, answer: Answer, realm: SplitResult) -> _Authorization:
+    def _read_token(self, answer: Answer, realm: SplitResult, known: bool) -> _Authorization:
         try:
             given = json.loads(answer.body)
             token = given.get("token") or given.get("access_token")
@@ -220,41 +241,37 @@ class RegistryClient:
         if not isinstance(token, str) or not _TOKEN.fullmatch(token):
             raise OriginUnavailable(f"{realm.hostname} gives no token that can be read")
         # A range may be asked for some time after its location was.
-        return _Authorization(f"Bearer {token}", time.monotonic() + 0.7 * seconds)
+        return _Authorization(f"Bearer {token}", time.monotonic() + 0.7 * seconds, known)
 
     # The wire
 
     def _ask(
         self, url: str, headers: Mapping[str, str], most: int, *, body: bytes | None = None
     ) -> Answer:
-        method, sent = "GET" if body is None else "POST", dict(headers)
-        for _ in range(_MAX_REDIRECTS):
-            answer = self._asker.ask(method, url, sent, limit=most, body=body)
-            if answer.status not in (301, 302, 303, 307, 308) or body is not None:
+        method, sent, hop = "GET" if body is None else "POST", dict(headers), Hop(url)
+        while True:
+            answer = self._asker.ask(method, hop.url, sent, limit=most, body=body)
+            if answer.status not in REDIRECTS or body is not None:
                 return answer
-            target = urljoin(url, answer.headers.get("Location", ""))
-            if urlsplit(target).scheme != "https" and not target.startswith(f"{self.base}/"):
-                raise OriginUnavailable(f"{self.base} redirects to a place without TLS")
-            if urlsplit(target)[:2] != urlsplit(url)[:2]:
+            hop = redirected(hop, answer.headers.get("Location"), pinned=False)
+            if not hop.private:
                 sent.pop("Authorization", None)
-            url = target
-        raise OriginUnavailable(f"{self.base} redirects in circles")
 
     # What refusals mean
 
     def _refused(self, answer: Answer, *, known: bool) -> ModelCacheError:
         code, status = _code(answer), answer.status
         wait = retry_after_seconds(answer.headers.get("Retry-After"))
-        if status == 401 and not known:
+        if status in (401, 403) and not known:
+            what = "wants a login" if status == 401 else "refuses access"
             return AuthFailed(
-                f"{self._name}: the registry wants a login, also for what it hasn't got: set"
-                " secretName to an imagePullSecret, or DOCKER_CONFIG"
+                f"{self._name}: the registry {what}{code}: the repository is private, or there is"
+                " none; for a private one set secretName to an imagePullSecret, or DOCKER_CONFIG"
             )
         if status in (401, 403):
-            who = "refuses the login" if known else "refuses access"
-            return AuthFailed(f"{self._name}: the registry {who}{code}: check that it may pull")
-        if status in (404, 410):
-            return NotFound(f"{self._name}: the registry has no such image, tag or digest{code}")
+            return AuthFailed(
+                f"{self._name}: the registry refuses the login{code}: check that it may pull"
+            )
         if status == 429:
             return RateLimited(f"{self.base} asks for fewer requests{code}", retry_after=wait)
         return OriginUnavailable(f"{self.base} answers {status}{code}", retry_after=wait)

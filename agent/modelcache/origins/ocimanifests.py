@@ -13,7 +13,7 @@ from typing import Annotated, Final
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic.alias_generators import to_camel
 
-from modelcache.errors import NotFound, OriginUnavailable
+from modelcache.errors import BrokenContent, NotFound
 from modelcache.origins.names import shown
 from modelcache.origins.protocol import Compression, RemoteArchive, RemoteFile
 
@@ -108,34 +108,28 @@ def read_document(body: bytes, content_type: str, what: str) -> Index | ImageMan
         what: its name, for messages.
 
     Raises:
-        OriginUnavailable: it is none, or one of schema 1.
+        BrokenContent: it is none, or one of schema 1.
     """
     try:
         head = _Head.model_validate_json(body)
         media_type = head.media_type or content_type.partition(";")[0].strip()
         if head.schema_version == 1 or ("manifest.v1+" in media_type and "docker" in media_type):
-            raise _Refused(
+            raise BrokenContent(
                 f"{what} has a manifest of Docker's schema 1, which names no content by digest and"
                 " is not taken: push it again with a tool of this decade"
             )
         # https://github.com/opencontainers/distribution-spec/security/advisories/GHSA-mc8v-mgrf-8f4m
         if head.manifests is not None and head.layers is not None:
-            raise _Refused(f"{what} has a manifest that is an index as well: that is refused")
+            raise BrokenContent(f"{what} has a manifest that is an index as well: that is refused")
         if media_type in INDEX_TYPES or head.manifests is not None:
             return Index.model_validate_json(body)
         return ImageManifest.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
-        raise _Refused(
+        raise BrokenContent(
             f"{what} has a manifest that can't be read: {place or 'it'}: {first['msg']}"
         ) from error
-
-
-class _Refused(OriginUnavailable):
-    """It came whole, so that asking again at once is no use."""
-
-    retryable = False
 
 
 def choose(index: Index, what: str, machine: str | None = None) -> Descriptor:

@@ -71,6 +71,7 @@ class Revision:
             identity).
         files: all files, by path. Of one with archives, those that are in none of them.
         archives: where the other files are, in layers: a later one hides files of an earlier one.
+            All have the same folder.
         hub: what the hub view is built from; Hugging Face origins only.
         partial: whether `files` is a selection of the revision's files.
         rules: for one that has archives, or had them until they were unpacked: what tells this
@@ -84,6 +85,11 @@ class Revision:
     partial: bool = False
     archives: tuple[RemoteArchive, ...] = ()
     rules: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check what is promised of the archives."""
+        if len({archive.folder for archive in self.archives}) > 1:
+            raise ValueError("the archives of one revision have more than one folder")
 
     @property
     def size(self) -> int:
@@ -132,6 +138,8 @@ class HttpLocation:
         url: absolute, http or https.
         headers: sent to this URL's host and to no other, also not after a redirect.
         if_match: an entity tag (with quotes) to send as If-Match, and to expect in the answer.
+        unmodified_since: a Last-Modified to send as If-Unmodified-Since, and to expect in the
+            answer.
         checksums: what locating taught of the content's checksums, as in `RemoteFile`.
         renewable: whether a 401 or 403 may mean that the URL has expired: locate again.
         checksums_of: reads such checksums from the headers (their names in lower case) of an answer
@@ -146,6 +154,7 @@ class HttpLocation:
     url: str
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     if_match: str | None = None
+    unmodified_since: str | None = None
     checksums: Mapping[str, str] = field(default_factory=dict)
     renewable: bool = False
     checksums_of: Callable[[Mapping[str, str]], Mapping[str, str]] | None = None
@@ -154,6 +163,11 @@ class HttpLocation:
     mirror_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     mirrors: tuple[HttpLocation, ...] = ()
     mirror: str | None = None
+
+    @property
+    def is_tagged(self) -> bool:
+        """Whether only what servers say tells the content from another; else a digest does."""
+        return bool(self.if_match or self.unmodified_since)
 
 
 @dataclass(frozen=True, slots=True)

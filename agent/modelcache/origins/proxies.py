@@ -147,9 +147,10 @@ def never_proxied(host: str) -> bool:
 
 
 def spare_metadata(environment: MutableMapping[str, str] | None = None) -> None:
-    """Add what is never proxied to NO_PROXY, for the SDKs' own look-ups of credentials.
+    """Add what is never proxied to NO_PROXY, for the clients that read it themselves.
 
-    boto3's look at the instance's metadata and its calls to STS can't be told otherwise.
+    That is boto3's look at the instance's metadata, and the client of the API server, whose address
+    within the cluster no proxy outside of it knows.
     """
     given = os.environ if environment is None else environment
     if not any(
@@ -158,7 +159,8 @@ def spare_metadata(environment: MutableMapping[str, str] | None = None) -> None:
         return
     entries = _entries(given.get("no_proxy", given.get("NO_PROXY", "")))
     if "*" not in entries:
-        missing = [host for host in NEVER_PROXIED if host not in entries]
+        api_server = filter(None, [given.get("KUBERNETES_SERVICE_HOST")])
+        missing = [host for host in (*NEVER_PROXIED, *api_server) if host not in entries]
         given["no_proxy"] = given["NO_PROXY"] = ",".join([*entries, *missing])
 
 

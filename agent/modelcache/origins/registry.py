@@ -56,15 +56,15 @@ def _open(uri: SourceURI, secret: Secret | None, settings: OriginSettings) -> Or
         from modelcache.origins.hf import HuggingFaceOrigin
 
         return HuggingFaceOrigin(uri, secret=secret, network=settings.network)
+    mirrored = any(mirror.scheme == uri.scheme for mirror in settings.mirrors)
     if uri.scheme == "s3":
         from modelcache.origins.s3 import S3Origin
 
-        mirrored = any(mirror.scheme == "s3" for mirror in settings.mirrors)
         return S3Origin(uri, secret=secret, network=settings.network, mirrored=mirrored)
     if uri.scheme == "gs":
         from modelcache.origins.gcs import GcsOrigin
 
-        return GcsOrigin(uri, secret=secret, network=settings.network)
+        return GcsOrigin(uri, secret=secret, network=settings.network, mirrored=mirrored)
     if uri.scheme == "oci":
         from modelcache.origins.oci import OciOrigin
 

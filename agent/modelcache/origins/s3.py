@@ -71,8 +71,10 @@ class S3Origin:
         mirrored: bool = False,
     ) -> None:
         """`mirrored`: the bytes may come from elsewhere, so their answers' checksums count for
-        nothing, and the bucket is asked for those of small objects, too."""
+        nothing: the bucket is asked for those of small objects, too, and for one that can't be
+        forged."""
         self._network = network or Network()
+        self._mirrored = mirrored
         self._small_bytes = 0 if mirrored else SMALL_BYTES
         self._uri = uri
         self._bucket = uri.authority
@@ -136,7 +138,7 @@ class S3Origin:
         return HttpLocation(
             url,
             if_match=etag,
-            checksums=_checksums(head, self._bucket),
+            checksums=_checksums(head, self._bucket, strong=self._mirrored),
             renewable=True,
             mirror_path=f"/{self._bucket}/{quote(file.origin_path)}",
         )
@@ -278,13 +280,14 @@ def _checksums_of(headers: Mapping[str, str], bucket: str) -> dict[str, str]:
     return _checksums(found, bucket) if "ETag" in found else {}
 
 
-def _checksums(head: Mapping[str, Any], bucket: str) -> dict[str, str]:
+def _checksums(head: Mapping[str, Any], bucket: str, *, strong: bool = False) -> dict[str, str]:
     """The checksums of the whole object, in hex.
 
     Those of a multipart upload may be over its parts only ("composite", with the number of parts
     behind a hyphen), and say nothing about the bytes in a row:
     https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html
-    SHA-1 and MD5 cost as much as all the rest of a fetch: they are for objects with nothing else.
+    SHA-1 and MD5 cost as much as all the rest of a fetch: they are for objects with nothing else;
+    `strong`: with nothing else that can't be forged, such as a CRC.
     """
     found = {}
     # Servers older than the type give a composite one for every multipart upload.
@@ -294,9 +297,9 @@ def _checksums(head: Mapping[str, Any], bucket: str) -> dict[str, str]:
             value = _decoded(head.get(key))
             if len(value) == length:
                 found[algorithm] = value.hex()
-    if found.keys() - {"sha1"}:
+    if found.keys() & {"sha256"} if strong else found.keys() - {"sha1"}:
         found.pop("sha1", None)
-    if not found and (md5 := _md5(head, bucket)):
+    elif "sha1" not in found and (md5 := _md5(head, bucket)):
         found["md5"] = md5
     return found
 

@@ -28,13 +28,19 @@ class NetworkTransport(httpx2.BaseTransport):
             AuthFailed, OriginUnavailable: a proxy refuses it.
         """
         url = str(request.url)
+        proxy = self._network.proxy(url)
         try:
-            return self._way(self._network.proxy(url)).handle_request(request)
+            response = self._way(proxy).handle_request(request)
         except httpx2.ProxyError as error:
             refusal = self._network.refusal(url, str(error))
             if refusal is None:
                 raise
             raise refusal from error
+        if proxy is not None and response.status_code == 407:
+            # Without a tunnel its refusal looks like the server's answer.
+            response.close()
+            raise proxy.refusal(407, request.url.host)
+        return response
 
     def _way(self, proxy: Proxy | None) -> httpx2.HTTPTransport:
         with self._mutex:

@@ -14,10 +14,10 @@ from urllib.parse import quote, urljoin
 from modelcache.api import SourceURI, parse_uri, shown_uri
 from modelcache.errors import (
     AuthFailed,
+    BrokenContent,
     ChecksumMismatch,
     NotFound,
     OriginChanged,
-    OriginUnavailable,
     UsageError,
 )
 from modelcache.origins.asking import CONNECTIONS
@@ -31,8 +31,9 @@ from modelcache.origins.weblist import MAX_LIST_BYTES, Listed, read_checksums, r
 
 @dataclass(frozen=True)
 class _Target:
-    """Where a file is: its URL, and what pins it there."""
+    """Where a file is: its URL, and what pins it there, unless a digest does."""
 
+    identity: str
     url: str
     etag: str | None = None
     modified: str | None = None
@@ -83,8 +84,7 @@ class WebOrigin:
                 seen = pool.map(lambda each: self._look(client, *each), wanted)
                 for (file, url), found in zip(wanted, seen, strict=True):
                     files.append(_remote_file(file, url, found))
-                    etag, modified = (found.etag, found.modified) if found else (None, None)
-                    targets[file.path] = _Target(url, etag, None if etag else modified)
+                    targets[file.path] = _target(files[-1], url, found)
         if not files:
             raise NotFound(f"{self._uri} names no files")
         files.sort(key=lambda file: file.path)
@@ -95,7 +95,11 @@ class WebOrigin:
         return Revision(id=digest.hexdigest(), files=tuple(files))
 
     def locate(self, file: RemoteFile) -> HttpLocation:
-        """The file's URL, with credentials and what pins it. Asks nothing once it was resolved."""
+        """The file's URL, with credentials and what pins it. Asks nothing once it was resolved.
+
+        Raises:
+            OriginChanged: it is not the file that is there, or was when it was resolved last.
+        """
         with self._locating:
             if self._targets is None:
                 self.resolve()
@@ -103,10 +107,15 @@ class WebOrigin:
         target = self._targets.get(file.path)
         if target is None:
             raise OriginChanged(f"{self._uri} has no {shown(file.path)} any more")
-        headers = dict(self._private(target.url))
-        if target.modified:
-            headers["If-Unmodified-Since"] = target.modified
-        return HttpLocation(target.url, headers=headers, if_match=target.etag)
+        if target.identity != file.identity:
+            raise OriginChanged(f"{self._uri}: {shown(file.path)} was replaced")
+        return HttpLocation(
+            target.url,
+            headers=self._private(target.url),
+            if_match=target.etag,
+            unmodified_since=target.modified,
+            mirror_headers=self._authorization,
+        )
 
     def _listed(self, client: WebClient) -> list[Listed]:
         uri = self._uri
@@ -132,9 +141,9 @@ class WebOrigin:
         try:
             parsed = parse_uri(urljoin(beside, file.url) + pin)
         except (UsageError, ValueError) as error:
-            raise OriginUnavailable(f"{uri}: {shown(file.path)}: {error}") from error
+            raise BrokenContent(f"{uri}: {shown(file.path)}: {error}") from error
         if not parsed.is_web or (uri.scheme == "https" and parsed.scheme == "http"):
-            raise OriginUnavailable(f"{uri}: {shown(file.path)} has a URL that is not https")
+            raise BrokenContent(f"{uri}: {shown(file.path)} has a URL that is not https")
         return parsed.url
 
     def _look(self, client: WebClient, file: Listed, url: str) -> Seen | None:
@@ -165,6 +174,12 @@ def _remote_file(file: Listed, url: str, seen: Seen | None) -> RemoteFile:
             " with #sha256=<64 hex digits> at the end, or put a SHA256SUMS beside it"
         )
     return RemoteFile(file.path, place, size, identity, sha256=file.sha256, etag=etag)
+
+
+def _target(file: RemoteFile, url: str, seen: Seen | None) -> _Target:
+    if file.sha256 or seen is None:
+        return _Target(file.identity, url)
+    return _Target(file.identity, url, seen.etag, None if seen.etag else seen.modified)
 
 
 def _authorization(secret: Secret) -> str:

@@ -1,8 +1,4 @@
-"""What the web origin asks before the engine fetches: HEADs, and lists of a bounded size.
-
-The rules for redirects are the engine's (`modelcache.transfer.http`): what is private goes to the
-host that was asked and to no other, and https never becomes http.
-"""
+"""What the web origin asks before the engine fetches: HEADs, and lists of a bounded size."""
 
 from __future__ import annotations
 
@@ -11,18 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 from modelcache.api import shown_uri
-from modelcache.api.uri import is_loopback
 from modelcache.errors import AuthFailed, ModelCacheError, NotFound, OriginUnavailable, RateLimited
 from modelcache.origins.asking import Answer, Asker
-from modelcache.origins.hubclient import same_origin
 from modelcache.origins.network import Network
+from modelcache.origins.redirecting import REDIRECTS, Hop, redirected
 from modelcache.origins.waiting import retry_after_seconds
 
-_MAX_REDIRECTS = 5
-_REDIRECTS = (301, 302, 303, 307, 308)
 _NO_HEAD = (400, 403, 404, 405, 501)
 """What servers say to a HEAD whose GET they answer; 403 is that of a URL signed for a GET."""
 _CONTENT_RANGE = re.compile(r"bytes (?:\d+-\d+|\*)/(\d+)")
@@ -98,11 +91,13 @@ class WebClient:
         _check_identity(answer, url)
         etag = answer.headers.get("ETag") or ""
         strong = etag if re.fullmatch(r'"[^"\s]+"', etag) and etag.isascii() else None
+        modified = answer.headers.get("Last-Modified", "")
         return Seen(
             size,
             strong,
             etag if etag and strong is None else None,
-            answer.headers.get("Last-Modified"),
+            # What can't be a date can't be sent back as one either.
+            modified if modified.isascii() and modified.isprintable() and modified else None,
         )
 
     def _ask(
@@ -115,32 +110,13 @@ class WebClient:
         limit: int,
         pinned: bool,
     ) -> Answer:
-        at = url
-        for _ in range(_MAX_REDIRECTS + 1):
-            answer = self._asker.ask(method, at, {**headers, **private}, limit=limit)
-            if answer.status not in _REDIRECTS:
+        hop = Hop(url)
+        while True:
+            sent = {**headers, **private} if hop.private else headers
+            answer = self._asker.ask(method, hop.url, sent, limit=limit)
+            if answer.status not in REDIRECTS:
                 return answer
-            target = _redirected(at, answer, pinned=pinned)
-            if not same_origin(at, target):
-                private = {}
-            at = target
-        raise OriginUnavailable(f"{shown_uri(url)} redirects in circles")
-
-
-def _redirected(url: str, answer: Answer, *, pinned: bool) -> str:
-    try:
-        target = urljoin(url, answer.headers.get("Location", ""))
-        parts = urlsplit(target)
-        host = parts.hostname
-    except ValueError:
-        host = None
-    if not host or parts.scheme not in ("http", "https"):
-        raise OriginUnavailable(f"{shown_uri(url)} redirects to a place that is not HTTP")
-    if parts.scheme == "http" and (url.startswith("https:") or not (pinned or is_loopback(host))):
-        raise OriginUnavailable(
-            f"{shown_uri(url)} redirects to a place without TLS, which is not followed"
-        )
-    return target
+            hop = redirected(hop, answer.headers.get("Location"), pinned=pinned)
 
 
 def _refusal(answer: Answer, url: str, private: Mapping[str, str]) -> ModelCacheError:

@@ -29,7 +29,7 @@ from typing import Annotated, Final
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
 from modelcache.api.meta import ApiModel
-from modelcache.errors import OriginUnavailable
+from modelcache.errors import BrokenContent
 from modelcache.origins.names import shown
 
 MAX_LIST_BYTES: Final = 16 * 1024 * 1024
@@ -88,12 +88,12 @@ def read_checksums(content: bytes, name: str, place: str) -> list[Listed]:
         place: where it is, for messages.
 
     Raises:
-        OriginUnavailable: it is not such a list.
+        BrokenContent: it is not such a list.
     """
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise OriginUnavailable(f"{place} is no checksum list: it is not UTF-8") from error
+        raise BrokenContent(f"{place} is no checksum list: it is not UTF-8") from error
     lines = [
         (number, line.removesuffix("\r"))
         for number, line in enumerate(text.split("\n"), 1)
@@ -109,7 +109,7 @@ def read_own(content: bytes, place: str) -> list[Listed]:
     """Read a list of our own.
 
     Raises:
-        OriginUnavailable: it is not such a list.
+        BrokenContent: it is not such a list.
     """
     try:
         entries = _ENTRIES.validate_json(content, strict=True)
@@ -119,7 +119,7 @@ def read_own(content: bytes, place: str) -> list[Listed]:
             f"entry {step + 1}" if isinstance(step, int) else step for step in first["loc"][::-1]
         )
         said = f"{where}: {first['msg']}" if where else first["msg"]
-        raise OriginUnavailable(f"{place} is no list of files: {said}") from error
+        raise BrokenContent(f"{place} is no list of files: {said}") from error
     return _distinct(
         (Listed(entry.path, entry.sha256.lower(), entry.size, entry.url) for entry in entries),
         place,
@@ -137,7 +137,7 @@ def _lines(lines: Iterable[tuple[int, str]], place: str) -> Iterator[Listed]:
                 name = name[2:].lstrip("/")
             yield Listed(name, found["digest"].lower())
         elif not _OTHER.fullmatch(line):
-            raise OriginUnavailable(
+            raise BrokenContent(
                 f"{place} is no checksum list: its line {number} is {shown(line, 60)}, and not a"
                 " SHA-256 digest, two spaces and a name"
             )
@@ -152,5 +152,5 @@ def _distinct(files: Iterable[Listed], place: str) -> list[Listed]:
     found: dict[str, Listed] = {}
     for file in files:
         if found.setdefault(file.path, file) != file:
-            raise OriginUnavailable(f"{place} names {shown(file.path)} twice, and not alike")
+            raise BrokenContent(f"{place} names {shown(file.path)} twice, and not alike")
     return list(found.values())

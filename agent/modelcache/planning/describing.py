@@ -19,12 +19,14 @@ class Progress:
 
     `started_at` is in seconds since the epoch. `reason` and `message` say what went wrong since
     bytes last came and is being tried again; None when they come. While archives are unpacked, the
-    bytes are those of the archives.
+    bytes are those of the archives. `moved` are those that came, or were unpacked, since it began:
+    never fewer than before, and none of them was there already.
     """
 
     revision: str = ""
     done: int = 0
     total: int = 0
+    moved: int = 0
     files: int = 0
     committing: bool = False
     unpacking: bool = False

@@ -28,13 +28,17 @@ class ProgressBook:
     def __init__(self) -> None:
         self._mutex = threading.Lock()
         self._fetches: dict[str, Progress] = {}
-        self._succeeded: set[str] = set()
+        self._ended: dict[str, FetchEnded] = {}
 
     def __call__(self, event: Event) -> None:
         """Note an event."""
         with self._mutex:
+            if isinstance(event, FetchEnded):
+                self._fetches.pop(event.model, None)
+                self._ended[event.model] = event
+                return
             if isinstance(event, FetchStarted):
-                self._succeeded.discard(event.model)
+                self._ended.pop(event.model, None)
                 self._fetches[event.model] = Progress(
                     revision=event.revision,
                     done=event.held,
@@ -48,11 +52,22 @@ class ProgressBook:
                 return
             if isinstance(event, Unpacking):
                 self._fetches[event.model] = replace(
-                    now, done=0, total=event.size, unpacking=True, reason=None, message=None
+                    now,
+                    done=0,
+                    total=event.size,
+                    moved=0,
+                    unpacking=True,
+                    reason=None,
+                    message=None,
                 )
             elif isinstance(event, BytesReceived | BytesResumed | BytesUnpacked):
+                resumed = isinstance(event, BytesResumed)
                 self._fetches[event.model] = replace(
-                    now, done=now.done + event.size, reason=None, message=None
+                    now,
+                    done=now.done + event.size,
+                    moved=now.moved + (0 if resumed else event.size),
+                    reason=None,
+                    message=None,
                 )
             elif isinstance(event, Retried):
                 self._fetches[event.model] = replace(
@@ -62,10 +77,6 @@ class ProgressBook:
                 self._fetches[event.model] = replace(now, done=max(0, now.done - event.size))
             elif isinstance(event, Committing):
                 self._fetches[event.model] = replace(now, committing=True)
-            elif isinstance(event, FetchEnded):
-                del self._fetches[event.model]
-                if event.reason is None:
-                    self._succeeded.add(event.model)
 
     def of(self, model: str) -> Progress | None:
         """How far a model is, while it is being fetched."""
@@ -75,7 +86,12 @@ class ProgressBook:
     def succeeded(self, model: str) -> bool:
         """Whether a model's last fetch ended well."""
         with self._mutex:
-            return model in self._succeeded
+            return model in self._ended and self._ended[model].reason is None
+
+    def ended(self, model: str) -> FetchEnded | None:
+        """How a model's last fetch ended; None when none has, or another has begun."""
+        with self._mutex:
+            return self._ended.get(model)
 
     def all(self) -> dict[str, Progress]:
         """All fetches under way."""

@@ -70,8 +70,9 @@ class FetchSettings(StoreSettings):
     )
     io_priority: Literal["normal", "low", "idle"] = Field(
         "low",
-        description="Priority on the disk of what fetches: low gives way to others, idle may stand"
-        " still beside a busy pod. Heeded by the I/O schedulers BFQ and mq-deadline.",
+        description="Priority on the disk of what fetches: normal, low (gives way to others) or"
+        " idle (may stand still beside a busy pod). Heeded by the I/O schedulers BFQ and"
+        " mq-deadline.",
     )
     mirrors: Mirrors = Field(
         (),

@@ -1,20 +1,21 @@
 """The store: verified model files on one file system, and the views that engines read.
 
 `Store` is the door. What may be touched from outside: `Store`'s methods, `store.blobs.has|link`,
-`store.ingest.claim`, `store.space.reserve`, `store.listings`. Everything durable goes
-through `durable.Durable`.
+`store.ingest.claim`, `store.space.reserve`, `store.listings`, `store.needs`. Everything durable
+goes through `durable.Durable`.
 """
 
 from modelcache.store.ingest import Busy, Ingest, blob_key
 from modelcache.store.layout import Layout
 from modelcache.store.listings import Entry
-from modelcache.store.partial import Partial, Piece
+from modelcache.store.partial import SMALL_BYTES, Partial, Piece
 from modelcache.store.reservations import DiskSpace, KeepFree, Reservation
 from modelcache.store.store import Overtaken, Store
 from modelcache.store.verifying import Damage
 from modelcache.store.views import Staging
 
 __all__ = [
+    "SMALL_BYTES",
     "Busy",
     "Damage",
     "DiskSpace",

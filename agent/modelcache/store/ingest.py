@@ -42,8 +42,9 @@ class Ingest:
     def claim(self, key: str, size: int, *, resumable: bool = True) -> Partial:
         """Take a blob's partial file, as far as it got, to go on with it.
 
-        `resumable=False` is for small files: they have no journal, no directory and no lock. Two
-        threads are kept apart all the same; two processes may both fetch such a file.
+        `resumable=False` is for small files, and for such as can't be taken up in the middle: they
+        have no journal, no directory and no lock. Two threads are kept apart all the same; two
+        processes may both make such a file.
 
         Raises:
             Busy: another thread or process has it.

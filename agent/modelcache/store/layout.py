@@ -2,7 +2,7 @@
 
 layout.json                    version of this layout, id of the cache
 ingest/<blob key>/             partial files with their journals, resumed after a crash
-ingest/{scratch,staging,receipts,listings,reservations}
+ingest/{scratch,staging,receipts,listings,needs,reservations}
 blobs/sha256/ab/<digest>       immutable content, mode 0444
 models/<name>/<snapshot>/      plain views: hard links to blobs
 models/<name>/current          symlink to the ready snapshot
@@ -65,6 +65,11 @@ class Layout:
     def listings(self) -> Path:
         """What was found in archives."""
         return self.ingest / "listings"
+
+    @property
+    def needs(self) -> Path:
+        """Which archives are of use for fetches in progress."""
+        return self.ingest / "needs"
 
     @property
     def reservations(self) -> Path:
@@ -148,6 +153,7 @@ def open_layout(root: Path, durable: Durable | None = None) -> Layout:
             layout.staging,
             layout.receipts,
             layout.listings,
+            layout.needs,
             layout.reservations,
             layout.partials,
             layout.blobs,

@@ -19,10 +19,10 @@ from modelcache.store.blobs import Blobs
 from modelcache.store.durable import Durable, disk_errors
 from modelcache.store.paths import children
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 _IDLE_SECONDS: Final = 90 * 86_400.0
 
-Kind = Literal["file", "folder", "link", "hard", "other", "gone", "opaque"]
+Kind = Literal["file", "folder", "link", "hard", "other", "unsafe", "gone", "opaque"]
 _KINDS = get_args(Kind)
 
 
@@ -32,12 +32,14 @@ class Entry:
 
     Attributes:
         kind: a regular file, a folder, a symbolic or hard link, something that is no content (a
-            device, say); or, in a layer, a name that is gone from the layers below (a whiteout), or
-            a folder whose content there is gone (opaque).
+            device, say), or whose name can't be trusted (unsafe); or, in a layer, a name that is
+            gone from the layers below (a whiteout), or a folder whose content there is gone
+            (opaque).
         path: from the archive's root, without a slash at either end; the root itself is empty.
         size: a file's bytes.
         sha256: a file's digest, where it was wanted and so became a blob.
         target: where a link leads, as the archive has it.
+        number: its place among all entries of the archive, whichever of them are kept.
     """
 
     kind: Kind
@@ -45,6 +47,7 @@ class Entry:
     size: int = 0
     sha256: str | None = None
     target: str = ""
+    number: int = 0
 
 
 class Listings:

@@ -35,6 +35,9 @@ from modelcache.store.locking import Lock
 BLOCK_BYTES = 4096
 """What direct I/O wants offsets, lengths and addresses to be multiples of, on all usual devices."""
 
+SMALL_BYTES = 4 * 1024 * 1024
+"""Up to this the blocks of a file without a journal come with its bytes, in a moment."""
+
 _DIRECT_BYTES = 4 * 1024 * 1024
 _DIRTY_BYTES = 64 * 1024 * 1024
 """About as much of a file is in the page cache alone at most."""
@@ -79,6 +82,7 @@ class Partial:
             self._make_writable()
         self._direct = self._refused = -1
         self._dirty = 0
+        self._untrusted = False
         self.fd = os.open(self.data, flags, 0o600)
         try:
             if size >= _DIRECT_BYTES:
@@ -130,8 +134,8 @@ class Partial:
         Raises:
             InsufficientDisk: it doesn't fit.
         """
-        if self._journal < 0:
-            return self.size  # small: its blocks come with its bytes, in a moment
+        if self._journal < 0 and self.size <= SMALL_BYTES:
+            return self.size
         if self.size == 0:
             return 0
         before = os.fstat(self.fd)
@@ -163,11 +167,20 @@ class Partial:
                     self._written_back(written)
 
     def _written_back(self, size: int) -> None:
-        """Keep what only the page cache has within bounds."""
+        """Keep what only the page cache has within bounds.
+
+        Raises:
+            OSError: the disk failed. The kernel tells that once, and goes on to show what the disk
+                doesn't have: nothing of it is kept.
+        """
         self._dirty += size  # a race between threads loses some, which does no harm
         if self._dirty >= _DIRTY_BYTES:
             self._dirty = 0
-            os.fdatasync(self.fd)
+            try:
+                os.fdatasync(self.fd)
+            except OSError:
+                self._untrusted = True
+                raise
 
     def _way(self, size: int, offset: int) -> tuple[int, int]:
         """Where the next bytes go, and how many of them: whole blocks past the page cache."""
@@ -251,8 +264,11 @@ class Partial:
         self.close(remove=True)
 
     def close(self, *, remove: bool = False) -> None:
-        """Let go of it. What was fetched stays for the next who claims it."""
+        """Let go of it. What was fetched stays for the next who claims it, unless a sync failed."""
         if self.fd < 0:
+            return
+        if self._untrusted and not remove:
+            self.discard()
             return
         journaled = self._journal >= 0
         self._close_files()

@@ -35,6 +35,7 @@ from modelcache.store.layout import open_layout
 from modelcache.store.listings import Listings
 from modelcache.store.locking import Turns, locks_work
 from modelcache.store.manifests import Manifests
+from modelcache.store.needs import Needs
 from modelcache.store.receipts import Receipts
 from modelcache.store.reservations import KeepFree, Space
 from modelcache.store.sweeping import Sweeping
@@ -73,6 +74,7 @@ class Store:
             self.layout, self._durable, keep_free=keep_free or KeepFree(), locks_reliable=reliable
         )
         self.listings = Listings(self.layout.listings, self._durable)
+        self.needs = Needs(self.layout.needs, self._durable)
         self._manifests = Manifests(self.layout, self._durable)
         self._receipts = Receipts(self.layout.receipts)
         self._turns = Turns(self.layout.lock)
@@ -283,6 +285,7 @@ class Store:
                 self._remove_hub(manifest)
                 self._durable.remove_tree(self.layout.view(name, manifest.snapshot))
                 self._receipts.drop(name, manifest.snapshot)
+                self.needs.drop(name, manifest.snapshot)
             if snapshot is None:
                 digests |= self._remove_rest(name)
             self._durable.remove_if_empty(self.layout.model(name))
@@ -298,6 +301,7 @@ class Store:
         for snapshot, files in self._receipts.of_model(name):
             digests |= {file.sha256 for file in files}
             self._receipts.drop(name, snapshot)
+        digests |= self.needs.drop_model(name) - self.needs.of_all()
         self._durable.unlink(self.layout.current(name))
         for folder in (
             self.layout.manifests / name,
@@ -364,9 +368,10 @@ class Store:
         self.space.sweep()
         self._receipts.sweep(older_than)
         self.listings.sweep(self.blobs, older_than)
+        self.needs.sweep(older_than)
         with self._turns.take():
             sweeping.manifests()
             sweeping.views(self._manifests)
             sweeping.hub(self._manifests, self.manifests())
-        waiting = {file.sha256 for file in self._receipts.read()}
+        waiting = {file.sha256 for file in self._receipts.read()} | self.needs.of_all()
         self.blobs.remove_unused(sweeping.orphans(self.blobs) - waiting)

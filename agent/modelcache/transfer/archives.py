@@ -7,7 +7,8 @@ fetches the archive again, not for this model nor for another whose image has th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -15,7 +16,7 @@ from modelcache.api import ManifestFile
 from modelcache.errors import NotFound, UnsafePath
 from modelcache.origins import RemoteArchive, RemoteFile, Revision, may_be_selected, select
 from modelcache.origins.names import shown
-from modelcache.store import Busy, Entry, Overtaken, Partial, Reservation, Store
+from modelcache.store import Busy, Entry, Overtaken, Reservation, Store
 from modelcache.transfer.cancelling import Cancel
 from modelcache.transfer.engine import Engine
 from modelcache.transfer.events import (
@@ -26,9 +27,9 @@ from modelcache.transfer.events import (
     Unpacking,
 )
 from modelcache.transfer.jobs import FetchRequest, distinct
-from modelcache.transfer.layering import Content, Found, Layers
+from modelcache.transfer.layering import Content, Layers, Names
 from modelcache.transfer.spending import Times
-from modelcache.transfer.unpacking import Unpacker, member_identity
+from modelcache.transfer.unpacking import Unpacker, archive_of, member_identity
 from modelcache.transfer.wanted import ModelFetch, disk_needed, whole_blocks
 
 _ROUNDS = 4
@@ -79,7 +80,8 @@ class Archives:
             if needs or number == 0:
                 self._tell_start(needs)
             if revision is not None and not needs:
-                self._store.blobs.remove_unused(self._archives)
+                self._store.needs.drop(self._wanted.name, self._wanted.revision.snapshot)
+                self._remove(self._archives)
                 return revision
             self._get(needs)
         raise Overtaken(f"{self._wanted.name}: what is unpacked is removed by others again")
@@ -88,14 +90,16 @@ class Archives:
 
     def _look(self) -> tuple[Needs, Revision | None]:
         """What is missing; and the revision, as soon as every archive was once unpacked."""
-        listings = {
-            digest: self._store.listings.read(digest, archive.folder)
-            for digest, archive in self._archives.items()
-        }
-        unknown = {digest: None for digest, entries in listings.items() if entries is None}
+        unknown, layers = self._lay()
         if unknown:
             return unknown, None
-        found = self._lay(listings)
+        folder = self._wanted.revision.archives[0].folder  # of all
+        if not layers.has_folder and folder:
+            raise NotFound(
+                f"{self._wanted.source.uri} is an image without a folder /{folder}, which is where"
+                " a model is looked for"
+            )
+        found = {file.path: file for file in layers.files()}
         contents = {path: file.content for path, file in found.items() if file.content}
         files = [_remote_file(path, content) for path, content in contents.items()]
         files += [RemoteFile(path, path, 0, "") for path in found.keys() - contents.keys()]
@@ -115,17 +119,25 @@ class Archives:
                 missing.setdefault(layer, set()).add(there.content.entry.path)
         return {layer: frozenset(paths) for layer, paths in missing.items()}, revision
 
-    def _lay(self, listings: Mapping[str, tuple[Entry, ...] | None]) -> dict[str, Found]:
+    def _lay(self) -> tuple[Needs, Layers]:
+        """The archives whose listings are not there; where there are none, what all make together.
+
+        One listing after the other, since all at once may be more than what is refused by its size.
+        """
+        unknown: dict[str, None] = {}
         archives = self._wanted.revision.archives
-        # All of one revision have the same folder.
-        folder = archives[0].folder
-        layers = Layers(((_digest(a), listings[_digest(a)] or ()) for a in archives), folder)
-        if not layers.has_folder and folder:
-            raise NotFound(
-                f"{self._wanted.source.uri} is an image without a folder /{folder}, which is where"
-                " a model is looked for"
-            )
-        return {file.path: file for file in layers.files()}
+
+        def listed() -> Iterator[tuple[str, tuple[Entry, ...]]]:
+            for archive in archives:
+                digest = _digest(archive)
+                entries = self._store.listings.read(digest, archive.folder)
+                if entries is None:
+                    unknown[digest] = None
+                # What lies over an unknown one may not fit what lies below that.
+                yield digest, () if unknown or entries is None else entries
+
+        layers = Layers(listed(), archives[0].folder)
+        return unknown, layers
 
     def _has(self, entry: Entry) -> bool:
         return entry.sha256 is not None and self._store.blobs.has(entry.sha256, entry.size)
@@ -157,36 +169,38 @@ class Archives:
         )
 
     def _get(self, needs: Needs) -> None:
-        name = self._wanted.name
+        name, snapshot = self._wanted.name, self._wanted.revision.snapshot
+        self._store.needs.note(name, snapshot, needs)
         archives = [self._archives[digest] for digest in needs]
         fetched = [a.blob for a in archives if not self._has_archive(a)]
         fetched += [f for f in self._beside() if self._find(f, False) is None]
         # Weights hardly compress. What turns out to be larger asks for more when it comes.
-        unpacked = sum(self._unpacked_size(archive) for archive in archives)
+        there = Counter[str]()
+        for file in self._store.noted(name, snapshot):
+            there[archive_of(file.identity)] += file.size
+        sizes = {
+            digest: whole_blocks(self._store, self._archives[digest].blob.size) for digest in needs
+        }
+        unpacked = sum(max(0, size - there[digest]) for digest, size in sizes.items())
         needed = sum(disk_needed(self._store, file) for file in fetched)
         with self._store.space.reserve(
             needed + unpacked, files=len(fetched) + len(archives), what=name
         ) as reservation:
             if fetched:
                 self._engine.fetch(self._request(fetched, reservation))
-            room = _Room(self._store, name, reservation, unpacked)
+            room, names = _Room(self._store, name, reservation, unpacked), Names()
             self._listener(Unpacking(name, sum(archive.blob.size for archive in archives)))
-            for archive in archives:
-                self._unpack(archive, needs[_digest(archive)], room)
-
-    def _unpacked_size(self, archive: RemoteArchive) -> int:
-        """Bytes that unpacking an archive may take, less what an earlier try has unpacked."""
-        beginning = member_identity(_digest(archive), 0).removesuffix("0")
-        noted = self._store.noted(self._wanted.name, self._wanted.revision.snapshot)
-        there = sum(file.size for file in noted if file.identity.startswith(beginning))
-        return max(0, whole_blocks(self._store, archive.blob.size) - there)
+            with self._engine.as_a_connection() as buffer:
+                for archive in archives:
+                    self._unpack(archive, needs[_digest(archive)], room, names, buffer)
 
     def _request(self, files: list[RemoteFile], reservation: Reservation) -> FetchRequest:
         wanted, store = self._wanted, self._store
 
-        def on_verified(_file: RemoteFile, content: ManifestFile) -> None:
-            # Archives too: as long as somebody may come back for one, it isn't swept away.
-            store.record(wanted.name, wanted.revision.snapshot, content)
+        def on_verified(file: RemoteFile, content: ManifestFile) -> None:
+            store.needs.touch(wanted.name, wanted.revision.snapshot)
+            if file.sha256 not in self._archives:
+                store.record(wanted.name, wanted.revision.snapshot, content)
 
         def on_file(_file: RemoteFile, content: ManifestFile) -> None:
             self._listener(FileFinished(wanted.name, content.path, content.size))
@@ -215,10 +229,17 @@ class Archives:
             return _described(file) if self._has_archive(archive) else None
         return self._store.find(file.identity, file.sha256, file.size, fresh=fresh)
 
-    def _unpack(self, archive: RemoteArchive, paths: frozenset[str] | None, room: _Room) -> None:
+    def _unpack(
+        self,
+        archive: RemoteArchive,
+        paths: frozenset[str] | None,
+        room: _Room,
+        names: Names,
+        buffer: memoryview,
+    ) -> None:
         """Unpack one archive, unless somebody else just did, or has taken it away."""
         digest = _digest(archive)
-        with self._turn(digest) as turn:
+        with self._turn(digest):
             known = self._store.listings.read(digest, archive.folder)
             if known is not None and self._covers(known, paths):
                 self._listener(BytesUnpacked(self._wanted.name, archive.blob.size))
@@ -231,21 +252,26 @@ class Archives:
                 entries = Unpacker(
                     store=self._store,
                     wants=self._wants(archive, known, paths),
+                    names=names,
                     room=room.take,
+                    buffer=buffer,
                     on_file=self._unpacked,
                     on_read=self._read,
                     cancel=self._cancel,
                 ).unpack(archive, source)
-            if known is not None and len(known) == len(entries):
-                # What was unpacked before is known still.
-                entries = tuple(
-                    replace(new, sha256=new.sha256 or old.sha256)
-                    for new, old in zip(entries, known, strict=True)
-                )
+            # What was unpacked before is known still.
+            before = {entry.number: entry.sha256 for entry in known or ()}
+            entries = tuple(
+                replace(entry, sha256=entry.sha256 or before.get(entry.number)) for entry in entries
+            )
             self._store.listings.write(digest, archive.folder, entries)
-            contended = turn.contended
-        if not contended:
-            self._store.blobs.remove_unused([digest])
+        self._remove([digest])
+
+    def _remove(self, digests: Iterable[str]) -> None:
+        """Let archives go that no other fetch needs: one with another selection, say."""
+        self._store.needs.touch(self._wanted.name, self._wanted.revision.snapshot)
+        others = self._store.needs.of_others(self._wanted.name, self._wanted.revision.snapshot)
+        self._store.blobs.remove_unused(set(digests) - others)
 
     def _covers(self, known: tuple[Entry, ...], paths: frozenset[str] | None) -> bool:
         if paths is None:
@@ -261,6 +287,7 @@ class Archives:
         paths: frozenset[str] | None,
     ) -> Callable[[int, str], bool]:
         """Which entries to make blobs of: by their names, or those that are missing."""
+        there = {entry.number for entry in known or () if self._has(entry)} if paths else set()
 
         def wants(number: int, path: str) -> bool:
             if paths is None:
@@ -268,7 +295,7 @@ class Archives:
             inside = f"{archive.folder}/{path}" if archive.folder else path
             if inside not in paths:
                 return False
-            return known is None or not self._has(known[number])
+            return number not in there
 
         return wants
 
@@ -280,7 +307,7 @@ class Archives:
         self._listener(BytesUnpacked(self._wanted.name, size))
 
     @contextmanager
-    def _turn(self, digest: str) -> Iterator[Partial]:
+    def _turn(self, digest: str) -> Iterator[None]:
         """One at a time unpacks an archive, of all threads and processes."""
         while True:
             try:
@@ -289,7 +316,7 @@ class Archives:
             except Busy:
                 self._cancel.wait(_TURN_SECONDS)
         try:
-            yield claim
+            yield
         finally:
             claim.discard()
 
@@ -304,19 +331,30 @@ class _Room:
         self._left = left
 
     @contextmanager
-    def take(self, size: int) -> Iterator[None]:
-        """Promise so many bytes; at the end of the block they are on the disk."""
+    def take(self, size: int) -> Iterator[Callable[[int], None]]:
+        """Promise so many bytes, which are on the disk at the end of the block.
+
+        What it gives is to be told which of them are there before.
+        """
         size = whole_blocks(self._store, size)
         if size <= self._left:
-            yield
+            rest = size
+
+            def on_disk(done: int) -> None:
+                nonlocal rest
+                done = min(done, rest)
+                rest -= done
+                self._reservation.consume(done)
+
             self._left -= size
-            self._reservation.consume(size)
+            yield on_disk
+            self._reservation.consume(rest)
             return
         # Not both: what is left is too little to be of use for it.
         self._reservation.consume(self._left)
         self._left = 0
-        with self._store.space.reserve(size, files=1, what=self._what):
-            yield
+        with self._store.space.reserve(size, files=1, what=self._what) as more:
+            yield more.consume
 
 
 def _digest(archive: RemoteArchive) -> str:
@@ -326,7 +364,7 @@ def _digest(archive: RemoteArchive) -> str:
 
 def _remote_file(path: str, content: Content) -> RemoteFile:
     entry, digest = content.entry, content.entry.sha256
-    identity = member_identity(content.layer, content.number)
+    identity = member_identity(content.layer, entry.number)
     return RemoteFile(path, entry.path, entry.size, identity, sha256=digest)
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import mmap
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+
+from modelcache.errors import ModelCacheError
 
 PIECE_BYTES = 1024 * 1024
 """What is received, hashed, written and journaled as one. A kill loses at most one a connection."""
@@ -29,15 +32,26 @@ class Buffers:
         """Called when as many are to be had again as were refused."""
 
     def must(self) -> memoryview:
-        """A buffer, made if there is none."""
+        """A buffer, made if there is none.
+
+        Raises:
+            ModelCacheError: there is no memory for it.
+        """
         with self._mutex:
             if self._free:
                 return self._free.pop()
             return self._make()
 
     def _make(self) -> memoryview:
-        arena = mmap.mmap(-1, _ARENA_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        arena.madvise(mmap.MADV_HUGEPAGE)
+        try:
+            arena = mmap.mmap(-1, _ARENA_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except OSError as error:
+            raise ModelCacheError(
+                f"there is no memory for buffers of {_ARENA_BYTES} bytes ({error.strerror}): raise"
+                " the limit of this process"
+            ) from error
+        with suppress(OSError):  # a kernel without huge pages
+            arena.madvise(mmap.MADV_HUGEPAGE)
         memory = memoryview(arena)
         self._free += (memory[i : i + PIECE_BYTES] for i in range(0, _ARENA_BYTES, PIECE_BYTES))
         return self._free.pop()

@@ -5,7 +5,7 @@ the next thing to do: open another file of the job, or a range of one that is op
 are fetched a connection each, and one big file by all of them.
 
 One job never holds up another: as long as others have work, a job leaves them connections; a
-connection that has been silent for some seconds doesn't count against the limit, so another takes
+connection that has been silent for some seconds doesn't count against any limit, so another takes
 its place; a file whose origin fails waits for its next try without a connection; and a job whose
 last try failed gets one connection until bytes come. A host that asks for fewer requests gets fewer
 of all jobs together (`hosts`), while the jobs of other hosts take the connections that it left.
@@ -15,15 +15,18 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 
 import structlog
 
-from modelcache.errors import Cancelled
+from modelcache.errors import Cancelled, ModelCacheError
 from modelcache.origins.network import Network
 from modelcache.transfer.buffers import Buffers
 from modelcache.transfer.http import HttpClient
-from modelcache.transfer.ioprio import set_io_priority
+from modelcache.transfer.ioprio import io_priority, set_io_priority
 from modelcache.transfer.jobs import FetchRequest, Job, Unit, fail
 from modelcache.transfer.limiting import Bandwidth, Pace
 from modelcache.transfer.receiving import Receiver
@@ -78,29 +81,45 @@ class Engine:
             ModelCacheError: the first error that made it give up. What was fetched is kept.
         """
         job = Job(request, next(self._sequence))
-        with request.cancel.calling(self._wake):
+        try:
+            self._wait_for(job)
+        finally:
+            job.cancel.close()
+        if job.error is not None:
+            raise job.error
+
+    def _wait_for(self, job: Job) -> None:
+        cancel = job.request.cancel
+        with cancel.calling(self._wake):
             with self._condition:
                 self._jobs.append(job)
                 self._end_if_over(job)
                 self._keep_one_in_reserve()
                 self._condition.notify_all()
-            while not job.finished.wait(0.1 if request.cancel.is_set() else None):
-                with self._condition:
-                    fail(job, Cancelled("stopped on request; what was fetched is kept"))
-                    self._end_if_over(job)
-                if job.finished.wait(_ABANDON_SECONDS):
-                    break
+            if cancel.is_set():
+                self._wake()  # cancelled before it was among the jobs
+            job.woken.wait()
+            if not job.finished.wait(_ABANDON_SECONDS) and isinstance(job.error, Cancelled):
                 raise Cancelled("stopped on request; a connection that hangs was left behind")
-        if job.error is not None:
-            raise job.error
+
+    @contextmanager
+    def as_a_connection(self) -> Iterator[memoryview]:
+        """A buffer and the connections' I/O priority, for what the caller does itself."""
+        with io_priority(self._settings.io_priority):
+            buffer = self._buffers.must()
+            try:
+                yield buffer
+            finally:
+                self._buffers.give_back(buffer)
 
     def _wake(self) -> None:
         """A job was cancelled: whoever waits looks again."""
         with self._condition:
-            for job in self._jobs:
+            for job in list(self._jobs):
                 if job.request.cancel.is_set():
                     fail(job, Cancelled("stopped on request; what was fetched is kept"))
                     self._end_if_over(job)
+                    job.woken.set()
             self._condition.notify_all()
 
     def _look_again(self) -> None:
@@ -115,14 +134,37 @@ class Engine:
             self._threads += 1
             self._resting += 1
             # A daemon: a name look-up that hangs must not keep the process from ending.
-            threading.Thread(
+            thread = threading.Thread(
                 target=self._serve, name=f"transfer-{self._threads}", daemon=True
-            ).start()
+            )
+            try:
+                thread.start()
+            except RuntimeError as error:
+                self._do_without(
+                    ModelCacheError(
+                        f"no thread can be started to fetch with ({error}): raise the limit of"
+                        " threads (pids) of this process"
+                    )
+                )
+
+    def _do_without(self, error: ModelCacheError) -> None:
+        """A thread could not begin: the others go on; where there is none, the jobs fail."""
+        self._threads -= 1
+        self._resting -= 1
+        if self._threads == 0:
+            for job in list(self._jobs):
+                fail(job, error)
+                self._end_if_over(job)
 
     def _serve(self) -> None:
         set_io_priority(self._settings.io_priority)
         pace = Pace(self._bandwidth, self._origin_bandwidth)
-        receiver = Receiver(self._http, self._buffers, pace)
+        try:
+            receiver = Receiver(self._http, self._buffers, pace)
+        except ModelCacheError as error:
+            with self._condition:
+                self._do_without(error)
+            return
         while (unit := self._take()) is not None:
             try:
                 self._worker.run(unit, receiver, pace)
@@ -137,20 +179,19 @@ class Engine:
                     self._resting += 1
                     self._units.discard(unit)
                     unit.job.units -= 1
-                    self._ways.ended(unit.way)
+                    self._ways.ended(unit.way, unit.began)
                     self._end_if_over(unit.job)
+                if unit.job.error is not None:
+                    unit.job.cancel.set()  # the others of its connections stop, too
         receiver.close()
 
     def _take(self) -> Unit | None:
         with self._condition:
             while not self._closed:
                 now = time.monotonic()
-                loud = sum(1 for unit in self._units if now - unit.heard < _QUIET_SECONDS)
-                if loud < self._settings.connections:
-                    working = {job for job in self._jobs if job.has_work(now, self._ways)}
-                    for job in sorted(working, key=lambda job: job.order):
-                        if job.units >= self._share(job, len(working) - 1):
-                            continue
+                loud = Counter(u.job for u in self._units if now - u.heard < _QUIET_SECONDS)
+                if loud.total() < self._settings.connections:
+                    for job in self._turns(now, loud):
                         unit = job.next_unit(now, self._settings.connections, self._ways)
                         if unit is not None:
                             job.units += 1
@@ -161,6 +202,19 @@ class Engine:
                             return unit
                 self._condition.wait(self._nap(now))
         return None
+
+    def _turns(self, now: float, loud: Counter[Job]) -> list[Job]:
+        """The jobs that may have one more connection, the first to be asked first.
+
+        Those that would only replace a silent one come last: else a job of many that hang would
+        take all that comes free.
+        """
+        working = [job for job in self._jobs if job.has_work(now, self._ways)]
+        shares = {job: self._share(job, len(working) - 1) for job in working}
+        return sorted(
+            (job for job in working if loud[job] < shares[job]),
+            key=lambda job: (job.units >= shares[job], job.order),
+        )
 
     def _share(self, job: Job, others: int) -> int:
         """How many connections a job may have: all, less one for each other that has work."""
@@ -186,4 +240,5 @@ class Engine:
             if job in self._jobs:
                 self._jobs.remove(job)
             job.finished.set()
+            job.woken.set()
             self._condition.notify_all()  # the others' shares have grown

@@ -152,6 +152,16 @@ class FileFetch:
         self.in_flight += 1
         return self._pending.pop(0)
 
+    def hold(self) -> None:
+        """Count somebody who is at work on the file, but on no range of it."""
+        with self._mutex:
+            self.in_flight += 1
+
+    def let_go(self) -> None:
+        """Don't count them any more."""
+        with self._mutex:
+            self.in_flight -= 1
+
     def release(self, claimed: Range, rest: Range | None) -> None:
         """Let go of a range: `rest` is what of it did not come."""
         with self._mutex:
@@ -204,20 +214,27 @@ class FileFetch:
             self.partial.record(piece.start, piece.end, piece.crc)
         if mine:
             self._advance(piece)
-        elif self._keep(piece, buffer):
-            buffer = self._buffers.must()
+        else:
+            buffer = self._keep(piece, buffer)
         self.drain()
         return buffer
 
-    def _keep(self, piece: Piece, buffer: memoryview) -> bool:
-        """Keep a piece for its turn; whether its buffer is kept with it."""
+    def _keep(self, piece: Piece, buffer: memoryview) -> memoryview:
+        """Keep a piece for its turn, with its buffer if that was promised.
+
+        Returns:
+            The buffer to go on with.
+        """
         with self._mutex:
             place = piece.start // self._range_bytes
             left = self._promised.get(place, 0)
-            if left:
-                self._promised[place] = left - 1
-            self._waiting[piece.start] = (piece, buffer if left else None)
-            return left > 0
+            if not left:
+                self._waiting[piece.start] = (piece, None)
+                return buffer
+            other = self._buffers.must()  # before anything is noted: there may be no memory
+            self._promised[place] = left - 1
+            self._waiting[piece.start] = (piece, buffer)
+            return other
 
     def _advance(self, piece: Piece) -> None:
         with self._mutex:
@@ -295,7 +312,10 @@ class FileFetch:
         """Let go of the partial file and the buffers. Nobody is fetching any more."""
         with self._mutex:
             kept, self._waiting = self._waiting, {}
+            promised = sum(self._promised.values())
+            self._promised.clear()
         self._give_up(kept)
+        self._buffers.release(promised)
         self.partial.close()
 
     def _give_up(self, waiting: Mapping[int, tuple[Piece, memoryview | None]]) -> None:

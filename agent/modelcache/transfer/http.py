@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from modelcache import __version__
 from modelcache.errors import (
@@ -30,18 +30,20 @@ from modelcache.errors import (
 from modelcache.origins.network import Network
 from modelcache.origins.protocol import HttpLocation
 from modelcache.origins.proxies import Proxy
+from modelcache.origins.redirecting import REDIRECTS, Hop, redirected
 from modelcache.origins.waiting import retry_after_seconds
 from modelcache.transfer.cancelling import Cancel
 from modelcache.transfer.spending import spending
 from modelcache.transfer.tunnelling import Tunnel
 
 _CONNECT_SECONDS = 10.0
-_MAX_REDIRECTS = 5
 _MAX_IDLE_PER_HOST = 16
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _LEAST_BYTES = 128 * 1024
 """So many have to come within the time that a connection may be silent."""
-_BROKEN = (OSError, http.client.HTTPException)
+_GATHER_SECONDS = 0.1
+_BROKEN = (OSError, http.client.HTTPException, UnicodeError)
+"""The last of a host that can't be one, such as `a..b`."""
 
 
 class LocationExpired(AuthFailed):
@@ -104,16 +106,44 @@ class Body:
 
 
 class _Response(http.client.HTTPResponse):
-    """An answer whose body is read as it comes: as much as there is at once, in one call."""
+    """An answer whose body is read as it comes: as much as there is at once, in one call.
+
+    TLS gives no more than a record of 16 KiB at a time; of these several are gathered, since what
+    is done for each call costs more than the reading.
+    """
+
+    def __init__(self, sock: socket.socket, *given: Any, **named: Any) -> None:
+        super().__init__(sock, *given, **named)
+        self._in_records = isinstance(sock, ssl.SSLSocket)
 
     def readinto(self, buffer: Any) -> int:
         """As the base class, but it doesn't go on until the buffer is full."""
         if self.fp is None or self.chunked or self.length is None:
             return super().readinto(buffer)
-        count = self.fp.readinto1(memoryview(buffer)[: self.length])
+        view = memoryview(buffer)[: self.length]
+        count = self.fp.readinto1(view)
+        if self._in_records:
+            count = self._gather(view, count)
         self.length -= count
         if self.length == 0:
             super().readinto(bytearray())  # notes the end, and leaves the connection free
+        return count
+
+    def _gather(self, view: memoryview, count: int) -> int:
+        """Read more records as long as they come quickly.
+
+        What came before an error is given out: a broken connection fails the next call, too.
+        """
+        assert self.fp is not None
+        ends = time.monotonic() + _GATHER_SECONDS
+        enough = min(len(view), _LEAST_BYTES)
+        while 0 < count < enough and time.monotonic() < ends:
+            more = 0
+            with suppress(OSError):
+                more = self.fp.readinto1(view[count:])
+            if not more:
+                break
+            count += more
         return count
 
 
@@ -158,13 +188,17 @@ class HttpClient:
         }
         if (start, end) != (0, size):
             headers["Range"] = f"bytes={start}-{end - 1}"
-        url = urlsplit(location.url)
-        private = dict(location.headers)
+        # Conditions are no secret, and who sends the bytes in the end has to know them.
         if location.if_match:
-            private["If-Match"] = location.if_match
-        for _ in range(_MAX_REDIRECTS + 1):
-            with self._exchange(url, {**headers, **private}, cancel) as response:
-                if response.status not in (301, 302, 303, 307, 308):
+            headers["If-Match"] = location.if_match
+        if location.unmodified_since:
+            headers["If-Unmodified-Since"] = location.unmodified_since
+        hop = Hop(location.url)
+        while True:
+            url = urlsplit(hop.url)
+            sent = {**headers, **location.headers} if hop.private else headers
+            with self._exchange(url, sent, cancel) as response:
+                if response.status not in REDIRECTS:
                     place = _place(url)
                     offset = _check(response, location, place, start, end, size)
                     told: Mapping[str, str] = {}
@@ -173,11 +207,12 @@ class HttpClient:
                         told = location.checksums_of(lowered)
                     yield Body(response, offset, place, told, self._read_timeout)
                     return
-                target = _redirected(url, response)
-            if _authority(target) != _authority(url):
-                private = {}
-            url = target
-        raise OriginUnavailable(f"{_place(urlsplit(location.url))} redirects in circles")
+                # The body of a redirect is short; reading it lets the connection be reused.
+                with suppress(*_BROKEN):
+                    response.read(64 * 1024)
+                hop = redirected(
+                    hop, response.headers.get("Location"), pinned=not location.is_tagged
+                )
 
     @contextmanager
     def _exchange(
@@ -291,6 +326,10 @@ def _check(
     etag = response.headers.get("ETag")
     if location.if_match and etag != location.if_match and (etag or location.mirror):
         raise OriginChanged(f"{place} is another object now (its ETag changed)")
+    since = location.unmodified_since
+    if since and response.headers.get("Last-Modified") != since:
+        # Servers may pass over If-Unmodified-Since (RFC 9110, 13.1.4).
+        raise OriginChanged(f"{place} is another object now: it was last modified {since}")
     length = response.length
     if response.status == 200:
         if length is not None and length != size:
@@ -340,23 +379,6 @@ def _refusal(
     return OriginUnavailable(
         f"{place} answers HTTP {status}", retry_after=wait, overloaded=status == 503
     )
-
-
-def _redirected(url: SplitResult, response: http.client.HTTPResponse) -> SplitResult:
-    place = _place(url)
-    target = urlsplit(urljoin(url.geturl(), response.headers.get("Location", "")))
-    # The body of a redirect is short; reading it lets the connection be reused.
-    with suppress(*_BROKEN):
-        response.read(64 * 1024)
-    if target.scheme not in ("http", "https") or not target.hostname:
-        raise OriginUnavailable(f"{place} redirects to a place that is not HTTP")
-    if url.scheme == "https" and target.scheme == "http":
-        raise OriginUnavailable(f"{place} redirects from https to http, which is not followed")
-    return target
-
-
-def _authority(url: SplitResult) -> tuple[str, str | None, int | None]:
-    return url.scheme, url.hostname, url.port
 
 
 def _place(url: SplitResult) -> str:

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import ctypes
 import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final, Literal
 
 IoPriority = Literal["normal", "low", "idle"]
 
 # include/uapi/linux/ioprio.h; arch/x86/entry/syscalls/syscall_64.tbl, asm-generic/unistd.h
 _IOPRIO_SET: Final = {"x86_64": 251, "aarch64": 30}
+_IOPRIO_GET: Final = {"x86_64": 252, "aarch64": 31}
 _WHO_PROCESS: Final = 1
 _CLASS_SHIFT: Final = 13
 _VALUES: Final = {"low": (2 << _CLASS_SHIFT) | 7, "idle": 3 << _CLASS_SHIFT}
@@ -24,8 +27,25 @@ _VALUES: Final = {"low": (2 << _CLASS_SHIFT) | 7, "idle": 3 << _CLASS_SHIFT}
 
 def set_io_priority(priority: IoPriority) -> bool:
     """Give this thread, and no other, a priority on all disks; whether that could be done."""
-    number, value = _IOPRIO_SET.get(platform.machine()), _VALUES.get(priority)
-    if value is None or number is None:
-        return value is None
-    libc = ctypes.CDLL(None, use_errno=True)
-    return bool(libc.syscall(number, _WHO_PROCESS, 0, value) == 0)
+    value = _VALUES.get(priority)
+    return value is None or _call(_IOPRIO_SET, _WHO_PROCESS, 0, value) == 0
+
+
+@contextmanager
+def io_priority(priority: IoPriority) -> Iterator[None]:
+    """Give this thread a priority on all disks, as long as the block lasts."""
+    before = _call(_IOPRIO_GET, _WHO_PROCESS, 0)
+    set_io_priority(priority)
+    try:
+        yield
+    finally:
+        if before >= 0:
+            _call(_IOPRIO_SET, _WHO_PROCESS, 0, before)
+
+
+def _call(numbers: Mapping[str, int], *arguments: int) -> int:
+    """A system call by its number on each machine; below zero where that can't be done."""
+    number = numbers.get(platform.machine())
+    if number is None:
+        return -1
+    return int(ctypes.CDLL(None, use_errno=True).syscall(number, *arguments))

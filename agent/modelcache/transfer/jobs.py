@@ -75,7 +75,8 @@ class FileTask:
     mismatches: int = 0
     expirations: int = 0
     finishing: bool = False
-    locating: threading.Lock = field(default_factory=threading.Lock)
+    renewing: bool = False
+    """Its location has expired, and somebody is asking for another."""
     barred: set[str] = field(default_factory=set)
     """Mirrors that are not asked for it any more."""
     served_by: set[str] = field(default_factory=set)
@@ -84,12 +85,18 @@ class FileTask:
 
 @dataclass(eq=False)
 class Unit:
-    """What one connection is doing: opening a file, or fetching a range of it."""
+    """What one connection is doing: opening a file, or fetching a range of it.
+
+    Attributes:
+        wanted: the range; None: a file is to be opened, or located anew where there is a `fetch`.
+        fetch: the open file, which stays its own also when the task is begun anew.
+    """
 
     job: Job
     task: FileTask
     wanted: Range | None
     way: Way
+    fetch: FileFetch | None = None
     began: float = field(default_factory=time.monotonic)
     heard: float = field(default_factory=time.monotonic)
 
@@ -107,14 +114,19 @@ class Job:
     request: FetchRequest
     sequence: int
     unopened: deque[FileTask] = field(init=False)
+    cancel: Cancel = field(init=False)
+    """Of this job alone: what goes on stops when the job has failed."""
     deferred: list[FileTask] = field(default_factory=list)
     opened: list[FileTask] = field(default_factory=list)
     units: int = 0
     failing: bool = False
     error: BaseException | None = None
     finished: threading.Event = field(default_factory=threading.Event)
+    woken: threading.Event = field(default_factory=threading.Event)
+    """Set when it is finished, or cancelled and soon to be."""
 
     def __post_init__(self) -> None:
+        self.cancel = Cancel(self.request.cancel)
         # Big files first: the small ones then fill what connections are left at the end.
         files = sorted(self.request.files, key=lambda file: -file.size)
         self.unopened = deque(FileTask(file) for file in files)
@@ -141,10 +153,15 @@ class Job:
                 self.opened.append(task)
                 return Unit(self, task, None, way)
         for task, way in ready:
-            assert task.fetch is not None
-            wanted = task.fetch.claim()
+            fetch = task.fetch
+            assert fetch is not None
+            if way.location is None:
+                task.renewing = True
+                fetch.hold()
+                return Unit(self, task, None, way, fetch)
+            wanted = fetch.claim()
             if wanted is not None:
-                return Unit(self, task, wanted, way)
+                return Unit(self, task, wanted, way, fetch)
         return None
 
     def _waiting(self, now: float) -> list[FileTask]:
@@ -158,7 +175,7 @@ class Job:
     def _ready(self, now: float, ways: Ways) -> Iterator[tuple[FileTask, Way]]:
         """Those of which a range may be fetched now, and from where."""
         for task in self._waiting(now):
-            way = ways.to_fetch(task, now)
+            way = ways.to_fetch(task, self.request.host, now)
             if way is not None:
                 yield task, way
 
@@ -179,7 +196,7 @@ class Job:
     def reopen(self, task: FileTask, not_before: float) -> None:
         """Begin a file anew, later."""
         task.fetch = None
-        task.finishing = False
+        task.finishing = task.renewing = False
         task.served_by.clear()
         task.not_before = not_before
         self.opened.remove(task)

@@ -6,7 +6,7 @@ so links are no danger but for what they say: each is resolved to content, withi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,19 +15,53 @@ from modelcache.origins.names import shown
 from modelcache.store.listings import Entry
 
 MAX_FILES: Final = 500_000
-"""Files of one model, those included that links to folders show again."""
+"""Files of one model, those included that links to folders show again; also the entries of its
+archives, and the folders that these are in."""
+MAX_NAME_BYTES: Final = 64 * 1024 * 1024
+"""Names of one model's entries with the targets of its links, and paths of its files."""
 MAX_DEPTH: Final = 512
 """Folders that a file lies in: a path that may be shown has at most 1024 bytes."""
 _MAX_LINKS = 40
 """Links followed for one name, as in Linux (path_resolution(7))."""
+_MAX_STEPS = 20 * MAX_FILES
+"""Steps from folder to folder for all links of a model."""
+
+
+class Names:
+    """Counts the entries of one model's archives, which all have to be in memory at once."""
+
+    def __init__(self) -> None:
+        self._entries = 0
+        self._bytes = 0
+
+    def add(self, entry: Entry) -> None:
+        """Count one more entry.
+
+        Raises:
+            UnsafePath: there are too many, or their names are too long.
+        """
+        self._entries += 1
+        if self._entries > MAX_FILES:
+            raise UnsafePath(f"more than {MAX_FILES} names in the archives of one model")
+        self.add_name(entry.path)
+        self.add_name(entry.target)
+
+    def add_name(self, name: str) -> None:
+        """Count the bytes of a name alone.
+
+        Raises:
+            UnsafePath: there are too many.
+        """
+        self._bytes += len(name.encode("utf-8", "surrogatepass"))
+        if self._bytes > MAX_NAME_BYTES:
+            raise UnsafePath(f"names of more than {MAX_NAME_BYTES} bytes in one model")
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A file's content: an entry of a layer, and its number among the layer's entries."""
+    """A file's content: an entry of a layer."""
 
     layer: str
-    number: int
     entry: Entry
 
 
@@ -54,13 +88,21 @@ class _Folder(dict[str, "_Node"]):
     """Names and what they are."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A folder, and the one that it lies in; None: nobody may go there."""
+
+    folder: _Folder
+    above: _Place | None
+
+
 _Node = Content | _Link | _Fault | _Folder
 
 
 class Layers:
     """Layers, the lowest first."""
 
-    def __init__(self, layers: Iterable[tuple[str, Sequence[Entry]]], folder: str) -> None:
+    def __init__(self, layers: Iterable[tuple[str, Iterable[Entry]]], folder: str) -> None:
         """Lay them over each other.
 
         Args:
@@ -68,18 +110,24 @@ class Layers:
             folder: the folder that is the model's directory; empty for the root.
 
         Raises:
-            UnsafePath: an entry lies below what is no folder.
+            UnsafePath: an entry lies below what is no folder; or there is too much of it.
         """
         self._folder = folder.split("/") if folder else []
         self._root = _Folder()
+        self._folders_left = MAX_FILES
+        self._steps_left = _MAX_STEPS
+        names = Names()
         for digest, entries in layers:
+            kept = []
             # Whatever the order in the archive: they are about the layers below it.
             for entry in entries:
+                names.add(entry)
                 if entry.kind in ("gone", "opaque"):
                     self._hide(entry)
-            for number, entry in enumerate(entries):
-                if entry.kind not in ("gone", "opaque"):
-                    self._place(entry, Content(digest, number, entry))
+                else:
+                    kept.append(entry)
+            for entry in kept:
+                self._place(entry, Content(digest, entry))
 
     @property
     def has_folder(self) -> bool:
@@ -95,32 +143,32 @@ class Layers:
         top = self._at(self._folder)
         if not isinstance(top, _Folder):
             return
-        left = MAX_FILES
-        waiting: list[tuple[list[str], list[str], _Folder, frozenset[int]]]
-        # A path, where that really is, and the folders that it lies in: a link to one of them is
-        # a circle.
-        waiting = [([], self._folder, top, frozenset())]
+        left, names = MAX_FILES, Names()
+        # A path, what is there, and the folders that it lies in: a link to one of them is a circle.
+        waiting: list[tuple[str, _Place, frozenset[int]]] = [("", _Place(top, None), frozenset())]
         while waiting:
-            path, real, folder, above = waiting.pop()
-            if id(folder) in above:
+            path, place, above = waiting.pop()
+            if id(place.folder) in above:
                 continue
-            if len(path) > MAX_DEPTH:
+            if len(above) > MAX_DEPTH:
                 raise UnsafePath(f"folders lie in each other more than {MAX_DEPTH} deep")
-            within = above | {id(folder)}
-            for name, node in folder.items():
+            within = above | {id(place.folder)}
+            for name, node in place.folder.items():
                 left -= 1
                 if left < 0:
                     raise UnsafePath(f"more than {MAX_FILES} files: links make them of fewer")
-                here, place = [*path, name], [*real, name]
-                if isinstance(node, _Link):
-                    place, node = self._follow(real, node.target)
-                if isinstance(node, _Folder):
-                    waiting.append((here, place, node, within))
-                elif isinstance(node, Content):
-                    yield Found("/".join(here), node)
+                here = f"{path}/{name}" if path else name
+                names.add_name(here)
+                found = self._follow(place, node.target) if isinstance(node, _Link) else node
+                if isinstance(found, _Folder):
+                    found = _Place(found, place)
+                if isinstance(found, _Place):
+                    waiting.append((here, found, within))
+                elif isinstance(found, Content):
+                    yield Found(here, found)
                 else:
-                    assert isinstance(node, _Fault)
-                    yield Found("/".join(here), None, node.why)
+                    assert isinstance(found, _Fault)
+                    yield Found(here, None, found.why)
 
     # Making it
 
@@ -141,18 +189,25 @@ class Layers:
         *parents, name = entry.path.split("/")
         folder = self._root
         for depth, part in enumerate(parents):
-            child = folder.setdefault(part, _Folder())
+            child = folder.get(part)
+            if child is None:
+                child = folder[part] = self._new_folder()
             if not isinstance(child, _Folder):
                 below = "/".join(parents[: depth + 1])
                 raise UnsafePath(
                     f"an archive has {shown(entry.path)} below {shown(below)}, which is no folder"
                 )
             folder = child
-        if entry.kind == "folder":
-            if not isinstance(folder.get(name), _Folder):
-                folder[name] = _Folder()
-        else:
+        if entry.kind != "folder":
             folder[name] = self._node(entry, content)
+        elif not isinstance(folder.get(name), _Folder):
+            folder[name] = self._new_folder()
+
+    def _new_folder(self) -> _Folder:
+        self._folders_left -= 1
+        if self._folders_left < 0:
+            raise UnsafePath(f"more than {MAX_FILES} folders in the archives of one model")
+        return _Folder()
 
     def _node(self, entry: Entry, content: Content) -> _Node:
         if entry.kind == "file":
@@ -162,14 +217,16 @@ class Layers:
         if entry.kind == "hard":
             # The file of that name at this moment, whatever becomes of the name later.
             parts = [part for part in entry.target.split("/") if part not in ("", ".")]
-            leads_out = ".." in parts or entry.target.startswith("/") or not self._is_inside(parts)
+            leads_out = ".." in parts or parts[: len(self._folder)] != self._folder
             found = self._at(parts) if not leads_out else None
             if isinstance(found, Content | _Link):
                 return found
             return _Fault(f"is a hard link to {shown(entry.target)}, {_no_file(leads_out)}")
+        if entry.kind == "unsafe":
+            return _Fault("has a name in an archive that may lead elsewhere")
         return _Fault("is neither a file nor a link nor a folder")
 
-    def _at(self, parts: Sequence[str]) -> _Node | None:
+    def _at(self, parts: Iterable[str]) -> _Node | None:
         """What is at a place, no link followed."""
         node: _Node | None = self._root
         for part in parts:
@@ -178,53 +235,69 @@ class Layers:
             node = node.get(part)
         return node
 
-    def _is_inside(self, parts: Sequence[str]) -> bool:
-        return list(parts[: len(self._folder)]) == self._folder
-
     # Links
 
-    def _follow(self, start: Sequence[str], target: str) -> tuple[list[str], _Node]:
-        """Where a link in the folder `start` leads: the real place, and what is there.
+    def _follow(self, start: _Place, target: str) -> _Place | Content | _Fault:
+        """Where a link in the folder `start` leads.
 
         An absolute target begins at the archive's root, which is the root of who runs the image.
+
+        Raises:
+            UnsafePath: all links together are too long.
         """
-        why = f"is a link to {shown(target)}"
-        here = [] if target.startswith("/") else list(start)
-        waiting = _steps(target)
-        links = 0
-        node: _Node | None = self._at(here)
-        while waiting:
-            step = waiting.pop()
-            if step == "..":
-                leads_out = len(here) <= len(self._folder)
-                here = here[:-1]
-                node = self._at(here)
-            else:
-                here = [*here, step]
-                leads_out = not self._is_inside(here) and not self._is_on_the_way(here)
-                node = node.get(step) if isinstance(node, _Folder) else None
-            if leads_out:
-                return here, _Fault(f"{why}, {_no_file(True)}")
-            if isinstance(node, _Link):
-                links += 1
-                if links > _MAX_LINKS or len(waiting) > _MAX_LINKS * 100:
-                    return here, _Fault(f"{why}, which leads in a circle")
-                waiting += _steps(node.target)
-                here = [] if node.target.startswith("/") else here[:-1]
-                node = self._at(here)
-            elif node is None:
-                break
-        if node is None or not self._is_inside(here):
-            return here, _Fault(f"{why}, {_no_file(node is not None)}")
-        return here, node
 
-    def _is_on_the_way(self, parts: Sequence[str]) -> bool:
-        return self._folder[: len(parts)] == list(parts)
+        def fault(why: str) -> _Fault:
+            return _Fault(f"is a link to {shown(target)}, {why}")
 
+        place, links, link = start, 0, target
+        waiting: list[str] = []
+        while True:
+            waiting += self._steps(link)
+            if link.startswith("/"):
+                top = self._enter(waiting)
+                if top is None:
+                    return fault(_no_file(True))
+                place = top
+            node: _Node | None = place.folder
+            while waiting and not isinstance(node, _Link):
+                if not isinstance(node, _Folder):
+                    return fault(_no_file(False))
+                step = waiting.pop()
+                if step != "..":
+                    node = node.get(step)
+                elif place.above is None:
+                    return fault(_no_file(True))
+                else:
+                    place = place.above
+                    node = place.folder
+                    continue
+                if isinstance(node, _Folder):
+                    place = _Place(node, place)
+            if isinstance(node, _Folder):
+                return place
+            if not isinstance(node, _Link):
+                return node if node is not None else fault(_no_file(False))
+            links += 1
+            if links > _MAX_LINKS or len(waiting) > _MAX_LINKS * 100:
+                return fault("which leads in a circle")
+            link = node.target
 
-def _steps(target: str) -> list[str]:
-    """The components of a link's target, the first one last."""
-    return [part for part in reversed(target.split("/")) if part not in ("", ".")]
+    def _enter(self, waiting: list[str]) -> _Place | None:
+        """The model's directory, and those steps taken off that lead there from the root."""
+        for part in self._folder:
+            if not waiting or waiting.pop() != part:
+                return None
+        top = self._at(self._folder)
+        assert isinstance(top, _Folder)
+        return _Place(top, None)
+
+    def _steps(self, target: str) -> list[str]:
+        """The components of a link's target, the first one last."""
+        steps = [part for part in reversed(target.split("/")) if part not in ("", ".")]
+        self._steps_left -= len(steps) + 1
+        if self._steps_left < 0:
+            raise UnsafePath("the links of one model lead over too many folders")
+        return steps
 
 
 def _no_file(leads_out: bool) -> str:

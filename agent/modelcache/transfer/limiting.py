@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -14,10 +15,16 @@ class Bandwidth:
     """A token bucket: at most `rate` bytes a second on average, with bursts of a tenth of that.
 
     `rate` None is no limit.
+
+    Attributes:
+        sip: so many bytes at most are to be received before they are taken: those of a hundredth of
+            a second. So what all connections have received and not taken yet stays little, and none
+            of them waits for so long that it would seem silent.
     """
 
     def __init__(self, rate: float | None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate = rate
+        self.sip = sys.maxsize if rate is None else max(1, int(rate / 100))
         self._clock = clock
         self._mutex = threading.Lock()
         self._free_at = clock()
@@ -50,6 +57,12 @@ class Pace:
         self._everything = everything
         self._origins = origins
         self.origin = ""
+
+    @property
+    def sip(self) -> int:
+        """Bytes to be received at most before they are taken."""
+        own = self._origins.get(self.origin)
+        return self._everything.sip if own is None else min(own.sip, self._everything.sip)
 
     def take(self, size: int, cancel: Cancel) -> None:
         """Wait until `size` bytes may pass.

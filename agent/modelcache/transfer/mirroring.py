@@ -23,6 +23,7 @@ _MISSES: Final = 3
 class _Breaker:
     failures: int = 0
     misses: int = 0
+    failed_at: float = 0.0
     closed_until: float = 0.0
     trying: bool = False
 
@@ -54,13 +55,16 @@ class Mirrors:
         breaker = self._breakers.setdefault(mirror, _Breaker())
         breaker.trying = breaker.failures > 0
 
-    def ended(self, mirror: str) -> None:
-        """Whoever asked is done."""
-        self._breakers[mirror].trying = False
+    def ended(self, mirror: str, began: float) -> None:
+        """Whoever asked is done; they had begun before it failed, or are the one who tries it."""
+        breaker = self._breakers[mirror]
+        if began >= breaker.failed_at:
+            breaker.trying = False
 
-    def went_well(self, mirror: str) -> None:
-        """It gave what it was asked for."""
-        self._breakers[mirror] = _Breaker()
+    def went_well(self, mirror: str, began: float) -> None:
+        """It gave what it was asked for. What was asked before it failed says nothing."""
+        if began >= self._breakers[mirror].failed_at:
+            self._breakers[mirror] = _Breaker()
 
     def failed(self, mirror: str, error: ModelCacheError, now: float) -> float:
         """It failed.
@@ -71,7 +75,8 @@ class Mirrors:
             Seconds for which it isn't asked by anybody.
         """
         breaker = self._breakers.setdefault(mirror, _Breaker())
-        if breaker.closed_until > now:
+        wrong = isinstance(error, ChecksumMismatch)
+        if breaker.closed_until > now and not wrong:
             return breaker.closed_until - now
         if isinstance(error, NotFound):
             breaker.misses += 1
@@ -80,7 +85,7 @@ class Mirrors:
         breaker.failures += 1
         wish = error.retry_after if isinstance(error, OriginUnavailable) else None
         pause = delay(breaker.failures, first=_FIRST_SECONDS, most=_MOST_SECONDS, wish=wish)
-        if isinstance(error, ChecksumMismatch):
+        if wrong:
             pause = _MOST_SECONDS
-        breaker.closed_until = now + pause
+        breaker.failed_at, breaker.closed_until, breaker.trying = now, now + pause, False
         return pause

@@ -1,7 +1,9 @@
 """Tar archives read once, from front to back, as strangers made them.
 
-tarfile knows the formats (ustar, GNU, PAX); it trusts what it reads. Here every name is made plain
-or refused, headers and the whole have limits, and an archive that breaks off is no short archive.
+tarfile knows the formats (ustar, GNU, PAX); it trusts what it reads. Here every name is made plain,
+headers and the whole have limits, and an archive that breaks off is no short archive. Only the
+blocks of zeros at its end may be missing: container runtimes don't ask for them either, and who
+fetched it has compared its digest.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from modelcache.errors import BrokenArchive, UnsafePath
 from modelcache.origins.names import shown
 from modelcache.origins.protocol import Compression
 from modelcache.store.listings import Kind
+from modelcache.transfer.layering import MAX_DEPTH
 
 MAX_ENTRIES: Final = 500_000
 """Entries of one archive. A whole operating system has about 100,000."""
@@ -27,6 +30,8 @@ MAX_NAME_BYTES: Final = 4096
 """PATH_MAX of Linux."""
 MAX_HEADER_BYTES: Final = 4 * 1024 * 1024
 """What precedes one entry's content: extended headers, long names, maps of sparse files."""
+MAX_GLOBAL_BYTES: Final = 64 * 1024
+"""Extended headers that are about all entries after them, which tarfile keeps."""
 MAX_WINDOW_BYTES: Final = 128 * 1024 * 1024
 """Memory for zstd; more is wanted only by archives made with --ultra --long."""
 
@@ -35,7 +40,7 @@ _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"
 _BROKEN = (tarfile.TarError, zlib.error, EOFError, zstandard.ZstdError, gzip.BadGzipFile)
 # What tarfile's own reading of hostile headers ends in.
-_MISREAD = (ValueError, OverflowError, IndexError, KeyError)
+_MISREAD = (ValueError, OverflowError, IndexError, KeyError, RecursionError)
 
 
 class Readable(Protocol):
@@ -84,7 +89,7 @@ class TarReader:
 
         Raises:
             BrokenArchive: it can't be read, or has more in it than is allowed.
-            UnsafePath: a name leads out of it.
+            UnsafePath: a name is too long, or too deep.
         """
         with _reading(), self._stream.header():
             # It reads the first header at once.
@@ -110,11 +115,19 @@ class TarReader:
 
     def _next(self, tar: tarfile.TarFile, *, is_first: bool) -> tarfile.TarInfo | None:
         if not is_first:
-            # What is left of the entry before, so that only a header counts as one.
-            assert tar.fileobj is not None
-            tar.fileobj.seek(tar.offset)
+            # So that only a header counts as one.
+            _skip(tar)
         with self._stream.header():
-            return tar.next()
+            found = tar.next()
+        if found is not None:
+            _check_sizes(found)
+        kept = sum(len(name) + len(value) for name, value in tar.pax_headers.items())
+        if kept > MAX_GLOBAL_BYTES:
+            raise BrokenArchive(
+                f"an archive has headers of more than {MAX_GLOBAL_BYTES} bytes for all entries:"
+                " that is refused"
+            )
+        return found
 
 
 class _Header(tarfile.TarInfo):
@@ -124,11 +137,13 @@ class _Header(tarfile.TarInfo):
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         """Read 512 bytes."""
         try:
-            return super().frombuf(buf, encoding, errors)
+            header = super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
             if any(buf):
                 raise BrokenArchive(f"an archive has a header that is wrong: {error}") from error
             raise  # nothing, or zeros: the end
+        _check_sizes(header)
+        return header
 
 
 class _Limited:
@@ -181,8 +196,43 @@ def _decompressed(source: Readable, compression: Compression) -> Readable:
     return source
 
 
+def _skip(tar: tarfile.TarFile) -> None:
+    """Pass over what is left of an entry. tarfile's own way goes on and on after the end."""
+    assert tar.fileobj is not None
+    left = tar.offset - tar.fileobj.tell()
+    if left < 0:
+        raise BrokenArchive("an archive has an entry with a size that makes no sense")
+    while left > 0:
+        data = tar.fileobj.read(min(left, _READ_BYTES))
+        if not data:
+            raise BrokenArchive("an archive breaks off in the middle of an entry")
+        left -= len(data)
+
+
+def _check_sizes(found: tarfile.TarInfo) -> None:
+    """Check a header's size, and the places of a sparse file's parts.
+
+    Raises:
+        BrokenArchive: below zero, or out of order.
+    """
+    end = 0
+    for offset, size in cast(list[tuple[int, int]] | None, found.sparse) or ():
+        if size and not end <= offset <= offset + size <= found.size:
+            raise BrokenArchive("an archive has a sparse file whose parts make no sense")
+        end = offset + size if size else end
+    if found.size < 0:
+        raise BrokenArchive("an archive has an entry with a size below zero")
+
+
 def _member(found: tarfile.TarInfo) -> Member:
-    path = plain_path(found.name)
+    member = _named(found, plain_path(found.name))
+    if ".." in found.name.split("/"):
+        # At the place that is meant, so that whoever wants that file is told.
+        return Member("unsafe", member.path)
+    return member
+
+
+def _named(found: tarfile.TarInfo, path: str) -> Member:
     parent, _, name = path.rpartition("/")
     if name == _OPAQUE:
         return Member("opaque", parent)
@@ -191,7 +241,7 @@ def _member(found: tarfile.TarInfo) -> Member:
         if hidden.startswith(_WHITEOUT):
             return Member("other", path)  # aufs' own book-keeping
         if hidden in ("", ".", ".."):
-            raise UnsafePath(f"an archive has the whiteout {shown(path)}, which names nothing")
+            return Member("unsafe", path)
         return Member("gone", f"{parent}/{hidden}" if parent else hidden)
     if found.isreg():
         return Member("file", path, found.size)
@@ -204,17 +254,23 @@ def _member(found: tarfile.TarInfo) -> Member:
 
 
 def plain_path(name: str) -> str:
-    """A name in an archive, from its root on, without `.` and empty components.
+    """A name in an archive, from its root on: without `.`, `..` and empty components.
+
+    As container runtimes do it, a name that begins with a slash begins at the archive's root, above
+    which is nothing.
 
     Raises:
-        UnsafePath: it leads out of the archive, or is absolute.
+        UnsafePath: it is too long, or lies in too many folders.
     """
     _check_length(name)
-    if name.startswith("/"):
-        raise UnsafePath(f"an archive has the absolute name {shown(name)}: that is refused")
-    parts = [part for part in name.split("/") if part not in ("", ".")]
-    if ".." in parts or "\0" in name:
-        raise UnsafePath(f"an archive has the name {shown(name)}, which may lead out of it")
+    parts: list[str] = []
+    for part in name.split("/"):
+        if part == "..":
+            del parts[-1:]
+        elif part not in ("", "."):
+            parts.append(part)
+    if len(parts) > MAX_DEPTH:
+        raise UnsafePath(f"an archive has folders in each other more than {MAX_DEPTH} deep")
     return "/".join(parts)
 
 

@@ -2,6 +2,9 @@
 
 Each wanted file passes once: hashed while it is written, durable when it has its name. After a kill
 in the middle the archive is read again, but what had its blob is not written again.
+
+Entries are known by their number among all of the archive, so that what one is called by doesn't
+depend on who wanted what of it, or below which folder.
 """
 
 from __future__ import annotations
@@ -13,10 +16,11 @@ from typing import BinaryIO
 
 from modelcache.api import ManifestFile
 from modelcache.origins import RemoteArchive
-from modelcache.store import Entry, Piece, Store
+from modelcache.store import SMALL_BYTES, Entry, Partial, Piece, Store
 from modelcache.transfer.buffers import PIECE_BYTES
 from modelcache.transfer.cancelling import Cancel
 from modelcache.transfer.digesting import Digests, checksum, chunk_checksums
+from modelcache.transfer.layering import Names
 from modelcache.transfer.tarreading import Member, TarReader
 
 
@@ -28,7 +32,10 @@ class Unpacker:
         store: gets the blobs.
         wants: whether the content of an entry is wanted, by its number in the archive and its path
             from the archive's folder on.
-        room: promises so many bytes of disk until they are allocated; raises InsufficientDisk.
+        names: counts the entries that are kept.
+        room: promises so many bytes of disk for a while, but for those that it is told are on the
+            disk; raises InsufficientDisk.
+        buffer: of `PIECE_BYTES`, page-aligned.
         on_file: a file has its blob, also where it had one before.
         on_read: so many bytes of the archive were read.
         cancel: stops it.
@@ -36,7 +43,9 @@ class Unpacker:
 
     store: Store
     wants: Callable[[int, str], bool]
-    room: Callable[[int], AbstractContextManager[None]]
+    names: Names
+    room: Callable[[int], AbstractContextManager[Callable[[int], None]]]
+    buffer: memoryview
     on_file: Callable[[ManifestFile], None]
     on_read: Callable[[int], None]
     cancel: Cancel
@@ -57,15 +66,18 @@ class Unpacker:
         reader = TarReader(_Watched(source, self), archive.compression, most=most)
         around = _ancestors(archive.folder)
         entries: list[Entry] = []
-        for member in reader.members():
+        for number, member in enumerate(reader.members()):
             self.cancel.check()
             path = inner_path(member.path, archive.folder)
             hides = member.kind in ("gone", "opaque") and member.path in around
             if path is None and not hides:
                 continue
-            entry = Entry(member.kind, member.path, member.size, target=member.target)
-            if member.kind == "file" and path and self.wants(len(entries), path):
-                file = self._file(member, path, member_identity(digest, len(entries)))
+            entry = Entry(
+                member.kind, member.path, member.size, target=member.target, number=number
+            )
+            self.names.add(entry)
+            if member.kind == "file" and path and self.wants(number, path):
+                file = self._file(member, path, member_identity(digest, number))
                 self.on_file(file)
                 entry = replace(entry, sha256=file.sha256)
             entries.append(entry)
@@ -79,20 +91,11 @@ class Unpacker:
             return known.model_copy(update=described)
         partial = self.store.ingest.claim(identity, member.size, resumable=False)
         try:
-            with self.room(member.size):
-                partial.allocate()
-            digests, pieces = Digests(member.size, None, {}), list[Piece]()
-            buffer = memoryview(bytearray(min(PIECE_BYTES, member.size)))
-            for start in range(0, member.size, PIECE_BYTES):
-                self.cancel.check()
-                end = min(start + PIECE_BYTES, member.size)
-                data = buffer[: end - start]
-                member.read_into(data)
-                digests.update(data)
-                pieces.append(Piece(start, end, checksum(data)))
-                partial.write(data, start)
-            sha256 = digests.sha256
-            partial.finish(self.store.blobs.path(sha256))
+            with self.room(member.size) as on_disk:
+                if member.size > SMALL_BYTES:
+                    on_disk(partial.allocate())
+                sha256, pieces = self._write(member, partial)
+                partial.finish(self.store.blobs.path(sha256))
         finally:
             partial.close()
         return ManifestFile(
@@ -103,6 +106,18 @@ class Unpacker:
             origin_path=member.path,
             identity=identity,
         )
+
+    def _write(self, member: Member, partial: Partial) -> tuple[str, list[Piece]]:
+        digests, pieces = Digests(member.size, None, {}), list[Piece]()
+        for start in range(0, member.size, PIECE_BYTES):
+            self.cancel.check()
+            end = min(start + PIECE_BYTES, member.size)
+            data = self.buffer[: end - start]
+            member.read_into(data)
+            digests.update(data)
+            pieces.append(Piece(start, end, checksum(data)))
+            partial.write(data, start)
+        return digests.sha256, pieces
 
 
 class _Watched:
@@ -122,6 +137,11 @@ class _Watched:
 def member_identity(archive: str, number: int) -> str:
     """What tells an entry's content from any other: its archive's digest, and its number there."""
     return f"sha256:{archive}/{number}"
+
+
+def archive_of(identity: str) -> str:
+    """The digest of an archive that an entry's identity begins with."""
+    return identity.rpartition("/")[0].removeprefix("sha256:")
 
 
 def inner_path(path: str, folder: str) -> str | None:

@@ -15,7 +15,7 @@ from modelcache.errors import (
     OriginChanged,
     OriginUnavailable,
 )
-from modelcache.origins.protocol import HttpLocation, LocalLocation, Location
+from modelcache.origins.protocol import LocalLocation, Location, RemoteFile
 from modelcache.store import Busy, blob_key
 from modelcache.transfer.backoff import delay
 from modelcache.transfer.buffers import PIECE_BYTES, Buffers
@@ -74,34 +74,35 @@ class Worker:
 
     def _run(self, unit: Unit, receiver: Receiver, pace: Pace) -> None:
         rest: Range | None = None
-        task = unit.task
-        location: Location | None = None
         try:
             if unit.wanted is None:
-                self._open(unit)
+                if unit.fetch is None:
+                    self._open(unit)
+                else:
+                    self._renew(unit, unit.fetch)
                 self._go_on(unit)
             if unit.wanted is not None:
-                assert task.fetch is not None
+                assert unit.fetch is not None
+                assert unit.way.location is not None
                 rest = unit.wanted
                 try:
                     receiver.position = unit.wanted.start
-                    location = unit.way.detour or self._locate(unit, task.fetch)
                     pace.origin = "" if unit.way.mirror else unit.job.request.scheme
-                    flow = Flow(unit.job.request.cancel, unit.hear, partial(_received, unit))
-                    receiver.receive(task.fetch, unit.wanted, location, flow)
+                    flow = Flow(unit.job.cancel, unit.hear, partial(_received, unit))
+                    receiver.receive(unit.fetch, unit.wanted, unit.way.location, flow)
                 finally:
                     rest = Range(receiver.position, unit.wanted.end)
-            with self._condition:
-                self._ways.went_well(unit.way, unit.began, time.monotonic())
+                with self._condition:
+                    self._ways.went_well(unit.way, unit.began, time.monotonic())
             self._finish_if_complete(unit)
         except Busy:
             with self._condition:
-                unit.job.reopen(task, time.monotonic() + _BUSY_SECONDS)
+                unit.job.reopen(unit.task, time.monotonic() + _BUSY_SECONDS)
         except (ModelCacheError, OSError) as error:
-            self._failed(unit, error, location)
+            self._failed(unit, error)
         finally:
-            if unit.wanted is not None and task.fetch is not None:
-                task.fetch.release(unit.wanted, rest)
+            if unit.wanted is not None and unit.fetch is not None:
+                unit.fetch.release(unit.wanted, rest)
 
     def _open(self, unit: Unit) -> None:
         """Take up a file: perhaps it is there already, perhaps a part of it is."""
@@ -109,25 +110,25 @@ class Worker:
         remote = task.remote
         if self._is_there(unit, fresh=task.not_before > 0):
             return
+        resumable = _is_resumable(remote)
         claimed = request.ingest.claim(
-            blob_key(remote.identity, remote.sha256),
-            remote.size,
-            resumable=remote.size > _RESUMABLE_BYTES,
+            blob_key(remote.identity, remote.sha256), remote.size, resumable=resumable
         )
         try:
             # Again, now that it is ours: whoever had it may have finished a moment ago.
             if self._is_there(unit, fresh=False):
                 claimed.discard()
                 return
-            location = request.origin.locate(remote) if remote.size else None
-            unit.heard = time.monotonic()
+            location = self._locate(unit) if remote.size else None
             shared = (
                 isinstance(location, LocalLocation)
                 and not claimed.pieces
                 and reflink(location, claimed)
             )
             with spending("disk"):
-                request.on_allocated(remote.size if shared else claimed.allocate())
+                took = remote.size if shared else claimed.allocate()
+            if resumable:
+                request.on_allocated(took)
             fetch = FileFetch(
                 remote, location, claimed, self._buffers, range_bytes=self._settings.range_bytes
             )
@@ -138,22 +139,45 @@ class Worker:
         request.listener(FileStarted(request.model, remote.path, remote.size, kept))
         if kept:
             request.listener(BytesResumed(request.model, kept))
+        fetch.hold()
+        try:
+            with self._condition:
+                task.fetch = unit.fetch = fetch
+                # No more than there is work for, beside our own.
+                self._condition.notify(fetch.ranges_left - 1)
+            fetch.drain()
+        finally:
+            fetch.let_go()
+
+    def _renew(self, unit: Unit, fetch: FileFetch) -> None:
+        """Ask where a file is, since what was known of that has expired."""
+        try:
+            location = self._locate(unit)
+            with self._condition:
+                fetch.location = location
+                unit.task.renewing = False
+                self._condition.notify(fetch.ranges_left - 1)
+        finally:
+            fetch.let_go()
+
+    def _locate(self, unit: Unit) -> Location:
+        with spending("origin"):
+            location = unit.job.request.origin.locate(unit.task.remote)
+        unit.heard = time.monotonic()
         with self._condition:
-            task.fetch = fetch
-            # No more than there is work for, beside our own.
-            self._condition.notify(fetch.ranges_left - 1)
-        fetch.drain()
+            self._ways.located(unit.way, location, unit.began, unit.heard)
+        return location
 
     def _go_on(self, unit: Unit) -> None:
         """Have who opened a file fetch its first range, too: of most files there is no other."""
-        task, now = unit.task, time.monotonic()
+        task, fetch, now = unit.task, unit.fetch, time.monotonic()
         with self._condition:
-            if task.fetch is None or unit.job.over:
+            if fetch is None or fetch is not task.fetch or unit.job.over or task.not_before > now:
                 return
-            self._ways.went_well(unit.way, unit.began, now)
-            self._ways.ended(unit.way)
-            way = self._ways.to_fetch(task, now)
-            unit.wanted = None if way is None else task.fetch.claim()
+            self._ways.ended(unit.way, unit.began)
+            way = self._ways.to_fetch(task, unit.job.request.host, now)
+            if way is not None and way.location is not None:
+                unit.wanted = fetch.claim()
             if way is not None and unit.wanted is not None:
                 unit.way, unit.began = way, now
             self._ways.began(unit.way)
@@ -165,59 +189,57 @@ class Worker:
         if found is None:
             return False
         request.listener(BytesResumed(request.model, task.remote.size))
-        request.on_verified(task.remote, found)
-        request.on_file(task.remote, found)
+        with spending("disk"):
+            request.on_verified(task.remote, found)
+            request.on_file(task.remote, found)
         with self._condition:
             unit.job.opened.remove(task)
         return True
 
-    def _locate(self, unit: Unit, fetch: FileFetch) -> Location:
-        """The file's location, asked for again when the last one has expired."""
-        with unit.task.locating:
-            if fetch.location is None:
-                fetch.location = unit.job.request.origin.locate(unit.task.remote)
-            return fetch.location
-
     def _finish_if_complete(self, unit: Unit) -> None:
         task, request = unit.task, unit.job.request
+        fetch = unit.fetch
         with self._condition:
-            if task.fetch is None or task.finishing or not task.fetch.complete:
+            if fetch is None or fetch is not task.fetch or task.finishing or not fetch.complete:
                 return
             task.finishing = True
-            fetch = task.fetch
         file = fetch.finish()
-        # Noted before the partial file goes: what has no digest at its origin is found by it only.
-        request.on_verified(task.remote, file)
         with spending("disk"):
+            # Before the partial file goes: what has no digest at its origin is found by it only.
+            request.on_verified(task.remote, file)
             fetch.partial.finish(request.blob(file.sha256))
-        request.on_file(task.remote, file)
+            if not _is_resumable(task.remote):
+                request.on_allocated(task.remote.size)
+            request.on_file(task.remote, file)
         with self._condition:
             unit.job.opened.remove(task)
             task.fetch = None
 
     # Failures
 
-    def _failed(self, unit: Unit, error: ModelCacheError | OSError, used: Location | None) -> None:
+    def _failed(self, unit: Unit, error: ModelCacheError | OSError) -> None:
         job, task = unit.job, unit.task
         if job.request.cancel.is_set() or isinstance(error, Cancelled):
             with self._condition:
                 fail(job, Cancelled("stopped on request; what was fetched is kept"))
             return
-        if isinstance(error, ChecksumMismatch) and task.fetch is not None:
-            self._mismatched(unit, error)
+        if isinstance(error, ChecksumMismatch) and unit.fetch is not None:
+            self._mismatched(unit, unit.fetch, error)
             return
-        if unit.way.detour is not None and isinstance(error, _OF_THE_MIRROR):
-            self._mirror_failed(unit, unit.way.detour, error)
+        if unit.way.mirror is not None and isinstance(error, _OF_THE_MIRROR):
+            self._mirror_failed(unit, unit.way.mirror, error)
             return
         wait: float | None
         with self._condition:
             now = time.monotonic()
             pause = self._ways.refused(unit.way, error, unit.began, now)
-            if isinstance(error, WholeFileOnly) and task.fetch is not None:
-                task.fetch.whole_only = True
+            if unit.way.location is None:
+                task.renewing = False
+            if isinstance(error, WholeFileOnly) and unit.fetch is not None:
+                unit.fetch.whole_only = True
                 wait = 0.0
             elif isinstance(error, LocationExpired):
-                wait = self._expired(task, used)
+                wait = self._expired(unit)
             elif is_retryable(error) and not isinstance(error, OriginChanged):
                 wait = self._next_delay(task, error, now)
             else:
@@ -226,12 +248,14 @@ class Worker:
                 if isinstance(error, OSError):
                     error = _disk_failure(error)
                 fail(job, error)
-            elif task.fetch is None:
+            elif unit.fetch is None:
                 job.reopen(task, now + wait)
-            elif wait and task.fetch.partial.contended and task.fetch.in_flight == 1:
+            elif unit.fetch is not task.fetch:
+                pass  # its file is finished, or begun anew
+            elif wait and unit.fetch.partial.contended and _is_alone(unit, unit.fetch):
                 # Another model waits for the same content, perhaps from an origin that is well.
-                left = task.fetch.present
-                task.fetch.close()
+                left = unit.fetch.present
+                unit.fetch.close()
                 job.reopen(task, now + max(wait, 2 * _BUSY_SECONDS))
                 job.request.listener(BytesLeft(job.request.model, left, task.remote.path))
             else:
@@ -248,15 +272,14 @@ class Worker:
         if wait:
             self._tell_retry(unit, error, max(wait, pause.seconds if pause else 0.0))
 
-    def _mirror_failed(self, unit: Unit, detour: HttpLocation, error: ModelCacheError) -> None:
+    def _mirror_failed(self, unit: Unit, mirror: str, error: ModelCacheError) -> None:
         """Leave the mirror for the origin, which goes on where the mirror left off."""
-        assert detour.mirror is not None
         with self._condition:
-            pause = self._ways.mirrors.failed(detour.mirror, error, time.monotonic())
+            pause = self._ways.mirrors.failed(mirror, error, time.monotonic())
             if not pause or isinstance(error, _OF_THE_FILE):
-                unit.task.barred.add(detour.mirror)
+                unit.task.barred.add(mirror)
             self._condition.notify_all()
-        self._tell_mirror(unit, detour.mirror, error, pause)
+        self._tell_mirror(unit, mirror, error, pause)
 
     def _tell_mirror(self, unit: Unit, mirror: str, error: ModelCacheError, pause: float) -> None:
         request, path = unit.job.request, unit.task.remote.path
@@ -283,21 +306,21 @@ class Worker:
             wish=wish,
         )
 
-    def _expired(self, task: FileTask, used: Location | None) -> float | None:
-        if task.fetch is None:
+    def _expired(self, unit: Unit) -> float | None:
+        task, fetch = unit.task, unit.fetch
+        if fetch is None:
             return None
-        if task.fetch.location is not used:
-            return 0.0  # another range has renewed it
+        if fetch.location is not unit.way.location:
+            return 0.0  # another range has noticed it, too
         task.expirations += 1
-        task.fetch.location = None
+        fetch.location = None
         return 0.0 if task.expirations <= _EXPIRATIONS else None
 
-    def _mismatched(self, unit: Unit, error: ChecksumMismatch) -> None:
+    def _mismatched(self, unit: Unit, fetch: FileFetch, error: ChecksumMismatch) -> None:
         """Throw the file away, and begin it anew, or give up when that was done before."""
         task, request = unit.task, unit.job.request
-        assert task.fetch is not None
-        task.fetch.partial.discard()
-        task.fetch.close()
+        fetch.partial.discard()
+        fetch.close()
         request.listener(BytesDropped(request.model, task.remote.size, task.remote.path))
         if task.served_by:
             self._blame_mirrors(unit, error)
@@ -339,6 +362,16 @@ class Worker:
                     wait,
                 )
             )
+
+
+def _is_resumable(remote: RemoteFile) -> bool:
+    """Whether what came of it is kept for the next run; small files are begun anew."""
+    return remote.size > _RESUMABLE_BYTES
+
+
+def _is_alone(unit: Unit, fetch: FileFetch) -> bool:
+    """Whether nobody else is at work on a unit's file."""
+    return fetch.in_flight == (0 if unit.wanted is None else 1)
 
 
 def _received(unit: Unit, size: int) -> None:

@@ -167,13 +167,17 @@ def test_all_that_is_rendered_carries_our_name(
 
 
 def test_the_examples_of_the_docs_render(rendered: dict[str, list[Object]], tmp_path: Path) -> None:
-    """A user's overlay, and the volume of one more Secret."""
+    """A user's overlay, the volume of one more Secret, a proxy and a CA."""
     assert rendered["base"]
     text = (FOLDER.parent / "docs" / "install.md").read_text()
     blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
     (own,) = (block for block in blocks if block.get("kind") == "Kustomization")
-    (secret,) = (block for block in blocks if "patches" in block and block is not own)
-    own["patches"] += secret["patches"]
+    others = [block for block in blocks if "patches" in block and block is not own]
+    assert len(others) == 3
+    for other in others:
+        own["patches"] += other["patches"]
+        own["configMapGenerator"] += other.get("configMapGenerator", [])
+    (tmp_path / "ca.pem").write_text("the certificate")
     (tmp_path / "model-cache-agent").symlink_to(FOLDER.parent)
     (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(own))
     documents = render(tmp_path)
@@ -189,6 +193,13 @@ def test_the_examples_of_the_docs_render(rendered: dict[str, list[Object]], tmp_
     assert "dedicated" in {each["key"] for each in pod["tolerations"]}
     places = {each["mountPath"] for each in pod["containers"][0]["volumeMounts"]}
     assert "/etc/modelcache/secrets/s3-models" in places
+    bundle = Path(settings["MODELCACHE_CA_BUNDLE"])
+    assert str(bundle.parent) in places
+    authority = one(documents, "ConfigMap", "modelcache-ca")
+    assert authority["data"] == {bundle.name: "the certificate"}
+    volumes = {each["name"]: each for each in pod["volumes"]}
+    assert volumes["ca"]["configMap"]["name"] == authority["metadata"]["name"]
+    assert "HTTPS_PROXY" in {each["name"] for each in pod["containers"][0]["env"]}
 
 
 # A real API server

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import zlib
 from abc import ABC, abstractmethod
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from hashlib import md5, sha1, sha256
 from pathlib import Path
@@ -31,9 +34,9 @@ from modelcache.origins import (
 from tests.support.gcs import GcsServer
 from tests.support.hub import HubServer
 from tests.support.hub.client import get
-from tests.support.registry import TITLE, Registry
+from tests.support.registry import PASSWORD, TITLE, USER, Registry
 from tests.support.s3 import ACCESS_KEY, SECRET_KEY, S3Server
-from tests.support.web import WebServer, web, web_server
+from tests.support.web import TOKEN, WebServer, web, web_server
 
 __all__ = ["web", "web_server"]
 
@@ -45,9 +48,7 @@ if TYPE_CHECKING:
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No credentials and no endpoint but those that a test sets."""
     for name in os.environ:
-        if name.startswith(("AWS_", "HF_", "HUGGING", "DOCKER_")) or name.upper().endswith(
-            "_PROXY"
-        ):
+        if name.startswith(("AWS_", "HF_", "HUGGING")):
             monkeypatch.delenv(name)
     nowhere = str(tmp_path / "nowhere")
     monkeypatch.setenv("AWS_CONFIG_FILE", nowhere)
@@ -143,11 +144,11 @@ class Site(ABC):
 
 
 class HubSite(Site):
-    def __init__(self, settings: OriginSettings, hub: HubServer) -> None:
+    def __init__(self, settings: OriginSettings, hub: HubServer, token: str | None = None) -> None:
         super().__init__(settings)
         self._hub = hub
         self.server, self.data = hub.cdn_url, "/repos/"
-        hub.add_repo("org/name", {})
+        hub.add_repo("org/name", {}, gated=token is not None, token=token)
 
     def reach_at(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self._hub._backend.cdn_url = url
@@ -296,6 +297,68 @@ def open_site(
 @pytest.fixture(params=["hf", "s3", "gs", "oci", "https", "file"])
 def site(request: pytest.FixtureRequest, settings: OriginSettings, tmp_path: Path) -> Site:
     return open_site(request.param, request, settings, tmp_path)
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """A site that wants credentials.
+
+    Attributes:
+        keys, wrong: of a Secret with the right ones, and of one with wrong ones.
+        planted: what must not be printed.
+    """
+
+    site: Site
+    keys: dict[str, str]
+    wrong: dict[str, str]
+    planted: tuple[str, ...]
+
+
+@pytest.fixture(scope="session")
+def guarded_registry() -> Iterator[Registry]:
+    with Registry(basic=True) as server:
+        yield server
+
+
+@pytest.fixture(params=["hf", "s3", "gs", "oci", "https"])
+def guarded(
+    request: pytest.FixtureRequest,
+    settings: OriginSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Guarded:
+    """moto, behind s3, believes everybody."""
+    name = f"guarded-{sha256(str(tmp_path).encode()).hexdigest()[:20]}"
+    if request.param == "hf":
+        hub_site = HubSite(settings, request.getfixturevalue("hub"), token="hf_planted")
+        return Guarded(hub_site, {"token": "hf_planted"}, {"token": "hf_other"}, ("hf_planted",))
+    if request.param == "s3":
+        keys = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
+        bucket = BucketSite(settings, request.getfixturevalue("s3"), name)
+        return Guarded(bucket, keys, {}, (SECRET_KEY,))
+    if request.param == "gs":
+        gcs: GcsServer = request.getfixturevalue("gcs")
+        monkeypatch.delenv("STORAGE_EMULATOR_HOST")
+        monkeypatch.setenv("API_ENDPOINT_OVERRIDE", gcs.url)
+        gcs.private = True
+        right, wrong = gcs.key(), {**gcs.key(), "token_uri": f"{gcs.url}/refused/token"}
+        planted = ("ya29.planted", "planted_key_id", right["private_key"][40:80])
+        key = "GOOGLE_APPLICATION_CREDENTIALS_JSON"
+        return Guarded(
+            GoogleSite(settings, gcs, name),
+            {key: json.dumps(right)},
+            {key: json.dumps(wrong)},
+            planted,
+        )
+    if request.param == "oci":
+        registry: Registry = request.getfixturevalue("guarded_registry")
+        login = {"username": USER, "password": PASSWORD}
+        encoded = b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        site = RegistrySite(settings, registry, name)
+        return Guarded(site, login, {**login, "password": "other"}, (PASSWORD, encoded))
+    web: WebServer = request.getfixturevalue("web")
+    listed = ListSite(settings, web, f"token/{name}")
+    return Guarded(listed, {"token": TOKEN}, {"token": "other"}, (TOKEN,))
 
 
 @pytest.fixture(params=["hf", "s3", "gs", "https", "file"])

@@ -70,7 +70,7 @@ MATRIX: Final = (
             "OriginChanged, unused",
             "OriginChanged, unused",
             "healed",
-            "OriginChanged, unused",
+            "ChecksumMismatch, dropped",
             "OriginChanged, unused",
         ),
     ),

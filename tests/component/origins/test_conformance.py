@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from modelcache.api import Source
-from modelcache.errors import NotFound, UnsafePath
+from modelcache.errors import AuthFailed, NotFound, UnsafePath
 from modelcache.origins import RemoteFile, select
-from tests.component.origins.conftest import Site, checksum, fetched
-from tests.support.registry import docker_config
+from tests.component.origins.conftest import Guarded, Site, checksum, fetched
+from tests.support.secrets import with_secret
 
 MODEL = {
     "config.json": b"{}",
@@ -114,15 +114,21 @@ def test_unsafe_names_arrive_and_are_refused_before_any_byte(site: Site, name: s
         select(revision, Source(uri=site.uri()))
 
 
-def test_nothing_that_is_printed_holds_a_credential(
-    site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("HF_TOKEN", "hf_planted_token")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted_secret_key")
-    (tmp_path / "config.json").write_text(docker_config("127.0.0.1", password="planted"))
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
-    site.put(MODEL)
-    origin = site.origin()
+def test_nothing_that_is_printed_holds_a_credential(guarded: Guarded, tmp_path: Path) -> None:
+    guarded.site.put(MODEL)
+    origin = with_secret(tmp_path, guarded.site.uri(), **guarded.keys)
     revision = origin.resolve()
     locations = [origin.locate(file) for file in revision.files]
-    assert "planted" not in repr((origin, revision, locations))
+    assert [fetched(where) for where in locations] == [MODEL[f.path] for f in revision.files]
+    printed = repr((origin, revision, locations))
+    assert not [planted for planted in guarded.planted if planted in printed]
+
+
+@pytest.mark.parametrize("guarded", ["hf", "gs", "oci", "https"], indirect=True)
+@pytest.mark.parametrize("known", [True, False])
+def test_who_may_not_is_told_so(guarded: Guarded, tmp_path: Path, known: bool) -> None:
+    guarded.site.put(MODEL)
+    uri = guarded.site.uri()
+    with pytest.raises(AuthFailed) as caught:
+        (with_secret(tmp_path, uri, **guarded.wrong) if known else guarded.site.origin()).resolve()
+    assert not [planted for planted in guarded.planted if planted in str(caught.value)]

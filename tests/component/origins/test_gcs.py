@@ -8,15 +8,17 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from google.auth.compute_engine import _metadata
 
-from modelcache.api import Source, parse_uri
+from modelcache.api import parse_uri
 from modelcache.errors import AuthFailed, NotFound, OriginChanged, UsageError
-from modelcache.origins import Origin, OriginSettings, RemoteFile, SecretStore, open_origin
+from modelcache.origins import Origin, RemoteFile
 from modelcache.origins.gcs import GcsOrigin
 from tests.component.origins.conftest import checksum, fetched
 from tests.support.fetching import Fetching
 from tests.support.gcs import GcsServer
 from tests.support.hub.client import get
+from tests.support.secrets import with_secret
 
 MIB = 1024 * 1024
 
@@ -37,15 +39,6 @@ def real(gcs: GcsServer, monkeypatch: pytest.MonkeyPatch) -> GcsServer:
 
 def paths(uri: str) -> list[str]:
     return [file.path for file in GcsOrigin(parse_uri(uri)).resolve().files]
-
-
-def with_secret(tmp_path: Path, uri: str, hosts: str = "127.0.0.1", **keys: str) -> Origin:
-    folder = tmp_path / "secrets" / "gs"
-    folder.mkdir(parents=True)
-    for key, value in {"hosts": hosts, **keys}.items():
-        (folder / key).write_text(value)
-    settings = OriginSettings(tmp_path, secrets=SecretStore(tmp_path / "secrets"))
-    return open_origin(Source(uri=uri, secret_name="gs"), settings)
 
 
 def test_googles_own_client_and_the_origin_see_the_same(bucket: str, gcs: GcsServer) -> None:
@@ -219,9 +212,10 @@ def test_the_engine_has_the_token_renewed_in_mid_download(
 def test_workload_identity(bucket: str, real: GcsServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a pod on GKE has it: the token comes from the metadata server."""
     real.put_many(bucket, {"m/a": b"1"})
-    monkeypatch.delenv("NO_GCE_CHECK")
-    monkeypatch.setenv("GCE_METADATA_HOST", real.netloc)
     monkeypatch.setenv("GCE_METADATA_IP", real.netloc)
+    # The SDK reads these two from the environment when it is imported, which may have been before.
+    monkeypatch.setattr(_metadata, "_NO_GCE_CHECK", False)
+    monkeypatch.setattr(_metadata, "_GCE_METADATA_HOST", real.netloc)
     origin = GcsOrigin(parse_uri(f"gs://{bucket}/m"))
     (file,) = origin.resolve().files
     assert fetched(origin.locate(file)) == b"1"

@@ -9,28 +9,21 @@ from huggingface_hub.utils import _http
 
 from modelcache.api import Source, parse_uri
 from modelcache.errors import AuthFailed, NotFound, OriginChanged, UnsafePath, UsageError
-from modelcache.origins import Origin, OriginSettings, RemoteFile, SecretStore, open_origin
+from modelcache.origins import OriginSettings, RemoteFile, SecretStore, open_origin
 from modelcache.origins.hf import HuggingFaceOrigin
 from modelcache.origins.selection import select
 from tests.component.origins.conftest import checksum, fetched
 from tests.support.hub import BytesContent, HubServer, Replace
 from tests.support.s3 import Answer, S3Stub
+from tests.support.secrets import with_secret
 
 TOKEN = "hf_planted_token"
+URI = "hf://org/name"
 FILES = {"config.json": b"{}", "model.safetensors": b"weights"}
 
 
 def origin(uri: str = "hf://org/name") -> HuggingFaceOrigin:
     return HuggingFaceOrigin(parse_uri(uri))
-
-
-def with_secret(tmp_path: Path, hosts: str) -> Origin:
-    folder = tmp_path / "secrets" / "hub"
-    folder.mkdir(parents=True)
-    (folder / "token").write_text(TOKEN)
-    (folder / "hosts").write_text(hosts)
-    settings = OriginSettings(tmp_path, secrets=SecretStore(tmp_path / "secrets"))
-    return open_origin(Source(uri="hf://org/name", secret_name="hub"), settings)
 
 
 def test_the_revision_is_the_commit(hub: HubServer) -> None:
@@ -191,7 +184,7 @@ def test_pages_are_followed_to_their_end(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_secret_brings_its_token(hub: HubServer, tmp_path: Path) -> None:
     hub.add_repo("org/name", FILES, private=True, token=TOKEN)
-    assert with_secret(tmp_path, "127.0.0.1").resolve().files
+    assert with_secret(tmp_path, URI, token=TOKEN).resolve().files
 
 
 def test_a_secret_goes_before_the_environment(
@@ -199,13 +192,13 @@ def test_a_secret_goes_before_the_environment(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_other")
     hub.add_repo("org/name", FILES, private=True, token=TOKEN)
-    assert with_secret(tmp_path, urlsplit(hub.url).netloc).resolve().files
+    assert with_secret(tmp_path, URI, urlsplit(hub.url).netloc, token=TOKEN).resolve().files
 
 
 def test_a_secret_for_another_host_is_not_sent(hub: HubServer, tmp_path: Path) -> None:
     hub.add_repo("org/name", FILES)
     with pytest.raises(AuthFailed, match="add it to the secret's key 'hosts'"):
-        with_secret(tmp_path, "huggingface.co")
+        with_secret(tmp_path, URI, "huggingface.co", token=TOKEN)
     assert hub.requests == []
 
 

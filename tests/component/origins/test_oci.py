@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from modelcache.api import Source, parse_uri
+from modelcache.api import parse_uri
 from modelcache.errors import (
     AuthFailed,
     ChecksumMismatch,
@@ -22,7 +22,11 @@ from modelcache.errors import (
     OriginUnavailable,
     RateLimited,
 )
-from modelcache.origins import Origin, OriginSettings, Revision, SecretStore, open_origin
+from modelcache.origins import (
+    Origin,
+    RemoteFile,
+    Revision,
+)
 from modelcache.origins.oci import OciOrigin
 from tests.component.origins.conftest import fetched
 from tests.support.registry import (
@@ -38,6 +42,7 @@ from tests.support.registry import (
     TokenServer,
     docker_config,
 )
+from tests.support.secrets import with_secret
 from tests.support.tars import files, layer
 
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
@@ -141,11 +146,14 @@ def test_dockers_own_types_are_the_same(registry: Registry, repository: str) -> 
 
 
 def test_what_is_not_there(registry: Registry, repository: str) -> None:
-    with pytest.raises(NotFound, match=r"no such image, tag or digest \(MANIFEST_UNKNOWN\)"):
+    said = (
+        r":latest: .*no such image, tag or digest \(MANIFEST_UNKNOWN\); without a tag it is latest"
+    )
+    with pytest.raises(NotFound, match=said):
         origin_of(registry.uri(repository)).resolve()
     registry.push_artifact(repository, *texts(b"one"), tag="v1")
     for reference in (":v2", f"@sha256:{'0' * 64}"):
-        with pytest.raises(NotFound):
+        with pytest.raises(NotFound, match=rf"{repository}{reference}: .*digest \S+$"):
             origin_of(registry.uri(repository, reference)).resolve()
 
 
@@ -165,16 +173,6 @@ def with_config(path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(text)
     monkeypatch.setenv("DOCKER_CONFIG", str(folder))
-
-
-def with_secret(path: Path, uri: str, **keys: str) -> Origin:
-    """An origin with a secret of these keys; `dockerconfigjson` stands for the one with a dot."""
-    folder = path / "secrets" / "pull"
-    folder.mkdir(parents=True, exist_ok=True)
-    for key, value in keys.items():
-        (folder / key.replace("dockerconfigjson", ".dockerconfigjson")).write_text(value)
-    settings = OriginSettings(path / "cache", secrets=SecretStore(path / "secrets"))
-    return open_origin(Source(uri=uri, secret_name="pull"), settings)
 
 
 def contents(origin: Origin) -> list[bytes]:
@@ -206,7 +204,7 @@ def test_dockers_own_configuration(
 
 def test_an_image_pull_secret(guarded: Registry, tmp_path: Path) -> None:
     uri = guarded.uri("private/model")
-    origin = with_secret(tmp_path, uri, dockerconfigjson=docker_config(guarded.host))
+    origin = with_secret(tmp_path, uri, None, dockerconfigjson=docker_config(guarded.host))
     assert contents(origin) == [b"secret weights"]
     assert PASSWORD not in repr((origin, origin.resolve()))
 
@@ -215,7 +213,7 @@ def test_a_secret_with_user_and_password(guarded: Registry, tmp_path: Path) -> N
     uri = guarded.uri("private/model")
     keys = {"username": USER, "password": PASSWORD}
     with pytest.raises(AuthFailed, match="does not say where it may be sent"):
-        with_secret(tmp_path, uri, **keys)
+        with_secret(tmp_path, uri, None, **keys)
     assert contents(with_secret(tmp_path, uri, **keys, hosts="127.0.0.1")) == [b"secret weights"]
     with pytest.raises(AuthFailed, match="add it to the secret's key 'hosts'"):
         with_secret(tmp_path, uri, **keys, hosts="registry.example.com")
@@ -226,14 +224,7 @@ def test_a_secret_for_another_registry_is_not_sent(tmp_path: Path) -> None:
     with RegistryStub({"/": Reply(401, headers=wanted)}) as stub:
         uri = f"oci://{stub.host}/private/model"
         with pytest.raises(AuthFailed, match="has no login for"):
-            with_secret(tmp_path, uri, dockerconfigjson=docker_config("127.0.0.1:1"))
-        with pytest.raises(AuthFailed, match="key 'hosts'"):
-            with_secret(
-                tmp_path,
-                uri,
-                dockerconfigjson=docker_config(stub.host),
-                hosts="registry.example.com",
-            )
+            with_secret(tmp_path, uri, None, dockerconfigjson=docker_config("127.0.0.1:1"))
         assert stub.requests == []
 
 
@@ -297,6 +288,34 @@ def test_a_token_for_anybody(tokens: TokenServer, with_tokens: Registry) -> None
         tokens.public = False
 
 
+def test_a_token_for_anybody_that_is_not_enough() -> None:
+    """As Docker Hub answers for what is private, or not there."""
+    with RegistryStub({}) as stub:
+        wanted = f'Bearer realm="http://{stub.host}/token",service="x"'
+        stub.replies["/token"] = Reply(200, b'{"token": "anybody"}')
+        stub.replies["/v2/"] = Reply(401, headers={"WWW-Authenticate": wanted})
+        said = "wants a login: the repository is private, or there is none; .* set secretName"
+        with pytest.raises(AuthFailed, match=said):
+            origin_of(f"oci://{stub.host}/a/b").resolve()
+        assert stub.authorizations[-1] == "Bearer anybody"
+
+
+def test_a_token_is_renewed_by_what_was_asked_for_and_not_by_asking_again() -> None:
+    """There are registries whose /v2/ wants nothing of anybody."""
+    with RegistryStub({}) as stub:
+        wanted = f'Bearer realm="http://{stub.host}/token",service="x"'
+        stub.replies["/token"] = Reply(200, b'{"token": "first"}')
+        stub.replies["/v2/a/b/"] = Reply(401, headers={"WWW-Authenticate": wanted})
+        stub.replies["/v2/"] = Reply(200)
+        origin = origin_of(f"oci://{stub.host}/a/b")
+        with pytest.raises(AuthFailed):
+            origin.resolve()
+        file = RemoteFile("a", "sha256:x", 1, "sha256:x", sha256="0" * 64)
+        assert origin.locate(file).headers == {"Authorization": "Bearer first"}
+        stub.replies["/token"] = Reply(200, b'{"token": "second"}')
+        assert origin.locate(file).headers == {"Authorization": "Bearer second"}
+
+
 def test_a_wrong_password_at_the_token_server(
     with_tokens: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -311,17 +330,20 @@ def test_a_secret_goes_to_a_token_server_that_it_names_and_to_no_other(
     tokens.asked.clear()
     uri = with_tokens.uri("private/model")
     config = docker_config(with_tokens.host)
-    origin = with_secret(tmp_path, uri, dockerconfigjson=config)
+    origin = with_secret(tmp_path, uri, None, dockerconfigjson=config)
     with pytest.raises(AuthFailed, match="add it to the secret's key 'hosts'"):
         origin.resolve()
     assert tokens.asked == []
-    both = f"{with_tokens.host}, {tokens.url.removeprefix('http://')}"
-    assert contents(with_secret(tmp_path, uri, dockerconfigjson=config, hosts=both))
+    server = tokens.url.removeprefix("http://")
+    assert contents(with_secret(tmp_path, uri, dockerconfigjson=config, hosts=server))
 
 
 @pytest.mark.parametrize(
     "realm",
-    ["http://registry.example.com/token", "ftp://127.0.0.1/", "", "https://", "//127.0.0.1"],
+    [
+        *("http://registry.example.com/token", "ftp://127.0.0.1/", "", "https://"),
+        *("//127.0.0.1", "https://[bad", "https://h:99999/"),
+    ],
 )
 def test_a_token_server_without_tls_is_refused(
     realm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -488,6 +510,7 @@ def test_an_index_that_leads_to_itself() -> None:
         (Reply(503, headers={"Retry-After": "7"}), OriginUnavailable, "answers 503"),
         (Reply(403, b'{"errors":[{"code":"DENIED"}]}'), AuthFailed, r"refuses access \(DENIED\)"),
         (Reply(401), AuthFailed, "wants a login"),
+        (Reply(302, headers={"Location": "https://[bad"}), OriginUnavailable, "not HTTP"),
         (Reply(404, b'{"errors":[]}'), NotFound, "no such image"),
         (Reply(418, b"<html>"), OriginUnavailable, "answers 418"),
         (Reply(302, headers={"Location": "/v2/a/b/manifests/v1"}), OriginUnavailable, "circles"),
@@ -518,15 +541,13 @@ def test_a_redirect_to_another_host_takes_no_login_along(
     with RegistryStub({"/": Reply(body=document())}) as other, RegistryStub({}) as stub:
         login = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
         with_config(tmp_path, monkeypatch, docker_config(stub.host))
-        stub.replies["/v2/a/b/manifests/v1"] = Reply(
-            401, headers={"WWW-Authenticate": 'Basic realm="x"'}
-        )
+        origin = origin_of(f"oci://{stub.host}/a/b:v1")
+        manifest = "/v2/a/b/manifests/v1"
+        stub.replies[manifest] = Reply(401, headers={"WWW-Authenticate": 'Basic realm="x"'})
         with pytest.raises(AuthFailed):
-            origin_of(f"oci://{stub.host}/a/b:v1").resolve()
+            origin.resolve()
+        there = {"Location": f"http://{other.host}/elsewhere"}
+        stub.replies[manifest] = Reply(307, headers=there)
+        assert [file.path for file in origin.resolve().files] == ["a"]
         assert stub.authorizations[-1] == f"Basic {login}"
-        stub.replies["/v2/a/b/manifests/v1"] = Reply(
-            307, headers={"Location": f"http://{other.host}/elsewhere"}
-        )
-        with pytest.raises(OriginUnavailable, match="without TLS"):
-            origin_of(f"oci://{stub.host}/a/b:v1").resolve()
-        assert other.requests == []
+        assert (other.requests, other.authorizations) == (["/elsewhere"], [None])

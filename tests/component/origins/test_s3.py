@@ -8,13 +8,14 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from modelcache.api import Source, parse_uri
+from modelcache.api import parse_uri
 from modelcache.errors import AuthFailed, NotFound, OriginChanged
-from modelcache.origins import Origin, OriginSettings, RemoteFile, SecretStore, open_origin
+from modelcache.origins import RemoteFile
 from modelcache.origins.s3 import S3Origin
 from tests.component.origins.conftest import fetched
 from tests.support.hub.client import get
 from tests.support.s3 import ACCESS_KEY, SECRET_KEY, Answer, S3Server, S3Stub
+from tests.support.secrets import with_secret
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -22,15 +23,6 @@ if TYPE_CHECKING:
 
 def paths(uri: str) -> list[str]:
     return [file.path for file in S3Origin(parse_uri(uri)).resolve().files]
-
-
-def with_secret(tmp_path: Path, uri: str, **keys: str) -> Origin:
-    folder = tmp_path / "secrets" / "s3"
-    folder.mkdir(parents=True)
-    for key, value in keys.items():
-        (folder / key).write_text(value)
-    settings = OriginSettings(tmp_path, secrets=SecretStore(tmp_path / "secrets"))
-    return open_origin(Source(uri=uri, secret_name="s3"), settings)
 
 
 def test_a_prefix_means_what_lies_below_it(bucket: str, client: S3Client) -> None:

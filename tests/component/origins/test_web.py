@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import socket
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from modelcache.api import Source, parse_uri
+from modelcache.api import parse_uri
 from modelcache.errors import (
     AuthFailed,
+    BrokenContent,
     ChecksumMismatch,
     ModelCacheError,
     NotFound,
@@ -23,16 +25,14 @@ from modelcache.errors import (
 )
 from modelcache.origins import (
     HttpLocation,
-    Origin,
-    OriginSettings,
     RemoteFile,
-    SecretStore,
-    open_origin,
 )
 from modelcache.origins.web import WebOrigin
+from modelcache.transfer import TransferSettings
 from tests.component.origins.conftest import checksum, fetched
 from tests.support.fetching import Fetching
 from tests.support.hub.client import get
+from tests.support.secrets import with_secret
 from tests.support.web import PASSWORD, TOKEN, USER, WebServer
 
 MIB = 1024 * 1024
@@ -40,7 +40,7 @@ DATA = b"weights" * 1000
 DIGEST = checksum("sha256", DATA)
 KINDS = (
     *("plain", "whole", "dated", "weak", "onlyweak", "unnamed", "encoded", "endless", "nohead"),
-    *("emptyhead", "signed", "private", "token"),
+    *("emptyhead", "signed", "private", "token", "misdated"),
 )
 
 
@@ -58,15 +58,6 @@ def one(uri: str) -> tuple[RemoteFile, HttpLocation]:
     origin = origin_of(uri)
     (file,) = origin.resolve().files
     return file, origin.locate(file)
-
-
-def with_secret(tmp_path: Path, uri: str, hosts: str = "127.0.0.1", **keys: str) -> Origin:
-    folder = tmp_path / "secrets" / "web"
-    folder.mkdir(parents=True)
-    for key, value in {"hosts": hosts, **keys}.items():
-        (folder / key).write_text(value)
-    settings = OriginSettings(tmp_path, secrets=SecretStore(tmp_path / "secrets"))
-    return open_origin(Source(uri=uri, secret_name="web"), settings)
 
 
 # One file
@@ -89,7 +80,8 @@ def test_a_strong_tag_pins_a_file(web: WebServer) -> None:
 def test_else_its_date_does(web: WebServer, kind: str) -> None:
     url = web.locate(f"{kind}/model.gguf")
     file, location = one(url)
-    date = location.headers["If-Unmodified-Since"]
+    date = location.unmodified_since
+    assert date is not None
     tag = 'W/"same"' if kind == "weak" else ""
     assert file.identity == f"{url}:{tag}:{date}:{len(DATA)}"
     assert location.if_match is None
@@ -100,7 +92,32 @@ def test_else_its_date_does(web: WebServer, kind: str) -> None:
     web.put({f"{kind}/model.gguf": DATA})
 
 
-@pytest.mark.parametrize("kind", ["unnamed", "onlyweak"])
+@pytest.mark.parametrize("place", ["dated", "moved/dated", "heedless"])
+def test_a_date_is_compared_with_that_of_each_answer(
+    web: WebServer, tmp_path: Path, place: str
+) -> None:
+    """Also of those of another authority, and of a server that passes over the question."""
+    name = f"{place.replace('/', '-')}.gguf"
+    one_content, other = (bytes([n]) * (20 * MIB) for n in (1, 2))
+    web.put({f"dated/{name}": one_content})
+    settings = TransferSettings(connections=1, range_bytes=8 * MIB, first_delay=0.01)
+    fetching = Fetching(tmp_path / "root", settings)
+    replaced: list[bool] = []
+
+    def replace(_: object) -> None:
+        if fetching.received and not replaced:
+            replaced.append(True)
+            web.put({f"dated/{name}": other})
+
+    fetching.on_event = replace
+    with pytest.raises(OriginChanged):
+        fetching.fetch("m", web.locate(f"{place}/{name}"))
+    assert not list(fetching.root.glob("manifests/**/*.json"))
+    fetching.fetch("m", web.locate(f"{place}/{name}"))
+    fetching.close()
+
+
+@pytest.mark.parametrize("kind", ["unnamed", "onlyweak", "misdated"])
 def test_what_nothing_pins_is_refused(web: WebServer, kind: str) -> None:
     with pytest.raises(NotFound, match=r"neither an ETag nor a Last-Modified.*#sha256="):
         one(web.locate(f"{kind}/model.gguf"))
@@ -112,10 +129,26 @@ def test_a_digest_pins_any_file(web: WebServer, tmp_path: Path, kind: str) -> No
     file, location = one(uri)
     assert (file.sha256, file.identity) == (DIGEST, f"sha256:{DIGEST}")
     assert "#" not in location.url
+    # Two servers behind one name may each have a tag and a date of its own.
+    assert not location.is_tagged
     fetching = Fetching(tmp_path / "root")
     assert fetching.fetch("m", uri).files[0].sha256 == DIGEST
     with pytest.raises(ChecksumMismatch):
         fetching.fetch("m", uri.replace(DIGEST, "0" * 64))
+    fetching.close()
+
+
+def test_with_a_digest_each_answer_may_have_a_tag_of_its_own(
+    web: WebServer, tmp_path: Path
+) -> None:
+    """As from several servers behind one name."""
+    data = bytes(20 * MIB)
+    web.put({"balanced/large.gguf": data})
+    url = web.locate("balanced/large.gguf")
+    fetching = Fetching(tmp_path / "root", TransferSettings(range_bytes=8 * MIB))
+    fetching.fetch("m", f"{url}#sha256={checksum('sha256', data)}")
+    with pytest.raises(OriginChanged):
+        fetching.fetch("m", url)
     fetching.close()
 
 
@@ -253,10 +286,13 @@ def test_a_list_that_leads_elsewhere(web: WebServer) -> None:
     assert [request.method for request in web.requests] == ["GET"]
 
 
-def test_a_list_that_is_not_one(web: WebServer) -> None:
+def test_a_list_that_is_not_one(web: WebServer, tmp_path: Path) -> None:
     web.put({"page/SHA256SUMS": b"<html>Welcome</html>", "none/SHA256SUMS": b"\n"})
-    with pytest.raises(OriginUnavailable, match="no checksum list: its line 1 is '<html>"):
-        one(web.locate("page/SHA256SUMS"))
+    fetching = Fetching(tmp_path / "root")
+    with pytest.raises(BrokenContent, match="no checksum list: its line 1 is '<html>"):
+        fetching.fetch("m", web.locate("page/SHA256SUMS"))
+    fetching.close()
+    assert len(web.requests) == 1, "it came whole: asking again is no use"
     with pytest.raises(NotFound, match="names no files"):
         one(web.locate("none/SHA256SUMS"))
 
@@ -311,7 +347,7 @@ def test_a_list_of_our_own_needs_no_questions(web: WebServer) -> None:
 )
 def test_urls_that_a_list_may_not_have(web: WebServer, url: str) -> None:
     uri = own_list(web, {"path": "a", "size": 1, "sha256": DIGEST, "url": url})
-    with pytest.raises(OriginUnavailable) as caught:
+    with pytest.raises(BrokenContent) as caught:
         one(uri)
     assert "planted" not in str(caught.value)
 
@@ -325,6 +361,15 @@ def test_a_file_that_was_taken_off_the_list(web: WebServer) -> None:
     own_list(web, {"path": "b", "size": 1, "sha256": DIGEST})
     with pytest.raises(OriginChanged, match="has no 'a' any more"):
         origin_of(uri).locate(file)
+
+
+def test_a_file_of_the_list_before_is_not_taken_for_the_one_of_now(web: WebServer) -> None:
+    origin = origin_of(own_list(web, {"path": "a", "size": 1, "sha256": DIGEST}))
+    (file,) = origin.resolve().files
+    own_list(web, {"path": "a", "size": 2, "sha256": DIGEST[::-1]})
+    origin.resolve()
+    with pytest.raises(OriginChanged, match="'a' was replaced"):
+        origin.locate(file)
 
 
 # Credentials
@@ -420,6 +465,7 @@ def test_the_engine_follows_them_too(web: WebServer, tmp_path: Path) -> None:
     [
         ("unsafe/f", "redirects to a place without TLS"),
         ("nowhere/f", "a place that is not HTTP"),
+        ("unreadable/f", "a place that is not HTTP"),
         ("circle/f", "redirects in circles"),
     ],
 )
@@ -482,6 +528,30 @@ def test_a_connection_that_breaks_is_tried_again(
             with pytest.raises(kind, match="can't be reached"):
                 one(uri)
         thread.join()
+
+
+def test_a_list_that_drips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each piece comes in time, and the list never ends."""
+    monkeypatch.setattr("modelcache.origins.asking.ANSWER_SECONDS", 0.2)
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection, suppress(OSError):
+                connection.recv(4096)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n")
+                while not ended.wait(0.02):
+                    connection.sendall(b"#")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            with pytest.raises(OriginUnavailable, match="sends too slowly"):
+                one(f"http://127.0.0.1:{server.getsockname()[1]}/SHA256SUMS")
+        finally:
+            ended.set()
+            thread.join()
 
 
 def test_nobody_listens(web: WebServer, tmp_path: Path) -> None:

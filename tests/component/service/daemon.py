@@ -31,6 +31,7 @@ class Daemon:
         root: Path,
         surroundings: Surroundings | None = None,
         keeping: Keeping = Keeping(),  # noqa: B008 - it never changes
+        jitter: float = 0.0,
     ) -> None:
         self.now = time.time()
         self.news = threading.Event()
@@ -46,6 +47,7 @@ class Daemon:
             progress=progress,
             cancel=self.cancel,
             on_end=self.news.set,
+            jitter=jitter,
         )
         self.reconciler = Reconciler(
             store=self.store,
@@ -65,6 +67,10 @@ class Daemon:
         self.reconciler.catalog = Catalog.of(
             Document(object=m, file="f.yaml", number=1, line=1) for m in models
         )
+
+    def later(self, seconds: float) -> None:
+        """So much time passes, for the real clock, which manifests are dated by, as well."""
+        self.now = max(self.now, time.time()) + seconds
 
     def cycle(self) -> float:
         """One round."""

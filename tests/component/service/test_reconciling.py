@@ -35,7 +35,7 @@ def test_polling_follows_the_branch_in_its_time(daemon: Daemon, hub: HubServer) 
     hub.clear_requests()
     daemon.settle()
     assert hub.requests == [], "before its time"
-    daemon.now += 62.0
+    daemon.later(62.0)
     daemon.settle()
     assert current(daemon) == second
     assert daemon.report().revision == second
@@ -49,7 +49,7 @@ def test_a_branch_that_is_moved_back_is_followed(daemon: Daemon, hub: HubServer)
     daemon.settle()
     for moved in (second, first, second):
         hub.tag("org/a", "moving", moved)
-        daemon.now += 61.0
+        daemon.later(61.0)
         daemon.settle()
         daemon.cycle()  # what was here already is shown in the next round
         assert current(daemon) == moved
@@ -65,7 +65,7 @@ def test_a_refresh_that_fails_leaves_the_model_ready_and_says_why(
     daemon.want(cached_model("hf://org/a", refresh={"policy": "Poll", "interval": "1m"}))
     daemon.settle()
     hub.remove_repo("org/a")
-    daemon.now += 62.0
+    daemon.later(62.0)
     daemon.settle()
     report = daemon.report()
     assert (report.state, report.reason) == (ModelState.READY, Reason.NOT_FOUND)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -24,7 +27,8 @@ from modelcache.errors import (
 )
 from modelcache.origins.protocol import Compression
 from modelcache.service.progress import ProgressBook
-from modelcache.transfer import Cancel
+from modelcache.store import Partial, reservations
+from modelcache.transfer import Cancel, layering
 from modelcache.transfer.events import BytesReceived, BytesUnpacked, FetchStarted, Unpacking
 from tests.component.transfer.conftest import MakeFetching
 from tests.support.fetching import Fetching
@@ -336,6 +340,24 @@ def test_a_directory_that_oras_packed_and_a_tar_that_is_a_file(
     assert shown(fetching) == {"x/a": b"1", "x/b": b"2", "data.tar": data}
 
 
+@pytest.mark.parametrize("order", [("image", "artifact"), ("artifact", "image")])
+def test_an_archive_that_is_both_a_layer_of_an_image_and_an_artifact(
+    fetching: Fetching, registry: Registry, repository: str, order: tuple[str, str]
+) -> None:
+    """What an entry is known by doesn't depend on the folder that is looked into."""
+    first, shards = weights(1000, 9), {f"shard{n}": weights(1000, n) for n in range(3)}
+    entries = [entry("first", first), *(entry(f"models/{n}", c) for n, c in shards.items())]
+    both, media_type = layer(tar(*entries))
+    registry.push_image(repository, (both, media_type), tag="image")
+    unpack = {TITLE: "x", "io.deis.oras.content.unpack": "true"}
+    registry.push_artifact(repository, (both, media_type, unpack), tag="artifact")
+    for tag in order:
+        fetching.fetch(tag, registry.uri(repository, f":{tag}"))
+    assert shown(fetching, "image") == shards
+    whole = {f"models/{name}": shard for name, shard in shards.items()}
+    assert shown(fetching, "artifact") == {"first": first, **whole}
+
+
 # Nothing twice
 
 
@@ -385,6 +407,31 @@ def test_two_models_at_once_of_the_same_layers(
         background.result()
     assert shown(fetching, "one") == shown(fetching, "two") == content
     assert list(shown(fetching, "some")) == ["0.safetensors"]
+    assert archives_left(fetching) == []
+    assert unfinished(fetching) == []
+
+
+def test_an_archive_stays_as_long_as_another_selection_needs_it(
+    fetching: Fetching, registry: Registry, repository: str
+) -> None:
+    content = {f"{n}.safetensors": weights(MIB, n) for n in range(3)}
+    layers = [layer(files({n: c, f"{n}.json": b"{}"})) for n, c in content.items()]
+    registry.push_image(repository, *layers)
+    fetched, go_on = threading.Event(), threading.Event()
+
+    def follow(event: object) -> None:
+        if isinstance(event, Unpacking) and event.model == "slow":
+            fetched.set()
+            assert go_on.wait(30)
+
+    fetching.on_event = follow
+    slow = fetching.in_background("slow", registry.uri(repository), include=("*.safetensors",))
+    assert fetched.wait(30)
+    fetching.fetch("quick", registry.uri(repository), include=("*.json",))
+    go_on.set()
+    slow.result()
+    assert fetching.received == sum(len(packed) for packed, _ in layers)
+    assert shown(fetching, "slow") == content
     assert archives_left(fetching) == []
     assert unfinished(fetching) == []
 
@@ -491,8 +538,8 @@ def refused(
 @pytest.mark.parametrize(
     ("entries", "said"),
     [
-        ([entry("models/../../etc/cron.d/x", b"evil")], "may lead out"),
-        ([entry("/models/x", b"evil")], "absolute"),
+        ([entry("models/a/../x", b"evil")], "'x' has a name in an archive that may lead elsewhere"),
+        ([entry("x/../../models/x", b"evil")], "'x' has a name in an archive that may lead"),
         ([link("models/x", "../../etc/passwd")], "'x' is a link .* leads out"),
         ([link("models/x", "/etc/passwd")], "'x' is a link .* leads out"),
         ([link("models/x", "gone")], "'x' is a link to 'gone', where no file is"),
@@ -526,9 +573,32 @@ def test_what_is_wrong_can_be_excluded(
     fetching: Fetching, registry: Registry, repository: str
 ) -> None:
     bad = [link("models/x", "/etc/passwd"), entry("models/fifo", type=b"6")]
+    bad += [entry("models/a/../odd", b"evil"), entry("models/../../etc/cron.d/x", b"evil")]
     registry.push_image(repository, layer(tar(*bad, entry("models/good", b"good"))))
-    fetching.fetch("m", registry.uri(repository), exclude=("x", "fifo"))
+    fetching.fetch("m", registry.uri(repository), exclude=("x", "fifo", "odd"))
     assert shown(fetching) == {"good": b"good"}
+
+
+def test_absolute_names_begin_at_the_images_root(
+    fetching: Fetching, registry: Registry, repository: str
+) -> None:
+    content = tar(entry("/models/a", b"a"), hard("/models/b", "/models/a"), folder("/"))
+    registry.push_image(repository, layer(content))
+    fetching.fetch("m", registry.uri(repository))
+    assert shown(fetching) == {"a": b"a", "b": b"a"}
+
+
+def test_more_names_than_fit_in_memory(
+    fetching: Fetching, registry: Registry, repository: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all layers together, before anything is kept of the one that is too much."""
+    monkeypatch.setattr(layering, "MAX_FILES", 5)
+    layers = [layer(files({f"{n}/{m}": b"" for m in range(3)})) for n in range(3)]
+    registry.push_image(repository, *layers)
+    with pytest.raises(UnsafePath, match="more than 5 names"):
+        fetching.fetch("m", registry.uri(repository))
+    listings = [path.stem for path in fetching.store.layout.listings.iterdir()]
+    assert listings == [sha256(layers[0][0]).hexdigest()]
 
 
 def test_an_image_without_models_says_where_they_would_be(
@@ -563,6 +633,70 @@ def test_a_layer_that_the_registry_has_wrong(
         fetching.fetch("m", registry.uri(repository))
     assert not fetching.store.blobs.has(digest, len(content))
     assert fetching.store.manifests() == []
+
+
+def test_room_is_promised_until_the_bytes_are_on_the_disk(
+    fetching: Fetching,
+    registry: Registry,
+    repository: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And not twice: what is allocated for a large one is promised no more."""
+    monkeypatch.setattr(reservations, "_REWRITE_BYTES", 1)
+    content = {"small": weights(3 * MIB), "large": weights(20 * MIB), "more": bytes(20 * MIB)}
+    seen: list[tuple[int, int]] = []
+    write, finish = Partial.write, Partial.finish
+
+    def look(partial: Partial) -> None:
+        if threading.current_thread() is threading.main_thread():
+            # Not a connection, which brings the archive.
+            allocated = os.fstat(partial.fd).st_blocks * 512
+            seen.append((fetching.store.space.measure().reserved, allocated))
+
+    def looking_write(partial: Partial, view: memoryview, offset: int) -> None:
+        look(partial)
+        write(partial, view, offset)
+
+    def looking_finish(partial: Partial, target: Path) -> None:
+        look(partial)
+        finish(partial, target)
+
+    monkeypatch.setattr(Partial, "write", looking_write)
+    monkeypatch.setattr(Partial, "finish", looking_finish)
+    for name, data in content.items():
+        registry.push_image(repository, layer(files({name: data})), tag=name)
+        fetching.fetch(name, registry.uri(repository, f":{name}"))
+        size = len(data)
+        looks = seen[-size // MIB - 1 :]
+        if name == "small":
+            assert all(reserved >= size for reserved, _ in looks)
+        else:
+            assert all(reserved < MIB and allocated >= size for reserved, allocated in looks)
+    assert len(seen) == 4 + 21 + 21
+    assert fetching.store.space.measure().reserved == 0
+
+
+def test_unpacking_has_the_manners_of_a_connection(
+    fetching: Fetching, registry: Registry, repository: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The least priority on the disk, and buffers that direct writes take."""
+    registry.push_image(repository, layer(files({"w": weights(6 * MIB)}), "none"))
+    get = {"x86_64": 252, "aarch64": 31}[platform.machine()]
+    priorities, aligned = set(), set()
+    write, libc = Partial.write, ctypes.CDLL(None)
+
+    def looking(partial: Partial, view: memoryview, offset: int) -> None:
+        if threading.current_thread() is threading.main_thread():
+            priorities.add(libc.syscall(get, 1, 0))
+            aligned.add(ctypes.addressof(ctypes.c_char.from_buffer(view)) % 4096)
+        write(partial, view, offset)
+
+    monkeypatch.setattr(Partial, "write", looking)
+    before = libc.syscall(get, 1, 0)
+    fetching.fetch("m", registry.uri(repository))
+    assert priorities == {(2 << 13) | 7}
+    assert aligned == {0}
+    assert libc.syscall(get, 1, 0) == before
 
 
 def test_a_bomb_meets_the_disks_limit_before_it_is_written(

@@ -19,6 +19,8 @@ from modelcache.errors import (
     RateLimited,
     Reason,
 )
+from modelcache.store import Reservation
+from modelcache.transfer.filefetch import FileFetch
 from tests.component.transfer.conftest import MakeFetching
 from tests.support.fetching import QUICK, Fetching
 from tests.support.hub import (
@@ -30,6 +32,7 @@ from tests.support.hub import (
     Reset,
     ShortBody,
     Source,
+    Stall,
     Status,
     WrongContentRange,
     WrongLength,
@@ -172,12 +175,59 @@ def test_expired_urls_are_renewed_in_mid_download(
     fetching = make_fetching(replace(QUICK, connections=2))
     hub.set_rate(20 * MIB)
     background = fetching.in_background("model", URI)
-    assert hub.wait_until(lambda requests: sum(r.bytes_sent for r in requests) > 4 * MIB)
-    hub.expire_urls()
+    for sent in (4 * MIB, 20 * MIB):
+        assert hub.wait_until(lambda requests, n=sent: sum(r.bytes_sent for r in requests) > n)  # type: ignore[misc]
+        hub.expire_urls()
     hub.set_rate(None)
     assert_whole(fetching, background.result(), content)
     assert any(request.status == 403 for request in hub.requests)
     assert fetching.received == SIZE + 2
+
+
+def test_a_failed_job_stops_what_else_it_is_doing(
+    hub: HubServer, make_fetching: MakeFetching
+) -> None:
+    fetching = make_fetching(replace(QUICK, read_timeout=60.0))
+    hub.add_repo("org/a", {"a.safetensors": GeneratedContent(9 * MIB, 1), "z.safetensors": b"gone"})
+    hub.fault("a.safetensors", Stall(after=2 * MIB, times=None))
+    hub.fault("z.safetensors", Status(404, times=None))
+    with pytest.raises(NotFound):
+        fetching.in_background("a", "hf://org/a").result(20.0)
+
+
+def test_a_file_being_opened_has_somebody_at_work(
+    hub: HubServer, fetching: Fetching, content: GeneratedContent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else another could close it, or have it begin anew, while its opener hashes what is there."""
+    counted: list[int] = []
+    real = FileFetch.drain
+
+    def drain(fetch: FileFetch) -> None:
+        counted.append(fetch.in_flight)
+        real(fetch)
+
+    monkeypatch.setattr(FileFetch, "drain", drain)
+    assert_whole(fetching, fetching.fetch("model", URI), content)
+    assert min(counted) >= 1
+
+
+def test_space_of_a_small_file_is_used_once_however_often_it_is_begun(
+    hub: HubServer, fetching: Fetching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consumed: list[int] = []
+    real = Reservation.consume
+
+    def consume(reservation: Reservation, size: int) -> None:
+        consumed.append(size)
+        real(reservation, size)
+
+    monkeypatch.setattr(Reservation, "consume", consume)
+    small = GeneratedContent(MIB, 5)
+    hub.add_repo("org/small", {"small.safetensors": small})
+    hub.fault("small.safetensors", FlipBit(offset=5))
+    fetching.fetch("small", "hf://org/small")
+    assert fetching.retries
+    assert consumed == [MIB]
 
 
 def test_retry_after_is_honoured(

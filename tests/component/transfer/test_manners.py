@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import math
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
-from modelcache.transfer import Cancel, TransferSettings
-from modelcache.transfer.events import FetchEnded, HostPaused
+from modelcache.errors import OriginUnavailable
+from modelcache.origins.hf import HuggingFaceOrigin
+from modelcache.origins.protocol import HttpLocation, RemoteFile
+from modelcache.transfer import Cancel, TransferSettings, hosts
+from modelcache.transfer.events import BytesReceived, Event, FetchEnded, HostPaused
+from modelcache.transfer.receiving import Receiver
 from tests.component.transfer.conftest import MakeFetching
 from tests.support.fetching import QUICK, Fetching
 from tests.support.hub import GeneratedContent, HubServer, Source, Status
+from tests.support.ioprio import priority_on_disk
 
 MIB = 1024 * 1024
 
@@ -62,8 +69,9 @@ def _wait_for_pause(fetching: Fetching) -> HostPaused:
 
 
 def test_half_the_connections_are_left_after_a_refusal(
-    hub: HubServer, make_fetching: MakeFetching
+    hub: HubServer, make_fetching: MakeFetching, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(hosts, "_GROW_SECONDS", math.inf)
     fetching = make_fetching(replace(QUICK, connections=4))
     files: dict[str, Source] = {f"{n}.safetensors": GeneratedContent(20 * MIB, n) for n in range(8)}
     hub.add_repo("org/a", files)
@@ -73,19 +81,15 @@ def test_half_the_connections_are_left_after_a_refusal(
         lambda requests: sum(r.server == "cdn" and not r.finished for r in requests) >= 4
     )
     hub.fault("*.safetensors", Status(503))
-    _wait_for_pause(fetching)
+    assert _wait_for_pause(fetching).connections == 2
     # Those that were under way may end; what begins from now on is counted.
     known = len(hub.requests)
-    hub.wait_until(lambda requests: all(r.finished for r in requests[:known] if r.server == "cdn"))
-    most = 0
-    # They grow again after five seconds.
-    ends = time.monotonic() + 3.0
-    while not run.ended(0.01) and time.monotonic() < ends:
-        running = [r for r in hub.requests[known:] if r.server == "cdn" and not r.finished]
-        most = max(most, len(running))
-    hub.set_rate(None)
+    assert hub.wait_until(
+        lambda requests: all(r.finished for r in requests[:known] if r.server == "cdn")
+    )
+    assert hub.most_at_once("cdn") == 4
     run.result()
-    assert 1 <= most <= 3
+    assert hub.most_at_once("cdn") == 2
 
 
 def test_no_more_connections_to_one_host_than_allowed(
@@ -95,12 +99,8 @@ def test_no_more_connections_to_one_host_than_allowed(
     files: dict[str, Source] = {f"{n}.safetensors": GeneratedContent(9 * MIB, n) for n in range(6)}
     hub.add_repo("org/a", files)
     hub.set_rate(100 * MIB)
-    run = fetching.in_background("a", "hf://org/a")
-    most = 0
-    while not run.ended(0.01):
-        most = max(most, sum(r.server == "cdn" and not r.finished for r in hub.requests))
-    run.result()
-    assert 1 <= most <= 2
+    fetching.fetch("a", "hf://org/a")
+    assert hub.most_at_once("cdn") == 2
 
 
 def test_the_end_of_a_fetch_tells_where_the_time_went(
@@ -112,3 +112,47 @@ def test_the_end_of_a_fetch_tells_where_the_time_went(
     (ended,) = fetching.told(FetchEnded)
     assert ended.times.bounded_by == "limit"
     assert min(ended.times.by_activity.values()) > 0
+
+
+def test_all_that_fetches_has_the_priority_on_the_disk(
+    hub: HubServer, make_fetching: MakeFetching
+) -> None:
+    files: dict[str, Source] = {f"{n}.safetensors": GeneratedContent(9 * MIB, n) for n in range(6)}
+    hub.add_repo("org/a", files)
+    fetching = make_fetching(TransferSettings(connections=4, io_priority="idle"))
+    found: dict[str, int] = {}
+
+    def look(event: Event) -> None:
+        if isinstance(event, BytesReceived):  # told by the thread that wrote them
+            found[threading.current_thread().name] = priority_on_disk()[0]
+
+    fetching.on_event = look
+    fetching.fetch("a", "hf://org/a")
+    assert len(found) >= 2
+    assert set(found.values()) == {3}
+    assert priority_on_disk()[0] != 3
+
+
+def test_asking_where_a_file_is_counts_as_time_of_the_origins(
+    hub: HubServer, fetching: Fetching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add_repo("org/a", {"a.safetensors": GeneratedContent(MIB, 1)})
+    real, took = HuggingFaceOrigin.locate, list[float]()
+
+    def locate(origin: HuggingFaceOrigin, file: RemoteFile) -> HttpLocation:
+        began = time.perf_counter()
+        try:
+            return real(origin, file)
+        finally:
+            took.append(time.perf_counter() - began)
+
+    monkeypatch.setattr(HuggingFaceOrigin, "locate", locate)
+
+    def nothing(*_: object) -> None:
+        raise OriginUnavailable("no")
+
+    monkeypatch.setattr(Receiver, "receive", nothing)
+    with pytest.raises(OriginUnavailable):
+        fetching.fetch("a", "hf://org/a")
+    (ended,) = fetching.told(FetchEnded)
+    assert ended.times.origin >= sum(took) > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ from modelcache.transfer.events import FetchEnded, MirrorFailed
 from tests.component.transfer.conftest import MakeFetching
 from tests.support.cluster.certificates import Authority
 from tests.support.fetching import QUICK, Fetching
+from tests.support.gcs import GcsServer
 from tests.support.hub import (
     Fault,
     FlipBit,
@@ -29,8 +31,10 @@ from tests.support.hub import (
     WrongContentRange,
     WrongLength,
 )
+from tests.support.registry import TITLE, Registry
 from tests.support.s3 import ACCESS_KEY, SECRET_KEY, S3Server
 from tests.support.tls import TlsFront
+from tests.support.web import WebServer
 
 MIB = 1024 * 1024
 URI = "hf://org/model"
@@ -187,13 +191,75 @@ def test_s3_is_mirrored_by_bucket_and_key_without_a_signature(
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3.endpoint)
         client = s3.client()
         client.create_bucket(Bucket="mirrored-bucket")
-        client.put_object(Bucket="mirrored-bucket", Key="m/a b.safetensors", Body=b"w" * 99)
+        client.put_object(
+            Bucket="mirrored-bucket",
+            Key="m/a b.safetensors",
+            Body=b"w" * 99,
+            ChecksumAlgorithm="CRC32",  # as newer SDKs do by themselves; no such one seals anything
+        )
         fetching = make_fetching(mirrors=(Mirror("s3", f"{hub.url}/base"),))
         fetching.fetch("model", "s3://mirrored-bucket/m")
     assert [request.path for request in hub.requests] == [
         "/base/mirrored-bucket/m/a%20b.safetensors"
     ]
     assert "authorization" not in hub.requests[0].headers
+
+
+WEB_FILES = {f"{n}/a b.safetensors": bytes([n]) * 999 for n in range(3)}
+WEB_SIZE = sum(map(len, WEB_FILES.values()))
+
+
+def test_gs_is_mirrored_by_bucket_object_and_generation(
+    web: WebServer, make_fetching: MakeFetching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with GcsServer() as gcs:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs.url)
+        bucket = gcs.bucket("mirrored-gs")
+        generations = {name: gcs.put(bucket, f"m/{name}", d) for name, d in WEB_FILES.items()}
+        web.put({f"mirror/{bucket}/m/{name}": data for name, data in WEB_FILES.items()})
+        fetching = make_fetching(mirrors=(Mirror("gs", f"{web.plain}/mirror"),))
+        manifest = fetching.fetch("model", f"gs://{bucket}/m")
+        assert not gcs.asked_for("/download/")
+    assert fetching.store.verify(manifest) == []
+    assert mirrored(fetching) == WEB_SIZE
+    assert {request.target for request in web.requests} == {
+        f"/mirror/{bucket}/m/{name.replace(' ', '%20')}?generation={generation}"
+        for name, generation in generations.items()
+    }
+    assert not any(request.authorization for request in web.requests)
+
+
+def test_oci_is_mirrored_as_a_registry(
+    web: WebServer, registry: Registry, make_fetching: MakeFetching, tmp_path: Path
+) -> None:
+    repository = f"mirrored/{sha256(str(tmp_path).encode()).hexdigest()[:20]}"
+    layers = [(data, "text/plain", {TITLE: name}) for name, data in WEB_FILES.items()]
+    registry.push_artifact(repository, *layers, tag="v1")
+    blobs = {sha256(data).hexdigest(): data for data in WEB_FILES.values()}
+    web.put({f"mirror/v2/{repository}/blobs/sha256:{d}": data for d, data in blobs.items()})
+    fetching = make_fetching(mirrors=(Mirror("oci", f"{web.plain}/mirror"),))
+    manifest = fetching.fetch("model", registry.uri(repository, ":v1"))
+    assert fetching.store.verify(manifest) == []
+    assert mirrored(fetching) == WEB_SIZE
+
+
+@pytest.mark.parametrize("names_it", [True, False])
+def test_web_servers_are_mirrored_by_path_and_with_the_secret_where_it_names_the_mirror(
+    web: WebServer, make_fetching: MakeFetching, tmp_path: Path, names_it: bool
+) -> None:
+    folder = f"listed-{names_it}"
+    web.put({f"{folder}/{name}": data for name, data in WEB_FILES.items()})
+    web.sum_up(folder)
+    web.put({f"mirror/{folder}/{name}": data for name, data in WEB_FILES.items()})
+    origin, mirror = (url.partition("://")[2] for url in (web.url, web.plain))
+    secrets = secret(tmp_path, f"{origin},{mirror}" if names_it else origin)
+    fetching = make_fetching(mirrors=(Mirror("https", f"{web.plain}/mirror"),), secrets=secrets)
+    fetching.fetch("model", f"{web.url}/{folder}/SHA256SUMS?planted", secret_name="hf")
+    assert mirrored(fetching) == WEB_SIZE
+    asked = [request for request in web.requests if request.target.startswith("/mirror/")]
+    assert len(asked) == len(WEB_FILES)
+    assert not any("planted" in request.target for request in asked)
+    assert {bool(request.authorization) for request in asked} == {names_it}
 
 
 # What has no digest

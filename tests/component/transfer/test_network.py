@@ -13,10 +13,13 @@ from modelcache.errors import AuthFailed, OriginUnavailable
 from modelcache.origins import Network
 from tests.component.transfer.conftest import MakeFetching
 from tests.support.cluster.certificates import Authority
+from tests.support.gcs import GcsServer
 from tests.support.hub import GeneratedContent, HubServer
 from tests.support.proxy import ProxyServer
+from tests.support.registry import TITLE, Registry
 from tests.support.s3 import ACCESS_KEY, SECRET_KEY, S3Server
 from tests.support.tls import TlsFront
+from tests.support.web import WebServer
 
 MIB = 1024 * 1024
 URI = "hf://org/model"
@@ -152,6 +155,60 @@ def test_without_the_bundle_nobody_is_trusted(
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
         with pytest.raises(OriginUnavailable, match=r"(?i)certificate"):
             make_fetching().fetch("model", URI)
+
+
+# The other origins
+
+
+WEIGHTS = b"weights" * 999
+
+
+@pytest.fixture(params=["gs", "oci", "https"])
+def named(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[str, int]]:
+    """A URI whose host is store.test, and the port of the server, without TLS."""
+    name = f"n-{hashlib.sha256(str(tmp_path).encode()).hexdigest()[:20]}"
+    if request.param == "gs":
+        with GcsServer() as gcs:
+            gcs.put(gcs.bucket(name), "m/w.safetensors", WEIGHTS)
+            monkeypatch.setenv("API_ENDPOINT_OVERRIDE", "https://store.test")
+            yield f"gs://{name}/m", port(gcs.url)
+    elif request.param == "oci":
+        registry: Registry = request.getfixturevalue("registry")
+        registry.push_artifact(name, (WEIGHTS, "text/plain", {TITLE: "w.safetensors"}))
+        yield f"oci://store.test/{name}", port(f"http://{registry.host}")
+    else:
+        web: WebServer = request.getfixturevalue("web")
+        web.put({f"{name}/w.safetensors": WEIGHTS})
+        yield f"https://store.test/{name}/w.safetensors", port(web.plain)
+
+
+def test_other_origins_through_a_tunnel(
+    named: tuple[str, int],
+    authority: Authority,
+    make_fetching: MakeFetching,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    uri, behind = named
+    with (
+        TlsFront(authority.server("s", [], ["store.test"]), behind) as front,
+        ProxyServer({"store.test": front.port}, login="me:pw") as proxy,
+    ):
+        monkeypatch.setenv("HTTPS_PROXY", f"http://me:pw@{proxy.address}")
+        fetching = make_fetching(network=Network(ca_bundle=authority.certificate))
+        manifest = fetching.fetch("model", uri)
+        assert manifest.files[0].sha256 == hashlib.sha256(WEIGHTS).hexdigest()
+        assert set(proxy.requests) == {"CONNECT store.test:443"}
+
+
+def test_a_proxy_s_refusal_without_a_tunnel_is_told_as_the_proxy_s(
+    make_fetching: MakeFetching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ProxyServer({}, login="me:pw") as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        with pytest.raises(AuthFailed, match=f"the proxy {proxy.address} wants a user name"):
+            make_fetching().fetch("model", f"http://store.test/f#sha256={'0' * 64}")
 
 
 @pytest.fixture

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 
 from modelcache.transfer import Cancel, TransferSettings
+from modelcache.transfer.events import BytesReceived, FileFinished
 from tests.component.transfer.conftest import MakeFetching
-from tests.support.fetching import Fetching
+from tests.support.fetching import QUICK, Fetching
 from tests.support.hub import GeneratedContent, HubServer, Source, Stall, Status
 
 MIB = 1024 * 1024
@@ -165,3 +167,34 @@ def test_content_that_a_bad_origin_holds_back_is_had_from_a_good_one(
     assert fetching.store.verify(good.result(20.0)) == []
     # With the content there, the bad one has nothing left to ask for.
     assert fetching.store.verify(bad.result(70.0)) == []
+
+
+def test_a_silent_connection_doesn_t_hold_up_its_own_job(
+    hub: HubServer, make_fetching: MakeFetching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modelcache.transfer.engine._QUIET_SECONDS", 0.3)
+    fetching = make_fetching(replace(QUICK, read_timeout=60.0))
+    hub.add_repo("org/a", {"hangs.safetensors": GeneratedContent(3 * MIB, 1), "b.json": b"b"})
+    hub.fault("hangs.safetensors", Stall(after=0, times=None))
+    hub.fault("b.json", Status(502))
+    cancel = Cancel()
+    run = fetching.in_background("a", "hf://org/a", cancel=cancel)
+    with fetching.news:
+        assert fetching.news.wait_for(lambda: fetching.told(FileFinished), 20)
+    cancel.set()
+    assert run.ended(5)
+
+
+def test_a_lone_job_replaces_its_silent_connections(
+    hub: HubServer, make_fetching: MakeFetching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modelcache.transfer.engine._QUIET_SECONDS", 0.3)
+    fetching = make_fetching(replace(QUICK, connections=2, read_timeout=60.0))
+    hub.add_repo("org/a", {"a.safetensors": GeneratedContent(40 * MIB, 1)})
+    hub.fault("a.safetensors", Stall(after=0, times=2))
+    cancel = Cancel()
+    run = fetching.in_background("a", "hf://org/a", cancel=cancel)
+    with fetching.news:
+        assert fetching.news.wait_for(lambda: fetching.told(BytesReceived), 20)
+    cancel.set()
+    assert run.ended(5)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
 
 from modelcache.errors import Cancelled
+from modelcache.origins.hf import HuggingFaceOrigin
+from modelcache.origins.protocol import HttpLocation, RemoteFile
 from modelcache.transfer import Cancel, TransferSettings
 from tests.component.transfer.conftest import MakeFetching
 from tests.support.fetching import Fetching
@@ -40,6 +43,29 @@ def test_it_ends_within_a_second(
     with pytest.raises(Cancelled):
         background.result(5.0)
     assert time.monotonic() - began < 1.0
+
+
+def test_it_ends_within_a_second_where_an_origin_hangs(
+    hub: HubServer, fetching: Fetching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add_repo("org/model", {"model.safetensors": GeneratedContent(MIB)})
+    asked, answer, real = threading.Event(), threading.Event(), HuggingFaceOrigin.locate
+
+    def locate(origin: HuggingFaceOrigin, file: RemoteFile) -> HttpLocation:
+        asked.set()
+        answer.wait(60)
+        return real(origin, file)
+
+    monkeypatch.setattr(HuggingFaceOrigin, "locate", locate)
+    cancel = Cancel()
+    background = fetching.in_background("model", URI, cancel=cancel)
+    assert asked.wait(20)
+    began = time.monotonic()
+    cancel.set()
+    with pytest.raises(Cancelled, match="left behind"):
+        background.result(5.0)
+    assert time.monotonic() - began < 1.0
+    answer.set()
 
 
 def test_one_model_is_stopped_and_the_others_go_on(hub: HubServer, fetching: Fetching) -> None:

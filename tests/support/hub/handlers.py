@@ -171,7 +171,7 @@ class Handler(BaseHTTPRequestHandler):
         )
 
     def _head(self, status: int, length: int, headers: Mapping[str, str]) -> None:
-        self.backend.log.note(self.record, status=status)
+        self.backend.log.note(self.record, status=status, length=length)
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)

@@ -14,7 +14,7 @@ from tests.support.hub.handlers import CdnHandler, HubHandler
 from tests.support.hub.listener import Listener
 from tests.support.hub.repository import Repository, Source
 from tests.support.hub.signing import Signer
-from tests.support.hub.traffic import Request
+from tests.support.hub.traffic import Request, ServerName
 
 HUB_HOST = "127.0.0.1"
 CDN_HOST = "127.0.0.2"
@@ -187,6 +187,10 @@ class HubServer:
     def wait_until(self, predicate: Callable[[list[Request]], bool], timeout: float = 10.0) -> bool:
         """Wait until the log satisfies ``predicate``; False when it does not in time."""
         return self._backend.log.wait_until(predicate, timeout)
+
+    def most_at_once(self, server: ServerName) -> int:
+        """How many bodies a server was sending at the same time, at most, since last asked."""
+        return self._backend.log.most_at_once(server)
 
     def bytes_sent(self, pattern: str = "*") -> int:
         """Bytes of file bodies given out by both servers, for the files that match the glob."""

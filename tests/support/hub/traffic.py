@@ -20,7 +20,8 @@ class Request:
     have lower-case names. ``status`` is 0 until an answer begins, and stays 0 when none did.
     ``bytes_sent`` counts the bytes of a file's body, and nothing else, that were handed to the
     kernel or are just being handed (at most 2 MiB), so that no client has more than this says.
-    ``finished`` turns true when the server is done with the request, well or not.
+    ``length`` is what the answer's head says of its body. ``finished`` turns true when the server
+    is done with the request, well or not.
     """
 
     time: float
@@ -32,6 +33,7 @@ class Request:
     repo: str | None = None
     repo_path: str | None = None
     status: int = 0
+    length: int = 0
     bytes_sent: int = 0
     finished: bool = False
 
@@ -42,6 +44,8 @@ class RequestLog:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._requests: list[Request] = []
+        self._bodies: dict[ServerName, set[int]] = {"hub": set(), "cdn": set()}
+        self._most: dict[ServerName, int] = {"hub": 0, "cdn": 0}
 
     def open(self, request: Request) -> None:
         """Note a request that has just come in."""
@@ -56,6 +60,7 @@ class RequestLog:
         repo: str | None = None,
         repo_path: str | None = None,
         status: int | None = None,
+        length: int | None = None,
         sent: int = 0,
         finished: bool = False,
     ) -> None:
@@ -64,13 +69,28 @@ class RequestLog:
             request.repo = repo or request.repo
             request.repo_path = repo_path or request.repo_path
             request.status = status or request.status
+            request.length = length or request.length
             request.bytes_sent += sent
             request.finished = request.finished or finished
+            bodies = self._bodies[request.server]
+            if 0 < request.bytes_sent < request.length and not request.finished:
+                bodies.add(id(request))
+            else:
+                bodies.discard(id(request))
+            self._most[request.server] = max(self._most[request.server], len(bodies))
             self._changed.notify_all()
 
     def snapshot(self) -> list[Request]:
         with self._changed:
             return [replace(request) for request in self._requests]
+
+    def most_at_once(self, server: ServerName) -> int:
+        """How many bodies of files a server was sending at the same time, at most, since it was
+        last asked. A body is done before its last piece is sent, so that no client can have its
+        next request counted beside it."""
+        with self._changed:
+            most, self._most[server] = self._most[server], len(self._bodies[server])
+            return most
 
     def clear(self) -> None:
         """Forget the past; a request in flight is forgotten too."""

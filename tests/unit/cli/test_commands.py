@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,11 @@ def test_prefetch(command: Command, tmp_path: Path, local: Path) -> None:
     ended = command("prefetch", f"file://{local}", "--root", tmp_path / "r", "--name", "mine")
     assert ended.code == 0
     assert ended.out.splitlines()[1].split()[:2] == ["mine", "Ready"]
+    assert re.fullmatch(
+        r"mine: 25\.0 KiB in \d+\.\d s, [\d.]+ [KMG]iB/s, 0 retries,"
+        r" bounded by (the origin|the disk|digests)",
+        ended.out.splitlines()[-1],
+    )
     assert (tmp_path / "r/models/mine/current/model.safetensors").read_bytes() == WEIGHTS
 
 
@@ -25,6 +31,11 @@ def test_prefetch_as_json(command: Command, tmp_path: Path, local: Path) -> None
     (model,) = ended.document["models"]
     assert (ended.code, ended.document["kind"]) == (0, "PrefetchResult")
     assert (model["name"], model["state"], model["files"]) == ("tiny", "Ready", 2)
+    fetch = model["fetch"]
+    assert fetch.keys() == {
+        *("receivedBytes", "mirroredBytes", "seconds", "mibPerSecond", "retries", "boundedBy")
+    }
+    assert (fetch["receivedBytes"], fetch["retries"]) == (model["bytes"], 0)
     assert Path(model["path"], "config.json").is_file()
 
 

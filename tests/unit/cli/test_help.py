@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import re
+from typing import get_args
 
 import pytest
 
+from modelcache.settings import FetchSettings
 from tests.unit.cli.conftest import Command
 
 COMMANDS = [
@@ -38,3 +40,12 @@ def test_brackets_are_brackets(command: Command) -> None:
     out = " ".join(command("prefetch", "--help").out.split())
     assert "hf://org/name[@revision][/path]" in out
     assert "[default: 8; MODELCACHE_CONNECTIONS]" in out
+
+
+@pytest.mark.parametrize("name", ["agent", "prefetch"])
+def test_the_priorities_on_the_disk_are_named(command: Command, name: str) -> None:
+    out = " ".join(command(name, "--help").out.split())
+    _, _, about = out.partition("--io-priority")
+    about, _, _ = about.partition("MODELCACHE_IO_PRIORITY")
+    for priority in get_args(FetchSettings.model_fields["io_priority"].annotation):
+        assert re.search(rf"\b{priority}\b", about.partition("[default")[0])

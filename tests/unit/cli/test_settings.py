@@ -70,6 +70,21 @@ def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings(AgentSettings).labels is None
 
 
+def test_mirrors_and_limits_are_told_by_origin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(
+        "MODELCACHE_MIRRORS", "hf=http://a.local:4001, s3=https://b/base,hf=https://c"
+    )
+    monkeypatch.setenv("MODELCACHE_ORIGIN_BANDWIDTH", "hf=200Mi,s3=1G,")
+    found = settings(FetchSettings)
+    assert found.mirrors == (
+        ("hf", "http://a.local:4001"),
+        ("s3", "https://b/base"),
+        ("hf", "https://c"),
+    )
+    assert found.origin_bandwidth == (("hf", 200 * 2**20), ("s3", 10**9))
+    assert settings(FetchSettings, mirrors="").mirrors == ()
+
+
 @pytest.mark.parametrize(
     ("listen", "address"),
     [
@@ -109,6 +124,22 @@ def test_what_is_kept_free(keep: str, parts: tuple[int, float]) -> None:
         ("node_name", "My_Node"),
         ("node_name", "x" * 254),
         ("file_roots", "relative"),
+        ("mirrors", "http://a"),
+        ("mirrors", "ftp=http://a"),
+        ("mirrors", "file=http://a"),
+        ("mirrors", "hf=a.local"),
+        ("mirrors", "hf=ftp://a"),
+        ("mirrors", "hf=http://user:password@a"),
+        ("mirrors", "hf=http://a?b"),
+        ("mirrors", "hf=http://a:99999"),
+        ("origin_bandwidth", "200Mi"),
+        ("origin_bandwidth", "hf=fast"),
+        ("origin_bandwidth", "hf=0"),
+        ("origin_bandwidth", "web=1Mi"),
+        ("origin_bandwidth", "hf=1Mi,hf=2Mi"),
+        ("host_connections", "0"),
+        ("io_priority", "high"),
+        ("start_jitter", "soon"),
         ("models_at_once", "0"),
         ("max_labels", "-1"),
         ("log_format", "xml"),

@@ -54,6 +54,44 @@ def test_the_longest_path_counts() -> None:
 
 
 @pytest.mark.parametrize(
+    ("pattern", "registry", "covered"),
+    [
+        ("*.azurecr.io", "me.azurecr.io", True),
+        ("https://*.azurecr.io/v2/", "me.azurecr.io", True),
+        ("*.azurecr.io", "azurecr.io", False),
+        ("*.azurecr.io", "a.b.azurecr.io", False),
+        ("*.dkr.ecr.*.amazonaws.com", "1.dkr.ecr.eu-west-1.amazonaws.com", True),
+        ("*.dkr.ecr.*.amazonaws.com", "1.dkr.ecr.eu.west.amazonaws.com", False),
+        ("*.r.io", "a.r.io.evil.example", False),
+        ("*-good.r.io", "a-good.r.io", True),
+        ("r?.io", "r1.io", True),
+        ("*.r.io:5000", "a.r.io:5000", True),
+        ("*.r.io", "a.r.io:5000", False),
+        ("*.r.io:5000", "a.r.io", False),
+        ("*.r.io/org", "a.r.io", True),
+        ("*.r.io/other", "a.r.io", False),
+    ],
+)
+def test_a_registry_may_be_a_pattern(pattern: str, registry: str, covered: bool) -> None:
+    login = config(**{pattern: auth("me:pass")}).login(registry, "org/name")
+    assert (login is not None) is covered
+
+
+def test_the_most_specific_counts() -> None:
+    auths = {"*.*.r.io": auth("a:1"), "*.x.r.io": auth("b:2"), "*.x.r.io/org": auth("c:3")}
+    found = config(
+        **auths, **{"me.x.r.io": auth("d:4"), "?*.z": auth("e:5"), "*-good.z": auth("f:6")}
+    )
+    wanted = [("me.y.r.io", "a"), ("i.x.r.io", "b"), ("i.x.r.io/org", "c"), ("me.x.r.io/org", "d")]
+    wanted += [("a-good.z", "f"), ("a.z", "e")]
+    for place, name in wanted:
+        registry, _, repository = place.partition("/")
+        login = found.login(registry, f"{repository or 'other'}/name")
+        assert login is not None
+        assert login.username == name, place
+
+
+@pytest.mark.parametrize(
     "key", ["https://index.docker.io/v1/", "docker.io", "registry-1.docker.io"]
 )
 def test_docker_hub_has_several_names(key: str) -> None:
@@ -136,14 +174,33 @@ def test_a_pull_secret_names_its_hosts_itself(tmp_path: Path) -> None:
         assert not secret.permits(url)
 
 
-def test_its_key_hosts_counts_where_it_has_one(tmp_path: Path) -> None:
-    secret = pull_secret(tmp_path, {"quay.io": {}}, hosts="gitlab.com").read("pull")
+def test_its_key_hosts_adds_to_them(tmp_path: Path) -> None:
+    """As for GitLab, whose tokens come from another host than its images."""
+    secret = pull_secret(tmp_path, {"registry.gitlab.com": {}}, hosts="gitlab.com").read("pull")
     assert secret.permits("https://gitlab.com")
+    assert secret.permits("https://registry.gitlab.com")
     assert not secret.permits("https://quay.io")
+
+
+def test_its_patterns_stay_within_a_label(tmp_path: Path) -> None:
+    auths: dict[str, object] = {"*.azurecr.io": {}, "*.dkr.ecr.*.amazonaws.com/org": {}}
+    secret = pull_secret(tmp_path, auths).read("pull")
+    for url in ("https://me.azurecr.io/v2/", "https://1.dkr.ecr.eu-west-1.amazonaws.com/v2/"):
+        assert secret.permits(url)
+    for url in ("https://azurecr.io", "https://a.b.azurecr.io", "https://azurecr.io.evil.example"):
+        assert not secret.permits(url)
+
+
+def test_keys_that_can_not_be_read_leave_the_others(tmp_path: Path) -> None:
+    auths: dict[str, object] = {"a b": {}, "*": {}, "*.*": {}, "quay.io:x": {}, "r.io": {}}
+    secret = pull_secret(tmp_path, auths).read("pull")
+    assert secret.permits("https://r.io")
+    for url in ("https://quay.io", "https://registry", "https://evil.example"):
+        assert not secret.permits(url)
 
 
 def test_a_pull_secret_for_nobody(tmp_path: Path) -> None:
     with pytest.raises(AuthFailed, match="does not say where it may be sent"):
         pull_secret(tmp_path, {}).read("pull")
-    with pytest.raises(AuthFailed, match="neither a host name"):
+    with pytest.raises(AuthFailed, match="does not say where it may be sent"):
         pull_secret(tmp_path, {"a b": {}, "*": {}}).read("pull")

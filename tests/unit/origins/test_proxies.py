@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
+import os
+from pathlib import Path
 
-from modelcache.errors import AuthFailed, OriginUnavailable, UsageError
+import pytest
+from kubernetes.config import incluster_config
+
+from modelcache.cluster.client import NODES, Client
+from modelcache.errors import AuthFailed, ClusterError, OriginUnavailable, UsageError
 from modelcache.origins.proxies import NEVER_PROXIED, Proxies, spare_metadata
+from tests.support.cluster.certificates import Authority
+from tests.support.proxy import ProxyServer
 
 P = "http://proxy.corp:3128"
 
@@ -83,6 +90,29 @@ def test_the_sdks_are_told_what_is_never_proxied() -> None:
     untouched: dict[str, str] = {"NO_PROXY": "corp"}
     spare_metadata(untouched)
     assert untouched == {"NO_PROXY": "corp"}
+
+
+def test_the_api_server_is_not_asked_through_a_proxy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Kubernetes' own client reads the variables; a pod's NO_PROXY rarely names the service."""
+    (tmp_path / "token").write_text("x")
+    certificate = Authority(tmp_path / "ca").certificate
+    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
+    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(certificate))
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.2")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "1")
+    with ProxyServer({}) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        monkeypatch.setenv("NO_PROXY", "corp")
+        monkeypatch.setenv("no_proxy", "corp")
+        spare_metadata()
+        assert os.environ["NO_PROXY"].split(",")[-1] == "127.0.0.2"
+        client = Client.connect()
+        with pytest.raises(ClusterError):
+            client.get(NODES, "a")
+        client.close()
+        assert proxy.requests == []
 
 
 def test_user_and_password_are_decoded_and_not_shown() -> None:

@@ -158,6 +158,14 @@ def packed(*paths: str) -> Revision:
     return replace(revision(*paths), archives=(RemoteArchive(blob, "gzip", "models"),))
 
 
+def test_the_archives_of_a_revision_have_one_folder() -> None:
+    revision = packed("a")
+    (archive,) = revision.archives
+    replace(revision, archives=(archive, archive))
+    with pytest.raises(ValueError, match="more than one folder"):
+        replace(revision, archives=(archive, replace(archive, folder="")))
+
+
 def test_a_revision_with_archives_is_selected_from_when_it_is_unpacked() -> None:
     found = select(packed("a.json", "b.bin"), source(("*.json",)))
     assert [file.path for file in found.files] == ["a.json", "b.bin"]

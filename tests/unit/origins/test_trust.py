@@ -24,7 +24,9 @@ def test_the_private_ca_comes_on_top_of_the_others(tmp_path: Path) -> None:
     assert len(context.get_ca_certs()) >= usual + 1
 
 
-@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"])
+@pytest.mark.parametrize(
+    "name", ["SSL_CERT_FILE", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"]
+)
 def test_the_sdks_and_the_engine_trust_whom_the_environment_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -35,6 +37,18 @@ def test_the_sdks_and_the_engine_trust_whom_the_environment_names(
     assert ours in network.tls.get_ca_certs(binary_form=True)
     context = ssl.create_default_context(cafile=network.ca_file)
     assert ours in context.get_ca_certs(binary_form=True)
+
+
+def test_a_bundle_may_be_a_directory_with_links_by_hash(tmp_path: Path) -> None:
+    linked, other = (Authority(tmp_path / name).certificate for name in ("ca", "other"))
+    folder = tmp_path / "certs"
+    folder.mkdir()
+    (folder / "0a1b2c3d.0").symlink_to(linked)
+    (folder / "other.pem").write_bytes(other.read_bytes())  # OpenSSL would not find it either
+    found = Network(environment={"REQUESTS_CA_BUNDLE": str(folder)}).tls
+    known = found.get_ca_certs(binary_form=True)
+    assert ssl.PEM_cert_to_DER_cert(linked.read_text()) in known
+    assert ssl.PEM_cert_to_DER_cert(other.read_text()) not in known
 
 
 def test_a_bundle_of_the_environment_that_is_not_there(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelcache.errors import OriginUnavailable
+from modelcache.errors import BrokenContent
 from modelcache.origins.weblist import Listed, read_checksums, read_own
 
 A, B = "a" * 64, "0123456789abcdef" * 4
@@ -58,7 +58,7 @@ def test_what_a_list_says_of_itself_is_passed_over() -> None:
 
 def test_a_file_that_is_named_twice() -> None:
     assert read(f"{A}  a\n{A} *a\n") == {"a": A}
-    with pytest.raises(OriginUnavailable, match="'a' twice, and not alike"):
+    with pytest.raises(BrokenContent, match="'a' twice, and not alike"):
         read(f"{A}  a\n{B}  a\n")
 
 
@@ -82,12 +82,12 @@ def test_a_digest_alone_is_of_the_file_that_the_list_is_named_after(name: str) -
     ],
 )
 def test_what_is_no_checksum_list(text: str, line: int) -> None:
-    with pytest.raises(OriginUnavailable, match=f"its line {line} is "):
+    with pytest.raises(BrokenContent, match=f"its line {line} is "):
         read(text)
 
 
 def test_what_is_no_text() -> None:
-    with pytest.raises(OriginUnavailable, match="not UTF-8"):
+    with pytest.raises(BrokenContent, match="not UTF-8"):
         read_checksums(b"\xff", "SHA256SUMS", PLACE)
 
 
@@ -116,7 +116,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     try:
         read_checksums(text.encode(errors="replace"), "a.sha256", PLACE)
         read_own(text.encode(errors="replace"), PLACE)
-    except OriginUnavailable as error:
+    except BrokenContent as error:
         said = str(error)
     assert "\n" not in said
 
@@ -154,17 +154,17 @@ GOOD = {"path": "a", "size": 1, "sha256": A}
     ],
 )
 def test_what_is_no_entry(entry: Any, said: str) -> None:
-    with pytest.raises(OriginUnavailable, match=f"is no list of files: {said}"):
+    with pytest.raises(BrokenContent, match=f"is no list of files: {said}"):
         own(entry)
 
 
 @pytest.mark.parametrize("text", ["", "<html>", "{}", "null", '{"files": []}', "[[]]", "\xff"])
 def test_what_is_no_list(text: str) -> None:
-    with pytest.raises(OriginUnavailable, match="is no list of files"):
+    with pytest.raises(BrokenContent, match="is no list of files"):
         read_own(text.encode("latin-1"), PLACE)
 
 
 def test_an_entry_twice() -> None:
     assert len(own(GOOD, GOOD)) == 1
-    with pytest.raises(OriginUnavailable, match="twice"):
+    with pytest.raises(BrokenContent, match="twice"):
         own(GOOD, {**GOOD, "size": 2})

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from modelcache.service.logs import configure_logs
+from modelcache.service.logs import configure_logs, log_event
+from modelcache.transfer.events import FetchEnded
+from modelcache.transfer.spending import Times
 
 
 @pytest.fixture(autouse=True)
@@ -77,3 +79,27 @@ def test_stderr_is_the_one_of_this_moment(monkeypatch: pytest.MonkeyPatch) -> No
     structlog.get_logger().info("above.the.bars")
     logging.getLogger("x").warning("library")
     assert [line["event"] for line in lines(bars)] == ["above.the.bars", "library"]
+
+
+def test_the_end_of_a_fetch_says_where_its_time_went() -> None:
+    stream = io.StringIO()
+    configure_logs(as_json=True, level="info", stream=stream)
+    times = Times(origin=6.0, disk=1.5, hash=0.5, limit=0.25)
+    log_event(FetchEnded("m", "hf", 4.0, 2**23, None, mirrored=7, retries=2, times=times))
+    (line,) = lines(stream)
+    del line["timestamp"]
+    assert line == {
+        "event": "fetch.ended",
+        "level": "info",
+        "model": "m",
+        "received_bytes": 2**23,
+        "seconds": 4.0,
+        "mib_per_second": 2.0,
+        "mirrored_bytes": 7,
+        "retries": 2,
+        "bounded_by": "origin",
+        "origin_seconds": 6.0,
+        "disk_seconds": 1.5,
+        "hash_seconds": 0.5,
+        "limit_seconds": 0.25,
+    }

@@ -17,7 +17,15 @@ from modelcache.api import (
 from modelcache.api.nodecache import NodeMeta
 from modelcache.errors import Reason
 from modelcache.metrics import Metrics
-from modelcache.transfer.events import BytesDropped, BytesReceived, FetchEnded, Retried
+from modelcache.transfer.events import (
+    BytesDropped,
+    BytesReceived,
+    FetchEnded,
+    HostPaused,
+    MirrorFailed,
+    Retried,
+)
+from modelcache.transfer.spending import Times
 
 MODELS = (
     ModelReport(
@@ -109,14 +117,40 @@ def test_events_are_counted() -> None:
     assert samples(metrics, "modelcache_fetch_seconds_count") == {("hf",): 1}
 
 
+def test_mirrors_pauses_and_where_the_time_went_are_counted() -> None:
+    metrics = Metrics(lambda: None)
+    metrics(BytesReceived("a", "hf", 5))
+    metrics(BytesReceived("a", "hf", 6, "f", "http://mirror"))
+    metrics(MirrorFailed("a", "hf", "f", "http://mirror", Reason.NOT_FOUND, "no", 0.0))
+    metrics(MirrorFailed("a", "oci", "f", "http://mirror", Reason.CHECKSUM_MISMATCH, "no", 600.0))
+    metrics(HostPaused("a", "s3", "s3.example.com", 2.0, 4))
+    metrics(FetchEnded("a", "hf", 2.5, 11, None, times=Times(1.0, 2.0, 3.0, 4.0)))
+    metrics(FetchEnded("b", "hf", 2.5, 11, Reason.CANCELLED, times=Times(0.5, 0.5, 0.5, 0.5)))
+    assert samples(metrics, "modelcache_received_bytes_total") == {("hf",): 11}
+    assert samples(metrics, "modelcache_mirrored_bytes_total") == {("hf",): 6}
+    assert samples(metrics, "modelcache_mirror_failures_total") == {
+        ("hf", "NotFound"): 1,
+        ("oci", "ChecksumMismatch"): 1,
+    }
+    assert samples(metrics, "modelcache_origin_pauses_total") == {("s3",): 1}
+    assert samples(metrics, "modelcache_transfer_seconds_total") == {
+        ("origin", "hf"): 1.5,
+        ("disk", "hf"): 2.5,
+        ("hash", "hf"): 3.5,
+        ("limit", "hf"): 4.5,
+    }
+
+
 def test_names_are_as_prometheus_wants_them() -> None:
     """https://prometheus.io/docs/practices/naming/"""
     metrics = Metrics(lambda: NODE)
+    metrics(HostPaused("a", "hf", "h", 2.0, 4))
+    metrics(MirrorFailed("a", "hf", "f", "http://mirror", Reason.NOT_FOUND, "no", 0.0))
     metrics(Retried("a", "hf", "f", Reason.RATE_LIMITED, "slow", 1.0))
     metrics(FetchEnded("a", "hf", 2.5, 11, None))
-    metrics(BytesReceived("a", "hf", 5))
+    metrics(BytesReceived("a", "hf", 5, "f", "http://mirror"))
     families = exposed(metrics)
-    assert len(families) >= 17
+    assert len(families) >= 21
     for name, family in families.items():
         assert re.fullmatch(r"modelcache(_[a-z]+)+", name)
         assert family.documentation.endswith(".")

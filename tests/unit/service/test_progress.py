@@ -32,6 +32,8 @@ def test_bytes_are_added_up() -> None:
     assert told(BytesReceived("m", "hf", 20), BytesResumed("m", 30)).done == 60
     assert told(BytesReceived("m", "hf", 20), BytesDropped("m", 15)).done == 15
     assert told(BytesDropped("m", 50)).done == 0
+    moved = told(BytesReceived("m", "hf", 20), BytesResumed("m", 30), BytesDropped("m", 15)).moved
+    assert moved == 20
     progress = told(FileFinished("m", "f", 5))
     assert (progress.done, progress.total, progress.files, progress.revision) == (10, 100, 3, "rev")
     assert progress.started_at is not None
@@ -57,10 +59,13 @@ def test_what_has_ended_is_over() -> None:
     book(FetchEnded("m", "hf", 1.0, 90, Reason.NOT_FOUND))
     assert (book.of("m"), book.all(), book.succeeded("m")) == (None, {}, False)
     book(STARTED)
-    book(FetchEnded("m", "hf", 1.0, 90, None))
+    ended = FetchEnded("m", "hf", 1.0, 90, None)
+    book(ended)
     assert book.succeeded("m")
+    assert book.ended("m") is ended
     book(STARTED)
     assert not book.succeeded("m")
+    assert book.ended("m") is None
 
 
 def test_what_comes_after_the_end_changes_nothing() -> None:

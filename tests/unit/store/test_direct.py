@@ -137,3 +137,22 @@ def test_through_the_page_cache_little_is_left_unwritten(
     assert synced == [partial.fd, partial.fd]
     partial._direct = kept
     partial.close()
+
+
+def test_after_a_failed_sync_nothing_is_taken_up_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_fd: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    partial = claim(tmp_path)
+    write(partial, 0, PIECE_BYTES)
+    partial.record(0, PIECE_BYTES, 0xABC)
+    monkeypatch.setattr("modelcache.store.partial._DIRTY_BYTES", 1)
+    monkeypatch.setattr(os, "fdatasync", fails)
+    partial._direct, kept = -1, partial._direct
+    with pytest.raises(OSError, match="Input/output"):
+        write(partial, PIECE_BYTES, 2 * PIECE_BYTES)
+    partial._direct = kept
+    partial.close()
+    assert list((tmp_path / "partial").iterdir()) == []

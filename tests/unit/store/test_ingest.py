@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from modelcache.errors import InsufficientDisk
-from modelcache.store import Busy, Partial, Piece, Store
+from modelcache.store import SMALL_BYTES, Busy, Partial, Piece, Store
 from modelcache.store.durable import Durable
 from modelcache.store.locking import PROCESS_TOKEN
 from tests.support.store import digest_of, put_blob
@@ -234,6 +234,14 @@ def test_no_room_for_the_whole_file_gives_back_what_was_claimed(
         partial.allocate()
     assert caught.value.needed == 1 << 20
     assert os.fstat(partial.fd).st_size == 0
+    partial.close()
+
+
+@pytest.mark.parametrize("resumable", [True, False])
+def test_a_large_file_has_its_room_before_its_bytes(store: Store, resumable: bool) -> None:
+    partial = store.ingest.claim(KEY, SMALL_BYTES + 1, resumable=resumable)
+    assert partial.allocate() >= SMALL_BYTES
+    assert os.fstat(partial.fd).st_blocks * 512 >= SMALL_BYTES
     partial.close()
 
 

@@ -12,7 +12,7 @@ ARCHIVE = "ab" * 32
 DAY = 86_400.0
 ENTRIES = (
     Entry("folder", "models"),
-    Entry("file", "models/w", 7, digest_of(b"weights")),
+    Entry("file", "models/w", 7, digest_of(b"weights"), number=3),
     Entry("file", "models/not-utf8-\udcff", 3),
     Entry("link", "models/l", target="w"),
     Entry("gone", "models/old"),
@@ -31,7 +31,7 @@ def test_what_can_not_be_read_is_not_there(store: Store) -> None:
     path = store.layout.listings / f"{ARCHIVE}.json"
     store.listings.write(ARCHIVE, "models", ENTRIES)
     whole = path.read_bytes()
-    for content in (b"", b"[]", b"{}", whole[:-5], whole.replace(b'"version":1', b'"version":2')):
+    for content in (b"", b"[]", b"{}", whole[:-5], whole.replace(b'"version":2', b'"version":1')):
         path.write_bytes(content)
         assert store.listings.read(ARCHIVE, "models") is None
     store.sweep(older_than=0)

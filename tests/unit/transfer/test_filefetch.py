@@ -211,6 +211,17 @@ def test_what_was_promised_and_did_not_come_is_given_back(tmp_path: Path) -> Non
     fetch.close()
 
 
+def test_what_was_promised_is_given_back_with_the_file(tmp_path: Path) -> None:
+    buffers = Buffers(spare=PIECES)
+    remote = RemoteFile("model", "model", SIZE, "identity", sha256=DIGEST)
+    fetch = FileFetch(remote, None, claim(tmp_path), buffers, range_bytes=RANGE)
+    _, second = the_next(fetch), the_next(fetch)
+    fetch.close()
+    fetch.release(second, second)
+    assert buffers.reserve(PIECES)
+    assert not buffers.reserve(1), "it was given back twice"
+
+
 def test_a_wrong_byte_is_noticed(tmp_path: Path) -> None:
     fetch = open_fetch(tmp_path, sha256="0" * 64)
     for wanted in ranges(fetch):

@@ -148,6 +148,10 @@ WRONG: list[tuple[tuple[int, dict[str, str], bytes], type[ModelCacheError]]] = [
     ((503, {}, b"<Code>SlowDown</Code>"), RateLimited),
     ((503, {"Retry-After": "7"}, b""), OriginUnavailable),
     ((302, {"Location": "ftp://x/y"}, b""), OriginUnavailable),
+    ((302, {"Location": "https://[bad"}, b""), OriginUnavailable),
+    ((302, {"Location": "http://h:99999/"}, b""), OriginUnavailable),
+    ((302, {"Location": "http://h/\xe9"}, b""), OriginUnavailable),
+    ((302, {"Location": "http://a..127.0.0.1/"}, b""), OriginUnavailable),
     ((302, {}, b""), OriginUnavailable),
 ]
 
@@ -184,6 +188,20 @@ def test_an_entity_tag_that_is_another_is_refused(client: HttpClient, server: Se
     assert server.seen[0][1]["if-match"] == '"old"'
 
 
+@pytest.mark.parametrize("now", ["Tue, 02 Jan 2024 00:00:00 GMT", None])
+def test_a_date_that_is_another_is_refused(
+    client: HttpClient, server: Server, now: str | None
+) -> None:
+    then = "Mon, 01 Jan 2024 00:00:00 GMT"
+    location = HttpLocation(server.url, unmodified_since=then)
+    server.script = [part(0, 5, **({"Last-Modified": now} if now else {}))]
+    with pytest.raises(OriginChanged, match="last modified"):
+        get(client, location, 0, 5)
+    server.script = [part(0, 5, **{"Last-Modified": then})]
+    assert get(client, location, 0, 5) == (0, BODY[:5])
+    assert [headers["if-unmodified-since"] for _, headers in server.seen] == [then, then]
+
+
 def test_a_mirror_has_to_show_the_entity_tag(client: HttpClient, server: Server) -> None:
     location = HttpLocation(server.url, if_match='"tag"', mirror=server.url)
     server.script = [part(0, 5)]
@@ -200,10 +218,13 @@ def test_headers_go_to_the_locations_host_only(client: HttpClient, server: Serve
             (307, {"Location": "/elsewhere"}, b"moved"),
             (302, {"Location": f"{other.url}/cdn"}, b""),
         ]
-        location = HttpLocation(f"{server.url}/f", headers={"Authorization": "Bearer t"})
+        location = HttpLocation(
+            f"{server.url}/f", headers={"Authorization": "Bearer t"}, if_match='"tag"'
+        )
         assert get(client, location) == (0, BODY)
         assert [headers.get("authorization") for _, headers in server.seen] == ["Bearer t"] * 2
         assert "authorization" not in other.seen[0][1]
+        assert other.seen[0][1]["if-match"] == '"tag"', "who sends the bytes has to know it"
 
 
 def test_headers_don_t_come_back_after_a_detour(client: HttpClient, server: Server) -> None:
@@ -212,6 +233,14 @@ def test_headers_don_t_come_back_after_a_detour(client: HttpClient, server: Serv
         server.script = [(302, {"Location": f"{other.url}/"}, b""), (200, {}, BODY)]
         get(client, HttpLocation(f"{server.url}/f", headers={"Authorization": "Bearer t"}))
         assert "authorization" not in server.seen[1][1]
+
+
+def test_what_no_digest_checks_is_not_fetched_elsewhere_without_tls(
+    client: HttpClient, server: Server
+) -> None:
+    server.script = [(302, {"Location": "http://192.0.2.1/"}, b"")]
+    with pytest.raises(OriginUnavailable, match="without TLS"):
+        get(client, HttpLocation(server.url, if_match='"tag"'))
 
 
 def test_redirects_in_circles_end(client: HttpClient, server: Server) -> None:

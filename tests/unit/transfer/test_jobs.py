@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
-from modelcache.origins.protocol import RemoteFile
+from modelcache.origins.protocol import HttpLocation, LocalLocation, RemoteFile
 from modelcache.store import Ingest
 from modelcache.store.durable import Durable
 from modelcache.transfer import Cancel
@@ -14,7 +17,7 @@ from modelcache.transfer.events import ignore
 from modelcache.transfer.filefetch import FileFetch
 from modelcache.transfer.jobs import FetchRequest, FileTask, Job, distinct
 from modelcache.transfer.tuning import TransferSettings
-from modelcache.transfer.ways import Ways
+from modelcache.transfer.ways import Way, Ways
 
 MIB = 1024 * 1024
 WAYS = Ways(TransferSettings())
@@ -29,7 +32,7 @@ def job(*files: RemoteFile, priority: int = 0, sequence: int = 0) -> Job:
     request = FetchRequest(
         model="m",
         scheme="hf",
-        origin=nothing,
+        origin=cast(Any, SimpleNamespace()),
         files=files,
         ingest=nothing,
         blob=nothing,
@@ -48,8 +51,9 @@ def opened(task: FileTask, folder: Path) -> None:
     """Have a task's file open, as a worker does."""
     (folder / "scratch").mkdir(exist_ok=True)
     ingest = Ingest(folder, Durable(folder / "scratch"), locks_reliable=True)
+    location = LocalLocation("/source", (), task.remote.size, 0)
     partial = ingest.claim(task.remote.path, task.remote.size)
-    task.fetch = FileFetch(task.remote, None, partial, Buffers(64), range_bytes=8 * MIB)
+    task.fetch = FileFetch(task.remote, location, partial, Buffers(64), range_bytes=8 * MIB)
 
 
 def test_jobs_are_served_by_priority_then_size_then_turn() -> None:
@@ -80,6 +84,47 @@ def test_each_connection_has_a_file_of_its_own_as_long_as_there_are_files(tmp_pa
     assert helper is not None
     assert helper.task is first.task
     first.task.fetch.close()  # type: ignore[union-attr]
+
+
+def test_where_a_location_has_expired_one_asks_for_another(tmp_path: Path) -> None:
+    files, ways = job(remote("a", 40 * MIB)), Ways(TransferSettings())
+    files.request.origin.host = "origin.example"  # type: ignore[attr-defined]
+    unit = files.next_unit(0.0, 8, ways)
+    assert unit is not None
+    opened(unit.task, tmp_path)
+    fetch = unit.task.fetch
+    assert fetch is not None
+    fetch.location = None
+    ways.hosts.slow_down("origin.example", 0.0, 0.0, 10.0)
+    assert files.next_unit(9.0, 8, ways) is None, "its host is left alone"
+    asking = files.next_unit(10.0, 8, ways)
+    assert asking is not None
+    assert (asking.fetch, asking.wanted, asking.way.host) == (fetch, None, "origin.example")
+    assert not files.next_unit(10.0, 8, ways), "one is enough"
+    fetch.location = HttpLocation("https://bytes.example/a")
+    fetching = files.next_unit(10.0, 8, ways)
+    assert fetching is not None
+    assert (fetching.wanted is None, fetching.way.host) == (False, "bytes.example")
+    fetch.close()
+
+
+def test_only_who_was_asked_where_a_file_is_has_answered_well() -> None:
+    ways = Ways(TransferSettings())
+    way = Way("o.example")
+    ways.hosts.slow_down(way.host, 0.0, 0.0, None)
+    elsewhere, clock = HttpLocation("https://bytes.example/a"), count(10.0, 10.0)
+
+    def told(location: HttpLocation | LocalLocation) -> bool:
+        before = ways.hosts.allowed(way.host)
+        now = next(clock)
+        ways.located(way, location, now, now)
+        return ways.hosts.allowed(way.host) > before
+
+    ways.hosts.began(way.host)
+    assert told(elsewhere)
+    assert not told(HttpLocation("https://o.example/a")), "that may be known without asking"
+    assert not told(replace(elsewhere, checksums_of=lambda _: {})), "only its bytes will tell"
+    assert not told(LocalLocation("/source", (), 1, 0))
 
 
 def test_a_file_that_waits_for_its_next_try_is_passed_over() -> None:

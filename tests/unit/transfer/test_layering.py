@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -155,6 +158,77 @@ def test_links_do_not_make_a_million_of_one(monkeypatch: pytest.MonkeyPatch) -> 
         laid(entries)
 
 
+def test_entries_of_all_layers_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layering, "MAX_FILES", 10)
+    read = []
+
+    def layers() -> Iterator[tuple[str, list[Entry]]]:
+        for number in range(100):
+            read.append(number)
+            yield str(number), [f("m/a"), f("m/b"), gone("m/c")]
+
+    with pytest.raises(UnsafePath, match="more than 10 names"):
+        Layers(layers(), "m")
+    assert read == [0, 1, 2, 3]
+
+
+def test_folders_are_limited_also_where_they_are_no_entries(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(layering, "MAX_FILES", 10)
+    assert len(laid([f("m/1/2/3/4/5/6/7/8/9/a")])) == 1
+    with pytest.raises(UnsafePath, match="more than 10 folders"):
+        laid([f("m/1/2/3/4/5/a"), f("m/b/2/3/4/5/a")])
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [f("m/" + "é" * 30), f("m/" + "è" * 30)],
+        [link("m/a", "x" * 60), link("m/b", "x" * 60)],
+        # Few and short, but shown again and again.
+        [f("m/d/" + "x" * 30), *(link(f"m/{n}", "d") for n in range(5))],
+    ],
+)
+def test_names_are_limited_in_sum(monkeypatch: pytest.MonkeyPatch, entries: list[Entry]) -> None:
+    laid(entries)
+    monkeypatch.setattr(layering, "MAX_NAME_BYTES", 110)
+    with pytest.raises(UnsafePath, match="more than 110 bytes"):
+        laid(entries)
+
+
+def test_the_way_that_links_lead_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is short, and leads to one that is long."""
+    long = "d/../" * 400 + "a"
+    entries = [
+        f("m/a"),
+        d("m/d"),
+        link("m/long", long),
+        *(link(f"m/{n}", "long") for n in range(9)),
+    ]
+    assert laid(entries)["8"] == 1
+    monkeypatch.setattr(layering, "_MAX_STEPS", 4000)
+    with pytest.raises(UnsafePath, match="lead over too many folders"):
+        laid(entries)
+
+
+def test_long_links_take_no_time() -> None:
+    """In deep folders, where each step back is no new way from the root."""
+    deep = "m/" + "x/" * 400
+    entries = [f("m/a", 7), f(f"{deep}b")]
+    entries += [link(f"{deep}{n}", "../x/" * 380 + "b") for n in range(2000)]
+    began = time.process_time()
+    assert len(laid(entries)) == 2002
+    assert time.process_time() - began < 5
+
+
+def test_a_name_that_may_lead_elsewhere() -> None:
+    assert laid([f("m/a"), f("m/b")], [Entry("unsafe", "m/a")]) == {
+        "a": "has a name in an archive that may lead elsewhere",
+        "b": 1,
+    }
+
+
 def test_folders_in_each_other_have_an_end() -> None:
     """Of links as well, whose names are short: each shows all that is below the next."""
     entries = [link(f"m/{n}/x", f"../{n + 1}") for n in range(50_000)]
@@ -176,11 +250,15 @@ def test_a_hard_link_is_the_file_of_that_moment() -> None:
     assert laid([f("m/a", 1)], [hard("m/h", "./m/a"), gone("m/a")]) == {
         "h": "is a hard link to './m/a', where no file is"
     }
-    assert laid([f("m/a", 1), hard("m/h", "m/a"), hard("m/h2", "m/h")]) == {"a": 1, "h": 1, "h2": 1}
+    assert laid([f("m/a", 1), hard("m/h", "m/a"), hard("m/h2", "/m/h")]) == {
+        "a": 1,
+        "h": 1,
+        "h2": 1,
+    }
     assert laid([f("m/s/a", 1), link("m/s/l", "a"), hard("m/s/h", "m/s/l")])["s/h"] == 1
 
 
-@pytest.mark.parametrize("target", ["etc/passwd", "/m/a", "m/../etc/passwd", "../m/a", ""])
+@pytest.mark.parametrize("target", ["etc/passwd", "/etc/passwd", "m/../etc/passwd", "../m/a", ""])
 def test_a_hard_link_out_of_the_folder(target: str) -> None:
     entries = [f("m/a"), f("etc/passwd", 9), hard("m/h", target)]
     assert "leads out" in str(laid(entries)["h"])
@@ -210,6 +288,7 @@ _entries = st.one_of(
     st.builds(d, _paths),
     st.builds(gone, _paths),
     st.builds(opaque, _paths),
+    st.builds(lambda path: Entry("unsafe", path), _paths),
     st.builds(link, _paths, _targets),
     st.builds(hard, _paths, _targets),
 )

@@ -47,11 +47,11 @@ def test_one_request_tries_it_and_the_others_wait_for_how_that_goes() -> None:
     assert chosen(mirrors, 111.0) == M
     mirrors.began(M)
     assert chosen(mirrors, 111.0) == N
-    mirrors.ended(M)
+    mirrors.ended(M, 111.0)
     assert chosen(mirrors, 111.0) == M, "whoever tried it was stopped: another may"
     mirrors.began(M)
-    mirrors.went_well(M)
-    mirrors.ended(M)
+    mirrors.went_well(M, 111.0)
+    mirrors.ended(M, 111.0)
     assert chosen(mirrors, 111.0) == M
     mirrors.began(M)
     assert chosen(mirrors, 111.0) == M
@@ -61,7 +61,7 @@ def test_that_it_lacks_a_file_or_two_is_no_failure() -> None:
     mirrors, lacks = Mirrors(), NotFound("no")
     assert [mirrors.failed(M, lacks, 1.0) for _ in range(2)] == [0.0, 0.0]
     assert chosen(mirrors, 1.0) == M
-    mirrors.went_well(M)
+    mirrors.went_well(M, 1.0)
     assert [mirrors.failed(M, lacks, 1.0) for _ in range(2)] == [0.0, 0.0]
     assert mirrors.failed(M, lacks, 1.0) > 0
     assert chosen(mirrors, 1.0) == N
@@ -71,6 +71,38 @@ def test_who_gave_wrong_bytes_is_left_alone_for_long() -> None:
     mirrors = Mirrors()
     assert mirrors.failed(M, ChecksumMismatch("wrong"), 1.0) == 600.0
     assert chosen(mirrors, 600.0) == N
+
+
+def test_what_was_asked_before_it_failed_says_nothing_of_it_now() -> None:
+    mirrors = Mirrors()
+    for _ in range(3):
+        mirrors.began(M)
+    mirrors.failed(M, ChecksumMismatch("wrong"), 100.0)
+    mirrors.went_well(M, 90.0)
+    mirrors.ended(M, 90.0)
+    assert chosen(mirrors, 101.0) == N, "a range that came well has opened it again"
+    mirrors.began(M)
+    mirrors.ended(M, 90.0)
+    assert chosen(mirrors, 701.0) == N, "one tries it already"
+    mirrors.went_well(M, 701.0)
+    mirrors.ended(M, 701.0)
+    assert chosen(mirrors, 701.0) == M
+
+
+def test_who_fails_when_it_is_tried_may_be_tried_again() -> None:
+    mirrors = Mirrors()
+    mirrors.failed(M, AWAY, 100.0)
+    mirrors.began(M)
+    mirrors.failed(M, AWAY, 120.0)
+    mirrors.ended(M, 111.0)
+    assert chosen(mirrors, 150.0) == M
+
+
+def test_wrong_bytes_count_also_where_it_is_left_alone_already() -> None:
+    mirrors = Mirrors()
+    mirrors.failed(M, AWAY, 100.0)
+    assert mirrors.failed(M, ChecksumMismatch("wrong"), 101.0) == 600.0
+    assert chosen(mirrors, 700.0) == N
 
 
 def test_its_own_wish_counts() -> None:

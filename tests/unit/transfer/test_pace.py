@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import platform
 import threading
 import time
 from typing import Literal
@@ -12,9 +10,10 @@ import pytest
 
 from modelcache.errors import Cancelled
 from modelcache.transfer import Cancel, delay
-from modelcache.transfer.ioprio import set_io_priority
+from modelcache.transfer.ioprio import io_priority, set_io_priority
 from modelcache.transfer.limiting import Bandwidth, Pace
 from modelcache.transfer.spending import Times, spending, taken
+from tests.support.ioprio import priority_on_disk
 
 
 class Clock:
@@ -64,20 +63,24 @@ def test_an_origins_limit_comes_besides_that_of_all() -> None:
 def test_the_priority_on_the_disk_is_the_threads_own(
     priority: Literal["normal", "low", "idle"], kind: int, level: int
 ) -> None:
-    """ioprio_get(2), by the kernel's own numbers."""
-    get = {"x86_64": 252, "aarch64": 31}[platform.machine()]
-    libc = ctypes.CDLL(None)
-    found: list[int] = []
+    found: list[tuple[int, int]] = []
 
     def look() -> None:
         assert set_io_priority(priority)
-        found.append(libc.syscall(get, 1, 0))
+        found.append(priority_on_disk())
 
     thread = threading.Thread(target=look)
     thread.start()
     thread.join()
-    assert (found[0] >> 13, found[0] & 7) in ((kind, level), (kind, level or 4))
-    assert libc.syscall(get, 1, 0) >> 13 == 0, "the process has another priority now"
+    assert found[0] in ((kind, level), (kind, level or 4))
+    assert priority_on_disk()[0] == 0, "the process has another priority now"
+
+
+def test_a_priority_for_a_while() -> None:
+    before = priority_on_disk()
+    with io_priority("low"):
+        assert priority_on_disk() == (2, 7)
+    assert priority_on_disk() == before
 
 
 def test_time_is_added_up_for_each_thread_alone() -> None:
