@@ -147,13 +147,14 @@ def test_an_object_that_changes_half_way(tmp_path: Path) -> None:
         go_on = threading.Event()
         for name, files in repos.items():
             hub.add_repo(f"org/{name}", dict(files))
-            hub.fault(f"org/{name}/{WEIGHTS}", Stall(after=MIB, until=go_on))
+            # Every range of it, so that its last byte has not come whichever range was asked first.
+            hub.fault(f"org/{name}/{WEIGHTS}", Stall(after=MIB, until=go_on, times=None))
         catalog = write_catalog(
             tmp_path / "catalog.yaml",
             *({"name": name, "uri": f"hf://org/{name}"} for name in repos),
         )
         env = {"HF_ENDPOINT": hub.url}
-        with AgentProcess(root, catalog, "--connections", "3", env=env) as agent:
+        with AgentProcess(root, catalog, "--connections", "8", env=env) as agent:
             for name in names:
                 pattern = f"org/{name}/{WEIGHTS}"
                 assert hub.wait_until(partial(has_sent, hub, pattern), 30), agent.log

@@ -36,6 +36,7 @@ from tests.support.manifests import (
     one,
     pods,
     render,
+    settings_of,
 )
 from tests.support.rbac import CLEANUP, expected, roles
 
@@ -119,6 +120,35 @@ def test_the_rights_are_those_that_are_pinned(
 def test_one_image_everywhere(rendered: dict[str, list[Object]], folder: str) -> None:
     images = {each["image"] for each in containers(rendered[folder]).values()}
     assert images == {"modelcache/agent:dev"}
+
+
+def arguments_of_the_controller(documents: list[Object]) -> list[str]:
+    deployment = one(documents, "Deployment", "modelcache-controller")
+    found: list[str] = deployment["spec"]["template"]["spec"]["containers"][0]["args"]
+    return found
+
+
+@pytest.mark.parametrize("folder", EVERYTHING)
+def test_a_startup_taint_is_touched_only_with_its_component(
+    rendered: dict[str, list[Object]], folder: str
+) -> None:
+    if folder == "cleanup":
+        return
+    off = "startup-taint" not in folder and "startup-taint" not in (
+        components_of(folder.partition("/")[2]) if folder.startswith("overlays/") else []
+    )
+    arguments = arguments_of_the_controller(rendered[folder])
+    assert arguments == (["controller", "--startup-taint="] if off else ["controller"])
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_what_an_overlay_sets_counts(rendered: dict[str, list[Object]], overlay: str) -> None:
+    """What a component sets in the same ConfigMap would win."""
+    (found,) = (k for f, k in kustomizations().items() if f == FOLDER / "overlays" / overlay)
+    settings = one(rendered[f"overlays/{overlay}"], "ConfigMap", "modelcache-settings")["data"]
+    asked = settings_of(found)
+    assert asked
+    assert asked.items() <= settings.items()
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
