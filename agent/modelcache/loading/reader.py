@@ -76,7 +76,6 @@ def read_apart(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C is ours: the read-ahead is to be put back first
     )
     given: bytes | None = json.dumps(job | {"low_priority": low_priority}).encode()
     waited = 0.0

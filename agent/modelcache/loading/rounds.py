@@ -137,7 +137,7 @@ def _unfit(way: Way, parts: Sequence[Part]) -> str:
 class Dial:
     """What sets the read-ahead of the device that is measured, and reads it."""
 
-    def __init__(self, present_kb: int, read: Callable[[], int], write: Callable[[int], None]):
+    def __init__(self, present_kb: int, read: Callable[[], int], write: Callable[[int], object]):
         """Take hold of it.
 
         Args:

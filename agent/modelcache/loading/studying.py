@@ -117,7 +117,7 @@ def _is_sound(kib: int, host: Host, backing: Backing) -> bool:
 def carry_out(
     study: Study,
     host: Host,
-    set_read_ahead: Callable[[int], None] | None,
+    set_read_ahead: Callable[[int], object] | None,
     *,
     low_priority: bool = False,
     stopped: Callable[[], bool] = lambda: False,
@@ -178,7 +178,7 @@ def _told_warm(measured: Measured, backing: Backing) -> str:
 def best_read_ahead(
     path: Path,
     host: Host,
-    set_read_ahead: Callable[[int], None],
+    set_read_ahead: Callable[[int], object],
     *,
     way: Way = Way.MMAP,
     values: Sequence[int] = VALUES,

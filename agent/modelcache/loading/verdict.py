@@ -58,7 +58,8 @@ class Verdict:
 def judge(figures: Sequence[Figure], way: Way, present_kb: int) -> Verdict:
     """Recommend a read-ahead for a way: the smallest that is near the best.
 
-    It has to beat what is set at present by `WORTH` and by more than the rounds differ.
+    It has to beat what is set at present by `WORTH`, and by more than its own slowest round lags
+    behind or the present one's fastest is ahead.
 
     Args:
         figures: of any ways.
@@ -88,9 +89,9 @@ def judge(figures: Sequence[Figure], way: Way, present_kb: int) -> Verdict:
         return Verdict(None, f"{NO_DIFFERENCE}: {speeds}, which is less than {WORTH:.0%} more")
     if min(len(chosen.rates), len(present.rates)) < _FEWEST_ROUNDS:
         return Verdict(None, f"{speeds}, but in one round only, which may be chance: give it more")
-    if gain <= max(chosen.spread, present.spread):
-        spread = mib(max(chosen.spread, present.spread))
-        return Verdict(None, f"{NO_DIFFERENCE}: {speeds}, but rounds differ by ±{spread}")
+    apart = max(chosen.median - min(chosen.rates), max(present.rates) - present.median)
+    if gain <= apart:
+        return Verdict(None, f"{NO_DIFFERENCE}: {speeds}, but rounds differ by up to {mib(apart)}")
     times = chosen.median / present.median if present.median else float("inf")
     nearly = "" if chosen is best else f"; {best.read_ahead_kb} KiB gain less than {NEAR:.0%} more"
     return Verdict(chosen.read_ahead_kb, f"{way} reads {times:.1f} times as fast: {speeds}{nearly}")

@@ -64,8 +64,8 @@ def test_what_is_recommended_is_three_times_as_fast(slow: SlowDisk) -> None:
     best = max(figure.median for figure in found.figures)
     assert speed(found, found.read_ahead_kb) >= 0.9 * best
     assert speed(found, found.read_ahead_kb) >= 3 * speed(found, 128)
-    # 800 reads of 128 KiB a second, and what was read before the limit set in.
-    assert speed(found, 128) < 130 * MEBIBYTE
+    # 800 reads of 128 KiB a second, in order, and what was read before the limit set in.
+    assert 70 * MEBIBYTE < speed(found, 128) < 130 * MEBIBYTE
     assert "times as fast" in found.reason
     assert (found.present_kb, slow.read_ahead_kb) == (128, 128)
 

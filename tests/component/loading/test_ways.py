@@ -61,7 +61,7 @@ def test_safetensors_of_bfloat16(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("way", Way)
 def test_a_slow_one_is_cut_off(weights: Path, way: Way) -> None:
-    # No time at all: one piece (of each thread) is read, and no more.
+    # No time at all: one call (of each thread) is made, and no more.
     done = read(way, [Part(str(weights), weights.stat().st_size)], 0)
     assert 0 < done.size <= THREADS * PIECE_BYTES
     assert done.size < weights.stat().st_size
@@ -113,15 +113,18 @@ def test_a_disk_that_fails(tmp_path: Path, way: Way) -> None:
 @pytest.mark.root
 def test_a_disk_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with slow_disk(tmp_path / "disk", 64 * MEBIBYTE, read_iops=2) as disk:
-        part = Part(str(disk.put("weights", 32 * MEBIBYTE)), 32 * MEBIBYTE)
+        first, second = (
+            Part(str(disk.put(name, 16 * MEBIBYTE)), 16 * MEBIBYTE) for name in ("first", "second")
+        )
         disk.set(128)
-        forget(part.path)
+        forget(first.path)
+        forget(second.path)
         began = time.monotonic()
         with pytest.raises(ReadFailed, match="stopped"):
-            read_apart(Way.MMAP, [part], 60, stopped=lambda: True)
+            read_apart(Way.MMAP, [first], 60, stopped=lambda: True)
         monkeypatch.setattr(reader, "_PATIENCE", 0.5)
-        with pytest.raises(ReadFailed, match="weights: the device gives no answer"):
-            read_apart(Way.MMAP, [part], 0)
+        with pytest.raises(ReadFailed, match="second: the device gives no answer"):
+            read_apart(Way.PREAD, [second], 0)
         assert time.monotonic() - began < 15
 
 
