@@ -230,9 +230,9 @@ def _measure(study: Study, host: Host, ahead: ReadAhead | None, show: Any) -> Fi
     Raises:
         ModelCacheError
     """
+    if ahead is None:
+        return carry_out(study, host, None, on_reading=show)
     try:
-        if ahead is None:
-            return carry_out(study, host, None, on_reading=show)
         with ahead.trial(study.backing) as set_read_ahead:
             return carry_out(study, host, set_read_ahead, on_reading=show)
     except OSError as error:

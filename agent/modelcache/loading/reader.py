@@ -71,12 +71,15 @@ def read_apart(
     """
     job = {"way": way, "parts": [asdict(part) for part in parts], "seconds": seconds}
     where = parts[0].path
-    process = subprocess.Popen(  # noqa: S603 - ourselves
-        [sys.executable, "-m", __package__],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    try:
+        process = subprocess.Popen(  # noqa: S603 - ourselves
+            [sys.executable, "-m", __package__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+    except OSError as error:
+        raise ReadFailed(f"the reader, {sys.executable}, can't be run: {error.strerror}") from error
     given: bytes | None = json.dumps(job | {"low_priority": low_priority}).encode()
     waited = 0.0
     try:

@@ -134,7 +134,16 @@ def forget(path: str) -> None:
     os.close(fd)
 
 
-def test_a_reader_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(ReadFailed, match="the reader ended with 1: no word"):
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        ("/bin/false", "the reader ended with 1: no word"),
+        ("/etc/passwd", "the reader, /etc/passwd, can't be run: Permission denied"),
+    ],
+)
+def test_a_reader_that_does_not_start(
+    monkeypatch: pytest.MonkeyPatch, program: str, words: str
+) -> None:
+    monkeypatch.setattr(sys, "executable", program)
+    with pytest.raises(ReadFailed, match=words):
         read_apart(Way.MMAP, [Part("/etc/passwd", 1)], 60)
