@@ -38,6 +38,7 @@ COMMANDS: Final = {
     "inject": ("injecting:inject_manifests", "Inject pods in a manifest."),
     "link": ("linking:link", "Link a node's models into a pod."),
     "prepare-root": ("preparing:prepare_root", "Make a directory of the node the agent's."),
+    "bench": ("benchcmd:bench", "Measure how fast models load."),
     "cleanup": ("cleaning:cleanup", "Take everything of ours off a cluster's nodes."),
 }
 """Each command: the module below `cli` and the function there, and what it does in a few words."""
@@ -82,7 +83,10 @@ def make_app(wanted: str = "") -> typer.Typer:
         place, summary = COMMANDS[name]
         module, _, function = place.partition(":")
         command = getattr(import_module(f"modelcache.cli.{module}"), function)
-        app.command(name, short_help=summary)(command)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name, short_help=summary)
+        else:
+            app.command(name, short_help=summary)(command)
     return app
 
 

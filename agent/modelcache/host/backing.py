@@ -11,7 +11,6 @@ The value is `read_ahead_kb` of `/sys/devices/virtual/bdi/<name>`, for disks, NF
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -55,7 +54,7 @@ class Backing:
     at its bottom do, where they agree. Empty: it doesn't say, as virtio disks don't."""
     identity: str = ""
     """Changes when another disk takes the same name: a number that the kernel gives each one that
-    appears (`diskseq`, since Linux 5.15), or the mount's id."""
+    appears (`diskseq`, since Linux 5.15), or what else tells one file system from another."""
     layers: tuple[Backing, ...] = ()
     """What it is made of: the members of LVM and md volumes, the disk with a loop device's file.
     Their read-ahead plays no part for these files."""
@@ -145,9 +144,9 @@ class Host:
         """The bdi of a file system without a disk."""
         if (self.bdi / mount.device).is_dir():
             return mount.device
-        # cifs-1, ceph-2, 9p-1, zfs-1: by their number only, which is seen nowhere else.
-        kind = re.sub(r"[0-9]+$", "", mount.fs_type) if mount.fs_type != "9p" else "9p"
-        named = [p.name for p in self._children(self.bdi) if p.name.startswith(f"{kind}-")]
+        # cifs-1, smb3-2, ceph-3, 9p-4: type and a number that is seen nowhere else
+        # (super_setup_bdi in fs/super.c).
+        named = [p.name for p in self._children(self.bdi) if _is_numbered(p.name, mount.fs_type)]
         devices = {other.device for other in mounts if other.fs_type == mount.fs_type}
         if len(named) == len(devices) == 1:
             return named[0]
@@ -279,6 +278,11 @@ def _identity(disk: Path) -> str:
 def _common(layers: Sequence[Backing]) -> str:
     models = {layer.model for layer in layers}
     return models.pop() if len(models) == 1 else ""
+
+
+def _is_numbered(bdi: str, fs_type: str) -> bool:
+    kind, _, number = bdi.rpartition("-")
+    return kind == fs_type and number.isdecimal()
 
 
 def _kind(fs_type: str) -> Kind:

@@ -8,13 +8,14 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from modelcache.errors import UsageError
-from modelcache.host.backing import Host
+from modelcache.errors import ModelCacheError, StoreDamaged, UsageError
+from modelcache.host.backing import Backing, Host
 from modelcache.host.selecting import Wanted
 
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
@@ -66,7 +67,8 @@ class Record:
     name: str
     identity: str
     former: int
-    set: int
+    set: int | None
+    """None: several values were being tried; whatever it has is ours."""
 
 
 class Records:
@@ -88,8 +90,16 @@ class Records:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other processes from changing devices and records meanwhile."""
-        fd = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        """Keep other processes from changing devices and records meanwhile.
+
+        Raises:
+            StoreDamaged: there can be no records here.
+        """
+        lock = self._path.with_suffix(".lock")
+        try:
+            fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise self._unwritable(error) from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             yield
@@ -100,7 +110,7 @@ class Records:
         """By bdi; those of this boot only.
 
         Raises:
-            UsageError: the file is none of ours.
+            UsageError: the file is none of ours, or can't be read.
         """
         try:
             found: dict[str, Any] = json.loads(self._path.read_text())
@@ -109,7 +119,7 @@ class Records:
             return {bdi: Record(**fields) for bdi, fields in found["devices"].items()}
         except FileNotFoundError:
             return {}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(
                 f"{self._path} can't be read ({error!r}): it holds the read-ahead that devices had"
                 " before; look at it, and remove it if you can do without"
@@ -119,14 +129,19 @@ class Records:
         """Replace them.
 
         Raises:
-            OSError, InsufficientDisk
+            StoreDamaged: that can't be done.
         """
-        devices = {
-            bdi: {"name": r.name, "identity": r.identity, "former": r.former, "set": r.set}
-            for bdi, r in sorted(records.items())
-        }
+        devices = {bdi: asdict(record) for bdi, record in sorted(records.items())}
         content = json.dumps({"boot": self._boot, "devices": devices}, indent=2)
-        self._write(self._path, content.encode() + b"\n")
+        try:
+            self._write(self._path, content.encode() + b"\n")
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> StoreDamaged:
+        return StoreDamaged(
+            f"what a device had before can't be written to {self._path.parent}: {error.strerror}"
+        )
 
 
 class ReadAhead:
@@ -137,11 +152,7 @@ class ReadAhead:
         self._records = records
 
     def apply(self, wanted: Wanted, kib: int, *, dry_run: bool = False) -> Change:
-        """Have a device read so much ahead. What fails is told in the result.
-
-        Raises:
-            UsageError: the records can't be read.
-        """
+        """Have a device read so much ahead. What fails is told in the result."""
         backing = wanted.backing
         target = kib - kib % PAGE_KB
         change = Change(
@@ -156,21 +167,55 @@ class ReadAhead:
                 return change
             if not dry_run:
                 with self._records.held():
-                    self._note(backing.bdi, backing.name, backing.identity, before, target)
+                    self._note(backing, before, target)
                     change = replace(change, after=self._set(backing.bdi, target))
             return replace(change, outcome=Outcome.SET)
         except OSError as error:
-            return replace(change, outcome=Outcome.FAILED, message=_why(error))
+            return replace(change, outcome=Outcome.FAILED, message=why(error))
+        except ModelCacheError as error:
+            return replace(change, outcome=Outcome.FAILED, message=str(error))
 
-    def _note(self, bdi: str, name: str, identity: str, before: int, target: int) -> None:
+    @contextmanager
+    def trial(self, backing: Backing) -> Iterator[Callable[[int], object]]:
+        """Try values out, in KiB. At the end the device has what it had.
+
+        A crash in the middle is put right by `restore` or `end_trials`. Other processes that change
+        read-ahead wait meanwhile.
+
+        Raises:
+            OSError: a value can't be set.
+            UsageError, StoreDamaged: the records can't be read or written.
+        """
+        with self._records.held():
+            before = self._host.read_ahead_kb(backing.bdi)
+            records = self._records.read()
+            self._note(backing, before, None)
+            try:
+                yield partial(self._set, backing.bdi)
+            finally:
+                self._set(backing.bdi, before)
+                self._records.write(records)
+
+    def end_trials(self) -> list[Change]:
+        """Put back what a trial left that was killed.
+
+        Raises:
+            UsageError, StoreDamaged: as `restore`.
+        """
+        if not any(record.set is None for record in self._records.read().values()):
+            return []
+        return self._restore(lambda record: record.set is None, dry_run=False)
+
+    def _note(self, backing: Backing, before: int, target: int | None) -> None:
         records = self._records.read()
-        known = records.get(bdi)
-        same = known is not None and known.identity == identity
+        known = records.get(backing.bdi)
+        same = known is not None and known.identity == backing.identity
         former = known.former if known is not None and same else before
-        records[bdi] = Record(name, identity, former, target)
+        records[backing.bdi] = Record(backing.name, backing.identity, former, target)
         self._records.write(records)
 
     def _set(self, bdi: str, kib: int) -> int:
+        kib -= kib % PAGE_KB
         (self._host.bdi / bdi / "read_ahead_kb").write_text(str(kib))
         found = self._host.read_ahead_kb(bdi)
         if found != kib:
@@ -182,13 +227,16 @@ class ReadAhead:
 
         Raises:
             UsageError: the records, or the mounts, can't be read.
-            OSError, InsufficientDisk: the records can't be written.
+            StoreDamaged: the records can't be written.
         """
+        return self._restore(lambda _: True, dry_run=dry_run)
+
+    def _restore(self, which: Callable[[Record], bool], *, dry_run: bool) -> list[Change]:
         mounts = self._host.mounts()
         changes = []
         with self._records.held():
             records = self._records.read()
-            for bdi, record in list(records.items()):
+            for bdi, record in [(b, r) for b, r in records.items() if which(r)]:
                 identity = self._host.identity(bdi, mounts)
                 change = self._put_back(bdi, record, identity, dry_run=dry_run)
                 changes.append(change)
@@ -207,17 +255,18 @@ class ReadAhead:
             change = replace(change, before=before, after=before)
             if before == record.former:
                 return replace(change, outcome=Outcome.KEPT)
-            if before != record.set:
-                why = f"somebody else has changed it, from {record.set} to {before} KiB"
-                return replace(change, message=why)
+            if record.set is not None and before != record.set:
+                other = f"somebody else has changed it, from {record.set} to {before} KiB"
+                return replace(change, message=other)
             if not dry_run:
                 change = replace(change, after=self._set(bdi, record.former))
             return replace(change, outcome=Outcome.RESTORED)
         except OSError as error:
-            return replace(change, outcome=Outcome.FAILED, message=_why(error))
+            return replace(change, outcome=Outcome.FAILED, message=why(error))
 
 
-def _why(error: OSError) -> str:
+def why(error: OSError) -> str:
+    """Why a device's read-ahead can't be read or set, for a person."""
     match error.errno:
         case errno.ENOENT | errno.ENODEV | errno.ENXIO:
             return "the device is gone"

@@ -33,8 +33,8 @@ class Rule:
     Attributes:
         kind: `root`: what the cache's root is on. `fstype`: mounts by the type of their file system
             (`nfs4`, `fuse.gcsfuse`). `path`: mounts by where they are. `csi`: volumes of a CSI
-            driver that stages them, by kubelet's folders. `model`: disks by what they call
-            themselves. `device`: disks by name (`nvme*n1`).
+            driver that stages them, by kubelet's folders (1.24 and newer). `model`: disks by what
+            they call themselves. `device`: disks by name (`nvme*n1`).
         pattern: of the shell; empty for `root`.
         wish: KiB, or `auto`.
     """
@@ -100,23 +100,47 @@ class Selection:
     problems: tuple[str, ...]
 
 
+class _Look:
+    """The mounts at one moment, and what reads ahead for each."""
+
+    def __init__(self, host: Host, root: PurePosixPath) -> None:
+        self.mounts = host.mounts()
+        self.root = covering(self.mounts, root)
+        self._host = host
+        self._found: dict[tuple[str, str], Backing | NoReadAhead] = {}
+
+    def backing(self, mount: Mount) -> Backing:
+        """As `Host.backing`. Mounts of the same file system, as each pod has some, are asked for
+        once."""
+        key = mount.device, mount.fs_type
+        if key not in self._found:
+            try:
+                self._found[key] = self._host.backing(mount, self.mounts)
+            except NoReadAhead as error:
+                self._found[key] = error
+        found = self._found[key]
+        if isinstance(found, NoReadAhead):
+            raise found
+        return found
+
+
 def select(rules: Sequence[Rule], host: Host, root: PurePosixPath) -> Selection:
     """Apply rules to the mounts that there are. A bdi that no rule selects is not in the result.
 
     Raises:
         UsageError: the mounts can't be read.
     """
-    mounts = host.mounts()
+    look = _Look(host, root)
     found: dict[str, Wanted] = {}
     unmatched: list[Rule] = []
     problems: dict[str, None] = {}
     for rule in rules:
         any_here = False
-        for mount in mounts:
+        for mount in look.mounts:
             try:
-                if not _selects(rule, mount, mounts, host, root):
+                if not _selects(rule, mount, look):
                     continue
-                backing = host.backing(mount, mounts)
+                backing = look.backing(mount)
             except NoReadAhead as error:
                 if rule.kind in ("root", "path"):  # somebody named this very place
                     problems[str(error)] = None
@@ -133,12 +157,10 @@ def select(rules: Sequence[Rule], host: Host, root: PurePosixPath) -> Selection:
     return Selection(tuple(found.values()), tuple(unmatched), tuple(problems))
 
 
-def _selects(
-    rule: Rule, mount: Mount, mounts: Sequence[Mount], host: Host, root: PurePosixPath
-) -> bool:
+def _selects(rule: Rule, mount: Mount, look: _Look) -> bool:
     match rule.kind:
         case "root":
-            return covering(mounts, root) == mount
+            return mount == look.root
         case "fstype":
             return fnmatchcase(mount.fs_type, rule.pattern)
         case "path":
@@ -146,8 +168,10 @@ def _selects(
         case "csi":
             staged = _STAGED.search(str(mount.point))
             return staged is not None and fnmatchcase(staged["driver"], rule.pattern)
+    if mount.fs_type == "overlay":  # each container has one, on a disk that is mounted by itself
+        return False
     try:
-        backing = host.backing(mount, mounts)
+        backing = look.backing(mount)
     except NoReadAhead:
         return False
     if rule.kind == "device":

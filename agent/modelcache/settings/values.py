@@ -40,7 +40,8 @@ def _size(value: object) -> object:
     return parse_size(value) if isinstance(value, str) else value
 
 
-def _comma_separated(value: object) -> object:
+def comma_separated(value: object) -> object:
+    """The parts of a text; what is no text stays as it is."""
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value
@@ -148,5 +149,5 @@ Size = Annotated[int, BeforeValidator(_size), Field(gt=0)]
 ShareOrSize = Annotated[str, BeforeValidator(_share_or_size)]
 Mirrors = Annotated[tuple[tuple[str, str], ...], NoDecode, BeforeValidator(_mirrors)]
 Rates = Annotated[tuple[tuple[str, int], ...], NoDecode, BeforeValidator(_rates)]
-Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_comma_separated)]
-Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
+Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(comma_separated)]
+Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(comma_separated)]

@@ -12,6 +12,7 @@ COMMANDS = [
     *("agent", "controller", "prefetch", "ls", "show", "verify", "evict", "validate", "labels"),
     *("webhook", "webhook-certificate", "inject", "link", "prepare-root", "cleanup"),
 ]
+GROUPS = {"bench": ["load"]}
 
 
 @pytest.fixture(autouse=True)
@@ -21,15 +22,17 @@ def _eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_commands_are_listed_with_a_whole_sentence_each(command: Command) -> None:
     out = command("--help").out
-    for name in COMMANDS:
+    for name in (*COMMANDS, *GROUPS):
         (line,) = re.findall(rf"^  {name} .*$", out, re.MULTILINE)
         assert line.endswith(".")
     assert "Exit codes: 0 done" in out
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(
+    "name", [*COMMANDS, *(f"{group} {name}" for group, names in GROUPS.items() for name in names)]
+)
 def test_help_reads_well_at_eighty_columns(command: Command, name: str) -> None:
-    ended = command(name, "--help")
+    ended = command(*name.split(), "--help")
     assert ended.code == 0
     assert max(map(len, ended.out.splitlines())) <= 80
     assert "-o, --output" in ended.out

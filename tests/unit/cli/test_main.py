@@ -14,10 +14,17 @@ LOADED = "import sys; from modelcache.cli.main import run; run({!r}); print(*sys
 
 def test_every_command_is_what_its_place_says() -> None:
     app = make_app()
-    assert [command.name for command in app.registered_commands] == [*COMMANDS]
+    commands = {command.name: command.callback for command in app.registered_commands}
+    groups = {group.name: group.typer_instance for group in app.registered_groups}
+    assert {*commands, *groups} == {*COMMANDS}
     for name in COMMANDS:
-        (alone,) = make_app(name).registered_commands
-        assert alone.callback in [command.callback for command in app.registered_commands]
+        alone = make_app(name)
+        assert [c.callback for c in alone.registered_commands] == [
+            commands[name] for _ in range(name in commands)
+        ]
+        assert [g.typer_instance for g in alone.registered_groups] == [
+            groups[name] for _ in range(name in groups)
+        ]
 
 
 @pytest.mark.parametrize("command", ["prefetch", "ls", "validate"])
