@@ -91,14 +91,16 @@ class TunerDaemon:
         log.info("tuner.stopped")
 
     def _tune(self) -> float:
+        first = self._round is None
         try:
-            found = self._tuner.round()
+            # Measuring takes minutes: what is known is set before, and who asks is answered.
+            found = self._tuner.round(measure=not first)
         except ModelCacheError as error:
             self._telling.failed(error)
-        else:
-            self._round = found
-            self._telling.tell(found)
-        return self._settings.tune_interval
+            return self._settings.tune_interval
+        self._round = found
+        self._telling.tell(found)
+        return 0.0 if first else self._settings.tune_interval
 
     def _state(self) -> list[TunedDevice]:
         found = self._round

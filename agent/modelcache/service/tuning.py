@@ -93,8 +93,12 @@ class Tuner:
             raise StoreDamaged(f"{self._state} can't be made: {error.strerror}") from error
         self._ahead.end_trials()
 
-    def round(self, *, dry_run: bool = False) -> Round:
+    def round(self, *, dry_run: bool = False, measure: bool = True) -> Round:
         """Have every device as the rules want it. What fails is told in the result.
+
+        Args:
+            dry_run: change nothing.
+            measure: find out what isn't known yet, which takes minutes.
 
         Raises:
             UsageError: the mounts can't be read.
@@ -104,7 +108,8 @@ class Tuner:
         known = [wanted for wanted in found.wanted if wanted.rule.wish != "auto"]
         unknown = [wanted for wanted in found.wanted if wanted.rule.wish == "auto"]
         changes = {
-            wanted.backing.bdi: self._one(wanted, dry_run=dry_run) for wanted in (*known, *unknown)
+            wanted.backing.bdi: self._one(wanted, dry_run=dry_run, measure=measure)
+            for wanted in (*known, *unknown)
         }
         in_order = tuple(changes[wanted.backing.bdi] for wanted in found.wanted)
         return Round(in_order, found.unmatched, found.problems)
@@ -120,14 +125,16 @@ class Tuner:
             return Round(())
         return Round(tuple(self._ahead.restore(dry_run=dry_run)))
 
-    def _one(self, wanted: Wanted, *, dry_run: bool) -> Change:
+    def _one(self, wanted: Wanted, *, dry_run: bool, measure: bool) -> Change:
         wish = wanted.rule.wish
         if wish != "auto":
             return self._set(wanted, wish, dry_run=dry_run)
         kind = kind_of(wanted)
         known = self._memory.find(kind)
         if known is None:
-            waits = self._measure(wanted, kind, dry_run=dry_run)
+            waits = "not measured yet"
+            if measure:
+                waits = self._measure(wanted, kind, dry_run=dry_run)
             if waits:
                 return self._ahead.leave(wanted, Outcome.WAITING, waits)
             known = self._memory.find(kind)
