@@ -14,11 +14,11 @@ def tmpfs(place: Path, size: int, *, inodes: int = 0) -> Iterator[Path]:
     """A tmpfs of so many bytes, and so many inodes if that is not 0."""
     place.mkdir(parents=True, exist_ok=True)
     options = f"size={size}" + (f",nr_inodes={inodes}" if inodes else "")
-    _run("mount", "-t", "tmpfs", "-o", options, "modelcache-test", str(place))
+    run("mount", "-t", "tmpfs", "-o", options, "modelcache-test", str(place))
     try:
         yield place
     finally:
-        _unmount(place)
+        unmount(place)
 
 
 @contextmanager
@@ -28,13 +28,13 @@ def loop_mounted(place: Path, size: int, *mkfs: str) -> Iterator[Path]:
     place.mkdir(parents=True, exist_ok=True)
     with image.open("wb") as file:
         file.truncate(size)
-    _run(*mkfs, str(image))
+    run(*mkfs, str(image))
     # `mount -o loop` detaches the device itself when it is unmounted.
-    _run("mount", "-o", "loop", str(image), str(place))
+    run("mount", "-o", "loop", str(image), str(place))
     try:
         yield place
     finally:
-        _unmount(place)
+        unmount(place)
         image.unlink()
 
 
@@ -45,23 +45,26 @@ def bound(source: Path, place: Path, *options: str) -> Iterator[Path]:
         place.mkdir(parents=True, exist_ok=True)
     else:
         place.touch()
-    _run("mount", "--bind", str(source), str(place))
+    run("mount", "--bind", str(source), str(place))
     try:
         if options:
-            _run("mount", "-o", ",".join(("remount", "bind", *options)), str(place))
+            run("mount", "-o", ",".join(("remount", "bind", *options)), str(place))
         yield place
     finally:
-        _unmount(place)
+        unmount(place)
 
 
-def _unmount(place: Path) -> None:
+def unmount(place: Path) -> None:
+    """Unmount, at the latest when nobody uses it any more."""
     if subprocess.run(["umount", str(place)], check=False, capture_output=True).returncode:
-        _run("umount", "--lazy", str(place))
+        run("umount", "--lazy", str(place))
 
 
-def _run(*command: str) -> None:
+def run(*command: str) -> str:
+    """What a command prints."""
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
+    return done.stdout.strip()
 
 
 class Emptied:
@@ -90,13 +93,13 @@ def emptied_loop(place: Path, size: int, files: Mapping[str, bytes]) -> Iterator
     place.mkdir(parents=True)
     with image.open("wb") as file:
         file.truncate(size)
-    _run("mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal", str(image))
-    _run("mount", "-o", "loop", str(image), str(place))
+    run("mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal", str(image))
+    run("mount", "-o", "loop", str(image), str(place))
     for path, data in files.items():
         (place / path).write_bytes(data)
-    _run("umount", str(place))
+    run("umount", str(place))
     emptied = Emptied(image)
-    _run("mount", "-o", "loop,ro", str(image), str(place))
+    run("mount", "-o", "loop,ro", str(image), str(place))
     device = os.stat(place).st_dev
     ahead = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/queue/read_ahead_kb")
     usual = ahead.read_text()
@@ -106,5 +109,5 @@ def emptied_loop(place: Path, size: int, files: Mapping[str, bytes]) -> Iterator
     finally:
         ahead.write_text(usual)
         emptied.refill()
-        _unmount(place)
+        unmount(place)
         image.unlink()

@@ -20,10 +20,10 @@ from itertools import count
 import structlog
 
 from modelcache.errors import Cancelled
+from modelcache.host.ioprio import set_io_priority
 from modelcache.origins.network import Network
 from modelcache.transfer.buffers import Buffers
 from modelcache.transfer.http import HttpClient
-from modelcache.transfer.ioprio import set_io_priority
 from modelcache.transfer.jobs import FetchRequest, Job, Unit, fail
 from modelcache.transfer.limiting import Bandwidth, Pace
 from modelcache.transfer.receiving import Receiver

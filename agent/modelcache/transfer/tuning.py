@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from modelcache.host.ioprio import IoPriority
 from modelcache.transfer.buffers import PIECE_BYTES
-from modelcache.transfer.ioprio import IoPriority
 
 
 @dataclass(frozen=True, slots=True)

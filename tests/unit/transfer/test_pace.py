@@ -11,8 +11,8 @@ from typing import Literal
 import pytest
 
 from modelcache.errors import Cancelled
+from modelcache.host.ioprio import set_io_priority
 from modelcache.transfer import Cancel, delay
-from modelcache.transfer.ioprio import set_io_priority
 from modelcache.transfer.limiting import Bandwidth, Pace
 from modelcache.transfer.spending import Times, spending, taken
 

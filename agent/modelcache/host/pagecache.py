@@ -1,0 +1,237 @@
+"""The page cache: how much of a file is in it, bringing it in, dropping it.
+
+How much: cachestat(2), since Linux 6.5 (Documentation/ABI and mm/filemap.c), which counts the pages
+of a range in one call; before that, or where a seccomp profile doesn't know it, mincore(2). The
+kernel tells it only to who owns the file or may write it. (To others mincore calls every page
+present, so they are not asked about.)
+
+Bringing in: posix_fadvise(2) with WILLNEED has the kernel read ahead without a copy to us, by one
+thread at the speed of the disk and at a quarter of the processor time of reading. One call reads no
+more than the larger of the device's read-ahead and its largest request (force_page_cache_ra in
+mm/readahead.c) and doesn't say so: what a call takes is found out, and what did not come is read.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import platform
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from modelcache.errors import UsageError
+
+# arch/x86/entry/syscalls/syscall_64.tbl, asm-generic/unistd.h
+_CACHESTAT: Final = {"x86_64": 451, "aarch64": 451}.get(platform.machine())
+_NOT_HERE: Final = (errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP)
+
+_PIECE_BYTES: Final = 2 * 1024 * 1024
+"""What is asked for in one call: the kernel's own unit for it."""
+_LEAST_BYTES: Final = 64 * 1024
+_BLIND_BYTES: Final = 128 * 1024
+"""A piece where cachestat doesn't tell what a call took: Linux's usual read-ahead."""
+_WINDOW_BYTES: Final = 32 * 1024 * 1024
+"""What is asked for and has not come yet: the most that is read in vain after a stop."""
+_BATCH_BYTES: Final = 256 * 1024 * 1024
+"""What mincore is asked about at once: a byte for each page."""
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+_libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (
+    *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int),
+    ctypes.c_int64,
+)
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_MAP_FAILED: Final = ctypes.c_void_p(-1).value
+
+
+class NotTold(UsageError):
+    """The kernel tells only who owns a file, or may write it, how much of it is in memory."""
+
+
+class _Range(ctypes.Structure):
+    _fields_ = (("off", ctypes.c_uint64), ("len", ctypes.c_uint64))
+
+
+class _Counts(ctypes.Structure):
+    _fields_ = tuple(
+        (name, ctypes.c_uint64)
+        for name in ("cache", "dirty", "writeback", "evicted", "recently_evicted")
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Warmed:
+    """What bringing a file in came to, in bytes."""
+
+    size: int
+    """The file's size."""
+    read: int
+    """What had to be read; the rest was there."""
+
+
+def resident_bytes(fd: int, size: int) -> int:
+    """How much of a file's first `size` bytes is in the page cache, or on its way there.
+
+    Raises:
+        NotTold: the file is another user's.
+        OSError
+    """
+    return _resident(fd, 0, size)
+
+
+def drop(fd: int) -> None:
+    """Drop a file's pages, but for those that are mapped somewhere or not yet on the disk.
+
+    Raises:
+        OSError
+    """
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def warm(
+    fd: int,
+    size: int,
+    *,
+    on_bytes: Callable[[int], None] = lambda _: None,
+    check: Callable[[], None] = lambda: None,
+) -> Warmed:
+    """Bring a file's first `size` bytes into the page cache, in order.
+
+    Args:
+        fd: the open file.
+        size: in bytes.
+        on_bytes: told of bytes that are in memory.
+        check: called between pieces of 2 MiB; to stop, it raises.
+
+    Raises:
+        NotTold: the file is another user's.
+        OSError: the disk failed.
+    """
+    asking = _Asking(fd)
+    under_way: deque[tuple[int, int, bool]] = deque()
+    read = 0
+    for start in range(0, size, _PIECE_BYTES):
+        check()
+        length = min(_PIECE_BYTES, size - start)
+        cold = length - _resident(fd, start, length)
+        if cold > 0:
+            asking.ask(start, length)
+            read += cold
+        under_way.append((start, length, cold > 0))
+        if len(under_way) * _PIECE_BYTES >= _WINDOW_BYTES:
+            on_bytes(_arrive(fd, *under_way.popleft()))
+    while under_way:
+        check()
+        on_bytes(_arrive(fd, *under_way.popleft()))
+    return Warmed(size, read)
+
+
+class _Asking:
+    """Has the kernel read ahead, in as large steps as it takes."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._step = _PIECE_BYTES
+
+    def ask(self, start: int, length: int) -> None:
+        """Ask for a range. What the kernel doesn't take is read when it should have come."""
+        end = start + length
+        while start < end:
+            size = min(self._step, end - start)
+            os.posix_fadvise(self._fd, start, size, os.POSIX_FADV_WILLNEED)
+            taken = _cachestat(self._fd, start, size)
+            if taken is None:
+                self._step = _BLIND_BYTES
+            elif taken < size and self._step > _LEAST_BYTES:
+                # Pages count from when they are asked for: the call was for too many.
+                self._step //= 2
+                continue
+            start += size
+
+
+def _arrive(fd: int, start: int, length: int, asked: bool) -> int:
+    """Wait for a piece that was asked for, and read what of it did not come.
+
+    Raises:
+        OSError: the disk failed.
+    """
+    if asked:
+        os.pread(fd, 1, start + length - 1)
+        if _mincore(fd, start, length) < length:
+            end = start + length
+            while start < end and (got := len(os.pread(fd, end - start, start))):
+                start += got
+    return length
+
+
+def _resident(fd: int, start: int, length: int) -> int:
+    if length == 0:
+        return 0
+    found = _cachestat(fd, start, length)
+    if found is not None:
+        return found
+    if not _may_ask(fd):
+        name = _name(fd)
+        raise NotTold(
+            f"{name}: how much of it is in memory is told only to its owner and to who may write"
+            " it: run it as the user that the agent runs as"
+        )
+    found, end = 0, start + length
+    while start < end:
+        size = min(_BATCH_BYTES, end - start)
+        found += _mincore(fd, start, size)
+        start += size
+    return found
+
+
+def _cachestat(fd: int, start: int, length: int) -> int | None:
+    """Bytes of a range that are in the page cache; None: not to be had so."""
+    if _CACHESTAT is None:
+        return None
+    where, counts = _Range(start, length), _Counts()
+    if _libc.syscall(_CACHESTAT, fd, ctypes.byref(where), ctypes.byref(counts), 0) == 0:
+        return min(length, int(counts.cache) * mmap.PAGESIZE)
+    number = ctypes.get_errno()
+    if number in _NOT_HERE:
+        return None
+    raise OSError(number, os.strerror(number), _name(fd))
+
+
+def _mincore(fd: int, start: int, length: int) -> int:
+    """Bytes of a range that are in the page cache and have come from the disk.
+
+    `start` is at a page's beginning.
+    """
+    address = _libc.mmap(None, length, mmap.PROT_READ, mmap.MAP_SHARED, fd, start)
+    if address == _MAP_FAILED:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), _name(fd))
+    try:
+        pages = bytearray(-(-length // mmap.PAGESIZE))
+        into = (ctypes.c_char * len(pages)).from_buffer(pages)
+        if _libc.mincore(address, length, ctypes.addressof(into)):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), _name(fd))
+    finally:
+        _libc.munmap(address, length)
+    return min(length, pages.count(1) * mmap.PAGESIZE)
+
+
+def _may_ask(fd: int) -> bool:
+    """As the kernel decides it (can_do_mincore in mm/mincore.c)."""
+    owner = os.fstat(fd).st_uid == os.geteuid()
+    return owner or os.access(f"/proc/self/fd/{fd}", os.W_OK, effective_ids=True)
+
+
+def _name(fd: int) -> str:
+    try:
+        return str(Path(f"/proc/self/fd/{fd}").readlink())
+    except OSError:
+        return f"file descriptor {fd}"

@@ -1,0 +1,5 @@
+"""The process that `reader` starts."""
+
+from modelcache.loading.reader import main
+
+main()

@@ -1,0 +1,104 @@
+"""What measured speeds come to: medians, their spread, and whether a change is worth it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Final
+
+from modelcache.loading.ways import Way
+
+NEAR: Final = 0.05
+"""A value so near to the best is as good as it: then the smaller one is taken, which reads less in
+vain where reading is not in order."""
+WORTH: Final = 0.10
+"""What a change has to bring at least, as a share of the speed without it."""
+_FEWEST_ROUNDS: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """How fast reading was, in one way with one read-ahead.
+
+    Attributes:
+        way: the way.
+        read_ahead_kb: KiB; None: it plays no part.
+        rates: bytes a second, one of each round.
+    """
+
+    way: Way
+    read_ahead_kb: int | None
+    rates: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """Bytes a second."""
+        return median(self.rates)
+
+    @property
+    def spread(self) -> float:
+        """Half of what lies between the slowest round and the fastest, in bytes a second."""
+        return (max(self.rates) - min(self.rates)) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Which read-ahead to set.
+
+    Attributes:
+        read_ahead_kb: KiB; None: no difference worth changing.
+        reason: why, in a sentence.
+    """
+
+    read_ahead_kb: int | None
+    reason: str
+
+
+def judge(figures: Sequence[Figure], way: Way, present_kb: int) -> Verdict:
+    """Recommend a read-ahead for a way: the smallest that is near the best.
+
+    It has to beat what is set at present by `WORTH` and by more than the rounds differ.
+
+    Args:
+        figures: of any ways.
+        way: how the engine reads.
+        present_kb: KiB that are set now.
+    """
+    found = {f.read_ahead_kb: f for f in figures if f.way is way and f.rates}
+    if not way.is_read_ahead:
+        return Verdict(None, f"{way} reads past the page cache: read-ahead plays no part")
+    if present_kb not in found:
+        return Verdict(None, f"{way} was not measured with the {present_kb} KiB that are set now")
+    present = found[present_kb]
+    best = max(found.values(), key=lambda figure: figure.median)
+    chosen = min(
+        (f for f in found.values() if f.median >= (1 - NEAR) * best.median),
+        key=lambda figure: figure.read_ahead_kb or 0,
+    )
+    if len(found) == 1:
+        return Verdict(None, f"only the {present_kb} KiB that are set now were measured")
+    gain = chosen.median - present.median
+    speeds = f"{mib(chosen.median)} at {chosen.read_ahead_kb} KiB, {mib(present.median)} at the"
+    speeds += f" {present_kb} KiB that are set now"
+    if chosen is present:
+        why = f"at the {present_kb} KiB that are set now it is {mib(present.median)}, the best is"
+        return Verdict(None, f"{NO_DIFFERENCE}: {why} {mib(best.median)} at {best.read_ahead_kb}")
+    if gain <= WORTH * present.median:
+        return Verdict(None, f"{NO_DIFFERENCE}: {speeds}, which is less than {WORTH:.0%} more")
+    if min(len(chosen.rates), len(present.rates)) < _FEWEST_ROUNDS:
+        return Verdict(None, f"{speeds}, but in one round only, which may be chance: give it more")
+    if gain <= max(chosen.spread, present.spread):
+        spread = mib(max(chosen.spread, present.spread))
+        return Verdict(None, f"{NO_DIFFERENCE}: {speeds}, but rounds differ by ±{spread}")
+    times = chosen.median / present.median if present.median else float("inf")
+    nearly = "" if chosen is best else f"; {best.read_ahead_kb} KiB gain less than {NEAR:.0%} more"
+    return Verdict(chosen.read_ahead_kb, f"{way} reads {times:.1f} times as fast: {speeds}{nearly}")
+
+
+NO_DIFFERENCE: Final = "no difference worth changing"
+
+
+def mib(rate: float) -> str:
+    """`690 MiB/s`."""
+    return f"{rate / 2**20:.0f} MiB/s" if rate >= 10 * 2**20 else f"{rate / 2**20:.1f} MiB/s"
