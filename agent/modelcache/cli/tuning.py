@@ -6,7 +6,7 @@ import signal
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -15,13 +15,12 @@ from modelcache.cli.options import Output, flag, settings
 from modelcache.cli.output import Format, one_line, print_json, print_notes, print_table
 from modelcache.errors import UsageError
 from modelcache.host.readahead import Change, Outcome
+from modelcache.loading import best_read_ahead
 from modelcache.service.logs import configure_logs
-from modelcache.service.measured import Measuring
 from modelcache.service.tuner import TunerDaemon
 from modelcache.service.tuning import Round, Tuner, plain
 from modelcache.settings import TuneSettings
 
-_MEASURING: Final[Measuring | None] = None
 _flag = partial(flag, kind=TuneSettings)
 
 
@@ -70,7 +69,9 @@ def tune(
             raise UsageError("--daemon goes with neither --restore nor --dry-run")
         _keep(found)
         return 0
-    tuner = Tuner(found, _MEASURING, tell=lambda line: print(line, file=sys.stderr, flush=True))
+    tuner = Tuner(
+        found, best_read_ahead, tell=lambda line: print(line, file=sys.stderr, flush=True)
+    )
     if restore:
         done = tuner.restore(dry_run=dry_run)
     else:
@@ -94,7 +95,7 @@ def _keep(found: TuneSettings) -> None:
         found.log_format == "auto" and Console(stderr=True).is_terminal
     )
     configure_logs(as_json=not people, level=found.log_level)
-    tuner = TunerDaemon(found, _MEASURING)
+    tuner = TunerDaemon(found, best_read_ahead)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: tuner.stop())
     tuner.run()

@@ -144,7 +144,7 @@ def test_on_an_overlay_the_tuner_has_its_root(
     before = one(rendered[f"overlays/{overlay}"], "ConfigMap", "modelcache-settings")["data"]
     documents = render(base_with(tmp_path, "tuner", below=f"overlays/{overlay}"))
     settings = one(documents, "ConfigMap", "modelcache-settings")["data"]
-    assert settings == {**before, "MODELCACHE_READ_AHEAD": "root=auto"}
+    assert settings == before
     mounts = containers(documents)["tuner"]["volumeMounts"]
     places = [(each["mountPath"], each.get("subPath")) for each in mounts]
     assert places[:2] == [(settings["MODELCACHE_ROOT"], None), ("/host/tuner", "tuner")]
