@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import time
 from collections.abc import Iterator
@@ -14,6 +13,8 @@ import pytest
 
 from modelcache.host.backing import Host
 from modelcache.host.pagecache import drop
+from modelcache.loading.reader import read_apart
+from modelcache.loading.ways import Part, Way
 from tests.support.agent import modelcache
 from tests.support.passthrough import passed_through
 from tests.support.slowdisk import slow_disk
@@ -26,14 +27,14 @@ DELAY_MS = 2.0
 
 
 def seconds_to_load(file: Path) -> float:
-    """Cold, through a mapping, in order: as safetensors does."""
-    with file.open("rb") as opened:
-        drop(opened.fileno())
-        began = time.monotonic()
-        with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            for start in range(0, len(mapped), mmap.PAGESIZE):
-                assert mapped[start] >= 0
-        return time.monotonic() - began
+    """Cold, through a mapping, in order: as safetensors does. The best of three: somebody else may
+    have the processors."""
+    found = []
+    for _ in range(3):
+        with file.open("rb") as opened:
+            drop(opened.fileno())
+        found.append(read_apart(Way.MMAP, [Part(str(file), SIZE)], 60).done.seconds)
+    return min(found)
 
 
 @pytest.fixture(params=["disk", "fuse"])
