@@ -142,6 +142,7 @@ class Telling:
                     before_kb=change.before,
                     after_kb=change.after,
                     cause="somebody else had changed it" if same else "as the rule wants it",
+                    message=change.message,
                 )
         self._before = {change.bdi: change for change in found.changes}
         news: dict[str, Callable[[], None]] = {}
