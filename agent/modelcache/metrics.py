@@ -308,6 +308,83 @@ class _WebhookCollector(Collector):
         yield from (objects, failing)
 
 
+@dataclass(frozen=True, slots=True)
+class TunedDevice:
+    """A device whose read-ahead a rule is about.
+
+    Attributes:
+        name: the disk, or the mount's source.
+        bdi: its name in sysfs.
+        kib: what it has; None: it couldn't be read.
+        wanted: KiB; None: it isn't known.
+        failing: whether it can't be set.
+    """
+
+    name: str
+    bdi: str
+    kib: int | None
+    wanted: int | None
+    failing: bool
+
+
+class TunerMetrics:
+    """The tuner's registry. Safe for threads."""
+
+    def __init__(self, devices: Callable[[], Iterable[TunedDevice]]) -> None:
+        """`devices` gives what is scraped, at each scrape."""
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        self.registry.register(_TunerCollector(devices))
+        self._changes = Counter(
+            "modelcache_read_ahead_changes",
+            "Values that were set: because a rule wants it (rule), or because somebody else had"
+            " changed it (reset).",
+            ["reason"],
+            registry=self.registry,
+        )
+        for reason in ("rule", "reset"):
+            self._changes.labels(reason).inc(0)
+
+    def changed(self, reason: Literal["rule", "reset"]) -> None:
+        """Count a value that was set."""
+        self._changes.labels(reason).inc()
+
+    def exposition(self) -> bytes:
+        """All metrics in the text format."""
+        return generate_latest(self.registry)
+
+
+class _TunerCollector(Collector):
+    def __init__(self, devices: Callable[[], Iterable[TunedDevice]]) -> None:
+        self._devices = devices
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        yield _build("The tuner's version.")
+        labels = ["device", "bdi"]
+        present = GaugeMetricFamily(
+            "modelcache_read_ahead_kb", "Read-ahead of a device, in KiB.", labels=labels
+        )
+        wanted = GaugeMetricFamily(
+            "modelcache_read_ahead_wanted_kb", "What it is to be, in KiB.", labels=labels
+        )
+        failing = GaugeMetricFamily(
+            "modelcache_read_ahead_failing",
+            "1 for a device whose read-ahead can't be set.",
+            labels=labels,
+        )
+        for device in self._devices():
+            names = [device.name, device.bdi]
+            if device.kib is not None:
+                present.add_metric(names, device.kib)
+            if device.wanted is not None:
+                wanted.add_metric(names, device.wanted)
+            failing.add_metric(names, float(device.failing))
+        yield from (present, wanted, failing)
+
+
 def _build(what: str) -> Metric:
     build = InfoMetricFamily("modelcache_build", what)
     build.add_metric([], {"version": __version__})

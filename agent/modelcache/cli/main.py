@@ -37,6 +37,7 @@ COMMANDS: Final = {
     "labels": ("inspecting:labels", "Print the labels that the node carries."),
     "inject": ("injecting:inject_manifests", "Inject pods in a manifest."),
     "link": ("linking:link", "Link a node's models into a pod."),
+    "tune": ("tuning:tune", "Set the read-ahead of models' devices."),
     "prepare-root": ("preparing:prepare_root", "Make a directory of the node the agent's."),
     "bench": ("benchcmd:bench", "Measure how fast models load."),
     "cleanup": ("cleaning:cleanup", "Take everything of ours off a cluster's nodes."),

@@ -31,6 +31,8 @@ class Outcome(StrEnum):
     RESTORED = "Restored"
     LEFT = "Left"
     """Not put back: somebody else has changed it since, or it is another device now."""
+    WAITING = "Waiting"
+    """What would be best is not known yet; nothing was changed."""
     FAILED = "Failed"
 
 
@@ -44,18 +46,20 @@ class Change:
         points: where it is mounted, as far as a rule selected it.
         rule: which rule; empty when restoring.
         before, after: KiB; None: it couldn't be read.
-        wanted: KiB.
+        wanted: KiB; None: it isn't known.
         outcome: what became of it.
-        message: why it failed or was left; else empty.
+        message: why it failed, waits or was left, or what is to be said of the value.
+        model: what the disk calls itself.
     """
 
     bdi: str
     name: str
     before: int | None
     after: int | None
-    wanted: int
+    wanted: int | None
     outcome: Outcome
     message: str = ""
+    model: str = ""
     rule: str = ""
     points: tuple[PurePosixPath, ...] = ()
 
@@ -155,16 +159,11 @@ class ReadAhead:
         """Have a device read so much ahead. What fails is told in the result."""
         backing = wanted.backing
         target = kib - kib % PAGE_KB
-        change = Change(
-            *(backing.bdi, backing.name, None, None, target, Outcome.KEPT),
-            rule=str(wanted.rule),
-            points=wanted.points,
-        )
+        change = replace(self.leave(wanted, Outcome.KEPT), wanted=target)
+        before = change.before
+        if before is None or before == target:
+            return change
         try:
-            before = self._host.read_ahead_kb(backing.bdi)
-            change = replace(change, before=before, after=before)
-            if before == target:
-                return change
             if not dry_run:
                 with self._records.held():
                     self._note(backing, before, target)
@@ -175,8 +174,22 @@ class ReadAhead:
         except ModelCacheError as error:
             return replace(change, outcome=Outcome.FAILED, message=str(error))
 
+    def leave(self, wanted: Wanted, outcome: Outcome, message: str = "") -> Change:
+        """Tell what a device has, and change nothing."""
+        backing = wanted.backing
+        change = Change(
+            *(backing.bdi, backing.name, None, None, None, outcome, message, backing.model),
+            rule=str(wanted.rule),
+            points=wanted.points,
+        )
+        try:
+            before = self._host.read_ahead_kb(backing.bdi)
+        except OSError as error:
+            return replace(change, outcome=Outcome.FAILED, message=why(error))
+        return replace(change, before=before, after=before)
+
     @contextmanager
-    def trial(self, backing: Backing) -> Iterator[Callable[[int], object]]:
+    def trial(self, backing: Backing) -> Iterator[Callable[[int], None]]:
         """Try values out, in KiB. At the end the device has what it had.
 
         A crash in the middle is put right by `restore` or `end_trials`. Other processes that change
@@ -191,10 +204,13 @@ class ReadAhead:
             records = self._records.read()
             self._note(backing, before, None)
             try:
-                yield partial(self._set, backing.bdi)
+                yield partial(self._try_out, backing.bdi)
             finally:
                 self._set(backing.bdi, before)
                 self._records.write(records)
+
+    def _try_out(self, bdi: str, kib: int) -> None:
+        self._set(bdi, kib)
 
     def end_trials(self) -> list[Change]:
         """Put back what a trial left that was killed.

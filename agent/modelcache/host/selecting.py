@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Final, Literal
@@ -78,11 +78,13 @@ class Wanted:
         backing: the bdi.
         rule: the one that wants it.
         points: where what it serves is mounted, as far as the rule selected it.
+        fs_type: what is mounted there.
     """
 
     backing: Backing
     rule: Rule
     points: tuple[PurePosixPath, ...]
+    fs_type: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,14 +146,15 @@ def select(rules: Sequence[Rule], host: Host, root: PurePosixPath) -> Selection:
             except NoReadAhead as error:
                 if rule.kind in ("root", "path"):  # somebody named this very place
                     problems[str(error)] = None
+                    any_here = True
                 continue
             before = found.get(backing.bdi)
             if before is None:
-                found[backing.bdi] = Wanted(backing, rule, (mount.point,))
+                found[backing.bdi] = Wanted(backing, rule, (mount.point,), mount.fs_type)
                 any_here = True
             elif before.rule == rule:
                 points = (*before.points, mount.point)
-                found[backing.bdi] = Wanted(backing, rule, points)
+                found[backing.bdi] = replace(before, points=points)
         if not any_here:
             unmatched.append(rule)
     return Selection(tuple(found.values()), tuple(unmatched), tuple(problems))

@@ -13,6 +13,7 @@ from modelcache.settings.shared import (
     StoreSettings,
 )
 from modelcache.settings.taints import AUTOSCALERS_STARTUP_TAINTS, STARTUP_TAINT
+from modelcache.settings.tune import TuneSettings
 from modelcache.settings.upkeep import CleanupSettings, PrepareSettings
 from modelcache.settings.values import parse_size
 from modelcache.settings.webhook import WebhookSettings
@@ -28,6 +29,7 @@ __all__ = [
     "LogSettings",
     "PrepareSettings",
     "StoreSettings",
+    "TuneSettings",
     "WebhookSettings",
     "parse_size",
 ]

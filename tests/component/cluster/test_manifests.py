@@ -44,16 +44,16 @@ WITHOUT_A_SCHEMA_HERE = ("readiness.node.x-k8s.io/v1alpha1",)
 """Another project's kinds."""
 
 
-def base_with(tmp: Path, *components: str) -> Path:
-    """A user's own kustomization: the base with some components."""
+def base_with(tmp: Path, *components: str, below: str = "base") -> Path:
+    """A user's own kustomization: the base, or an overlay, with some components."""
     folder = tmp / "own"
-    folder.mkdir()
+    folder.mkdir(parents=True)
     # kustomize takes relative paths only.
     (folder / "daemonset").symlink_to(FOLDER)
     kustomization = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
-        "resources": ["daemonset/base"],
+        "resources": [f"daemonset/{below}"],
         "components": [f"daemonset/components/{component}" for component in components],
     }
     (folder / "kustomization.yaml").write_text(json.dumps(kustomization))
@@ -165,6 +165,24 @@ def test_an_overlays_root_is_one_path_everywhere(
     for container in (*pod["initContainers"], *pod["containers"]):
         places = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
         assert places["root"] == root
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_on_an_overlay_the_tuner_has_its_root(
+    rendered: dict[str, list[Object]], overlay: str, tmp_path: Path
+) -> None:
+    before = one(rendered[f"overlays/{overlay}"], "ConfigMap", "modelcache-settings")["data"]
+    documents = render(base_with(tmp_path, "tuner", below=f"overlays/{overlay}"))
+    settings = one(documents, "ConfigMap", "modelcache-settings")["data"]
+    assert settings == before
+    mounts = containers(documents)["tuner"]["volumeMounts"]
+    places = [(each["mountPath"], each.get("subPath")) for each in mounts]
+    assert places[:2] == [(settings["MODELCACHE_ROOT"], None), ("/host/tuner", "tuner")]
+    volumes = [each["name"] for each in pods(documents)["modelcache-agent"]["volumes"]]
+    assert len(volumes) == len(set(volumes))
+    restoring = render(base_with(tmp_path / "2", "tuner-restore", below=f"overlays/{overlay}"))
+    (prepare, restore) = pods(restoring)["modelcache-agent"]["initContainers"]
+    assert (prepare["name"], restore["name"]) == ("prepare-root", "restore-read-ahead")
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

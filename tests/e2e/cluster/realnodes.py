@@ -68,8 +68,10 @@ def needed() -> str:
 
 
 @contextmanager
-def world(folder: Path) -> Iterator[World]:
-    """All of it but nodes."""
+def world(
+    folder: Path, *components: str, settings: Mapping[str, str] | None = None
+) -> Iterator[World]:
+    """All of it but nodes; with components and settings besides those of the overlay."""
     binaries = find_binaries()
     if missing := needed():
         pytest.skip(f"a real node needs what is not here: {missing}")
@@ -82,13 +84,16 @@ def world(folder: Path) -> Iterator[World]:
     ):
         plane.kubectl("apply", "-k", REPOSITORY / "daemonset" / "crds")
         plane.kubectl("wait", "--for=condition=Established", "crd", "--all")
-        write_overlay(folder, {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1"})
+        ours = {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", **(settings or {})}
+        # Beside it, since a kustomization names others by relative paths.
+        shutil.copytree(REPOSITORY / "daemonset", folder / "daemonset")
+        write_overlay(folder, ours, *components)
         write_cleanup(folder / "cleanup")
         eventually(lambda: plane.kubectl("apply", "-k", folder), what="the manifests")
         yield World(plane, network, hub, archive, folder, folder / "cleanup")
 
 
-def write_overlay(folder: Path, settings: Mapping[str, str]) -> None:
+def write_overlay(folder: Path, settings: Mapping[str, str], *components: str) -> None:
     """The overlay for nodes with a disk of their own, as a user changes it: other settings.
 
     A cluster of 1.20 knows neither admission policies nor disruption budgets of version 1, and
@@ -108,6 +113,7 @@ def write_overlay(folder: Path, settings: Mapping[str, str]) -> None:
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
         "resources": ["daemonset/overlays/generic-nvme", "events.json"],
+        "components": [f"daemonset/components/{component}" for component in components],
         "configMapGenerator": [
             {
                 "name": "modelcache-settings",
@@ -118,8 +124,6 @@ def write_overlay(folder: Path, settings: Mapping[str, str]) -> None:
         ],
         "patches": [{"target": {"kind": kind}, "patch": removal} for kind in kinds],
     }
-    # Beside it, since a kustomization names others by relative paths.
-    shutil.copytree(REPOSITORY / "daemonset", folder / "daemonset")
     (folder / "events.json").write_text(json.dumps(_events_of_old()))
     (folder / "kustomization.yaml").write_text(json.dumps(document))
 
@@ -323,3 +327,14 @@ def has_taint(plane: ControlPlane, node: str) -> bool:
     """Whether a node has the startup taint."""
     taints = plane.api(f"/api/v1/nodes/{node}")["spec"].get("taints", [])
     return any(taint["key"] == TAINT for taint in taints)
+
+
+def processes(node: RealKubelet, command: str) -> list[dict[str, str]]:
+    """What /proc says of the node's processes whose command line ends so."""
+    script = "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline; echo; cat $p/status; echo; done"
+    found = []
+    for text in node.run("sh", "-c", f"{script} 2>/dev/null").split("\n\n"):
+        line, *rest = text.strip().splitlines() or [""]
+        if line.strip().endswith(command):
+            found.append(dict(part.split(":\t", 1) for part in rest if ":\t" in part))
+    return found

@@ -23,6 +23,7 @@ from tests.e2e.cluster.realnodes import (
     create,
     has_taint,
     injected,
+    processes,
     read,
     reader_pod,
     world,
@@ -305,17 +306,6 @@ def test_uninstalling_leaves_nothing_of_ours(
     kinds = "priorityclasses,clusterroles,clusterrolebindings,mutatingwebhookconfigurations"
     selected = ("-l", "app.kubernetes.io/part-of=modelcache")
     assert plane.kubectl("get", kinds, "-o", "name", *selected) == ""
-
-
-def processes(node: RealKubelet, command: str) -> list[dict[str, str]]:
-    """What /proc says of the node's processes whose command line ends so."""
-    script = "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline; echo; cat $p/status; echo; done"
-    found = []
-    for text in node.run("sh", "-c", f"{script} 2>/dev/null").split("\n\n"):
-        line, *rest = text.strip().splitlines() or [""]
-        if line.strip().endswith(command):
-            found.append(dict(part.split(":\t", 1) for part in rest if ":\t" in part))
-    return found
 
 
 def untainted(cluster: World, node: str) -> dict[str, Any]:

@@ -224,6 +224,11 @@ class RealKubelet:
         """The node's /mnt/nvme, from outside."""
         return Path(f"/proc/{self._pid}/root/mnt/nvme")
 
+    @property
+    def mountinfo(self) -> Path:
+        """The node's list of mounts, from outside."""
+        return Path(f"/proc/{self._pid}/mountinfo")
+
     # How it is put together
 
     def _start_namespaces(self) -> None:

@@ -10,7 +10,7 @@ from tests.unit.cli.conftest import Command
 
 COMMANDS = [
     *("agent", "controller", "prefetch", "ls", "show", "verify", "evict", "validate", "labels"),
-    *("webhook", "webhook-certificate", "inject", "link", "prepare-root", "cleanup"),
+    *("webhook", "webhook-certificate", "inject", "link", "prepare-root", "cleanup", "tune"),
 ]
 GROUPS = {"bench": ["load"]}
 

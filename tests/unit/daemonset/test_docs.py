@@ -21,6 +21,7 @@ PROGRAMS = {
     "ControllerSettings": "controller",
     "WebhookSettings": "webhook",
     "PrepareSettings": "prepare-root",
+    "TuneSettings": "tune",
     "CleanupSettings": "cleanup",
 }
 

@@ -8,13 +8,16 @@ import pytest
 
 from modelcache.service.agent import Agent
 from modelcache.service.controller import Controller
-from modelcache.settings import AgentSettings, ControllerSettings
+from modelcache.service.tuner import TunerDaemon
+from modelcache.settings import AgentSettings, ControllerSettings, TuneSettings
 from tests.support.manifests import Object, containers, kustomizations, objects, one, patches, pods
 
 ALL = objects()
 PODS = pods(ALL)
 CONTAINERS = containers(ALL)
 AGENT = 65532
+AS_ROOT = {"prepare-root", "tuner", "restore-read-ahead"}
+"""Owner of what they change on the node, and nothing more than that."""
 TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
@@ -32,7 +35,7 @@ def test_the_containers_that_there_are() -> None:
     added = {value["name"] for value in added_to_pods() if "image" in value}
     assert CONTAINERS.keys() | added == {
         *("prepare-root", "agent", "controller", "cleanup"),
-        *(("webhook",) if added else ()),
+        *("webhook", "tuner", "restore-read-ahead"),
     }
 
 
@@ -62,7 +65,7 @@ def test_containers_have_no_privilege(container: Object) -> None:
     assert security.pop("capabilities") == {"drop": ["ALL"]}
     assert security.pop("allowPrivilegeEscalation") is False
     assert security.pop("readOnlyRootFilesystem") is True
-    if container["name"] == "prepare-root":
+    if container["name"] in AS_ROOT:
         assert security == {"runAsNonRoot": False, "runAsUser": 0, "runAsGroup": 0}
     else:
         assert security == {}
@@ -91,11 +94,48 @@ def test_of_the_host_there_is_the_root_and_nothing_else() -> None:
         if "hostPath" in volume
     }
     assert paths == {"/var/lib/modelcache"}
-    added = [value["hostPath"] for value in added_to_pods() if "hostPath" in value]
-    assert added == [{"path": "/proc/1/mountinfo", "type": "File"}]
+    added = {value["hostPath"]["path"] for value in added_to_pods() if "hostPath" in value}
+    assert added == {"/proc/1/mountinfo", "/sys/devices/virtual/bdi"}
 
 
-def test_only_prepare_root_sees_the_hosts_mounts() -> None:
+@pytest.mark.parametrize("name", ["tuner", "restore-read-ahead"])
+def test_the_tuner_writes_read_ahead_and_its_own_directory(name: str) -> None:
+    mounts = EVERY[name]["volumeMounts"]
+    written = [mount for mount in mounts if not mount.get("readOnly")]
+    assert [(mount["name"], mount.get("subPath")) for mount in written] == [
+        ("root", "tuner"),
+        ("bdi", None),
+    ]
+    # Where AppArmor's usual profile for containers allows no writing.
+    assert not any(mount["mountPath"].startswith(("/sys", "/proc")) for mount in mounts)
+    variables = {each["name"]: each["value"] for each in EVERY[name]["env"]}
+    places = {mount["mountPath"] for mount in mounts}
+    assert set(variables.values()) <= places
+
+
+@pytest.mark.parametrize("name", ["tuner", "restore-read-ahead"])
+def test_the_tuner_has_the_volumes_that_it_mounts(name: str) -> None:
+    (folder,) = (
+        folder
+        for folder, kustomization in kustomizations().items()
+        if any(
+            isinstance(step["value"], dict) and step["value"].get("name") == name
+            for _, step in patches(kustomization)
+        )
+    )
+    added = {
+        step["value"]["name"]: step["value"]["hostPath"]
+        for _, step in patches(kustomizations()[folder])
+        if step["path"].endswith("/volumes/-")
+    }
+    assert added == {
+        "bdi": {"path": "/sys/devices/virtual/bdi", "type": "Directory"},
+        "mountinfo": {"path": "/proc/1/mountinfo", "type": "File"},
+    }
+    assert {mount["name"] for mount in EVERY[name]["volumeMounts"]} == {*added, "root"}
+
+
+def test_of_the_agents_pod_only_prepare_root_sees_the_hosts_mounts() -> None:
     kustomization = next(k for f, k in kustomizations().items() if f.name == "require-mount")
     mounts = {
         step["path"]: step["value"]
@@ -131,7 +171,7 @@ def test_a_token_only_where_one_is_needed() -> None:
         for mount in container.get("volumeMounts", ())
         if mount["mountPath"] == TOKEN
     }
-    assert with_token == EVERY.keys() - {"prepare-root"}
+    assert with_token == EVERY.keys() - AS_ROOT
 
 
 @pytest.mark.parametrize("pod", PODS.values(), ids=PODS.keys())
@@ -203,6 +243,21 @@ def test_the_controller_answers_what_it_is_asked(tmp_path: Path) -> None:
         assert paths("controller") <= controller._endpoints._server.routes.keys()
     finally:
         controller._endpoints.close()
+
+
+def test_the_tuner_answers_what_it_is_asked(tmp_path: Path) -> None:
+    settings = TuneSettings(root=tmp_path, read_ahead="", listen="127.0.0.1:0")
+    tuner = TunerDaemon(settings, None)
+    container = EVERY["tuner"]
+    assert tuner._endpoints is not None
+    try:
+        for probe in probes(container).values():
+            assert probe["httpGet"]["port"] == "tuner-http"
+            assert probe["httpGet"]["path"] in tuner._endpoints._server.routes
+    finally:
+        tuner._endpoints.close()
+    (port,) = container["ports"]
+    assert container["args"][-1].endswith(f":{port['containerPort']}")
 
 
 def test_a_slow_start_is_given_time_and_a_hung_one_is_not_waited_for() -> None:
