@@ -346,6 +346,11 @@ def _models(node: NodeCache) -> Iterable[Metric]:
     total = GaugeMetricFamily(
         "modelcache_model_size_bytes", "Bytes of a model in all.", labels=["model"]
     )
+    resident = GaugeMetricFamily(
+        "modelcache_model_resident_bytes",
+        "Bytes of a model's present revision that are in the page cache, in steps of 1 %.",
+        labels=["model"],
+    )
     failing = GaugeMetricFamily(
         "modelcache_model_failing",
         "1 for why a model's last try failed.",
@@ -364,11 +369,13 @@ def _models(node: NodeCache) -> Iterable[Metric]:
         if model.revision:
             scheme = (model.source or "").partition("://")[0]
             revision.add_metric([model.name], {"revision": model.revision, "origin": scheme})
+        if model.resident_bytes is not None:
+            resident.add_metric([model.name], model.resident_bytes)
         if model.reason:
             failing.add_metric([model.name, Reason(model.reason).value], 1)
         if model.finished_at:
             ready.add_metric([model.name], model.finished_at.timestamp())
-    yield from (state, revision, done, total, failing, ready)
+    yield from (state, revision, done, total, resident, failing, ready)
 
 
 def _disk(node: NodeCache) -> Iterable[Metric]:

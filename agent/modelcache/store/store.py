@@ -93,6 +93,12 @@ class Store:
         shown = self._manifests.current(name)
         return next((m for m in self.snapshots(name) if m.snapshot == shown), None)
 
+    def shown(self) -> dict[str, Manifest]:
+        """The snapshot that each model's `current` leads to, by the model's name."""
+        manifests = self.manifests()
+        current = {name: self._manifests.current(name) for name in {m.model for m in manifests}}
+        return {m.model: m for m in manifests if current[m.model] == m.snapshot}
+
     def find(
         self, identity: str, digest: str | None, size: int, *, fresh: bool = False
     ) -> ManifestFile | None:
