@@ -15,6 +15,7 @@ from modelcache.settings.shared import (
 from modelcache.settings.taints import AUTOSCALERS_STARTUP_TAINTS, STARTUP_TAINT
 from modelcache.settings.upkeep import CleanupSettings, PrepareSettings
 from modelcache.settings.values import parse_size
+from modelcache.settings.warming import WarmSettings
 from modelcache.settings.webhook import WebhookSettings
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "LogSettings",
     "PrepareSettings",
     "StoreSettings",
+    "WarmSettings",
     "WebhookSettings",
     "parse_size",
 ]

@@ -5,6 +5,7 @@
 through `durable.Durable`.
 """
 
+from modelcache.store.content import Content
 from modelcache.store.ingest import Busy, Ingest, blob_key
 from modelcache.store.layout import Layout
 from modelcache.store.listings import Entry
@@ -16,6 +17,7 @@ from modelcache.store.views import Staging
 
 __all__ = [
     "Busy",
+    "Content",
     "Damage",
     "DiskSpace",
     "Entry",

@@ -95,9 +95,7 @@ class Store:
 
     def shown(self) -> dict[str, Manifest]:
         """The snapshot that each model's `current` leads to, by the model's name."""
-        manifests = self.manifests()
-        current = {name: self._manifests.current(name) for name in {m.model for m in manifests}}
-        return {m.model: m for m in manifests if current[m.model] == m.snapshot}
+        return self._manifests.shown(self.manifests())
 
     def find(
         self, identity: str, digest: str | None, size: int, *, fresh: bool = False
