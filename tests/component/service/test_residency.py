@@ -13,10 +13,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from modelcache.api import Manifest, ModelReport, ModelState
-from modelcache.host.pagecache import NotTold
+from modelcache.host.pagecache import NotTold, drop, resident_bytes
 from modelcache.service.looking import model_reports
 from modelcache.service.residency import Residency, resident_of
 from modelcache.store import Store
+from modelcache.transfer.buffers import Buffers
 from tests.support.agent import AgentProcess, modelcache, write_catalog
 from tests.support.mounts import loop_mounted
 from tests.support.store import manifest_of, put
@@ -56,6 +57,40 @@ def test_a_fetch_leaves_nothing_behind_and_a_reader_does(store: Store) -> None:
     blob = store.blobs.path(model.files[0].sha256)
     os.unlink(blob)
     assert resident_of(store.layout, model) <= len(SMALL), "what is gone is not in it"
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("direct", [True, False])
+def test_nothing_is_left_behind_whichever_way_it_was_written(store: Store, direct: bool) -> None:
+    partial = store.ingest.claim("key", len(BIG))
+    partial.allocate()
+    if not direct:
+        partial._direct, partial._refused = -1, partial._direct
+    buffer = Buffers(0).must()
+    for start in range(0, len(BIG), MEBIBYTE):
+        buffer[:] = BIG[start : start + MEBIBYTE]
+        partial.write(buffer, start)
+    assert (resident_bytes(partial.fd, len(BIG)) > MEBIBYTE) is not direct
+    blob = store.blobs.path("a" * 64)
+    partial.finish(blob)
+    with blob.open("rb") as file:
+        assert resident_bytes(file.fileno(), len(BIG)) == 0
+
+
+@pytest.mark.root
+def test_a_prefetch_leaves_neither_the_model_nor_its_source(store: Store, tmp_path: Path) -> None:
+    source = tmp_path / "disk" / "source"
+    source.mkdir()
+    for name, data in {"w.safetensors": BIG, "config.json": SMALL}.items():
+        (source / name).write_bytes(data)
+    os.sync()
+    with (source / "w.safetensors").open("rb") as file:
+        drop(file.fileno())
+        done = modelcache("prefetch", f"file://{source}", "--root", store.layout.root)
+        assert done.returncode == 0, done.stderr
+        assert resident_bytes(file.fileno(), len(BIG)) == 0
+    (model,) = store.shown().values()
+    assert resident_of(store.layout, model) == 0
 
 
 class Node:
