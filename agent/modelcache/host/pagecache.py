@@ -5,8 +5,8 @@ of a range in one call; before that, or where a seccomp profile doesn't know it,
 kernel tells it only to who owns the file or may write it. (To others mincore calls every page
 present, so they are not asked about.)
 
-Bringing in: posix_fadvise(2) with WILLNEED has the kernel read ahead without a copy to us, by one
-thread at the speed of the disk and at a quarter of the processor time of reading. One call reads no
+Bringing in: posix_fadvise(2) with WILLNEED has the kernel read ahead without a copy to us: one
+thread keeps the disk busy, also where the device reads little ahead by itself. One call reads no
 more than the larger of the device's read-ahead and its largest request (force_page_cache_ra in
 mm/readahead.c) and doesn't say so: what a call takes is found out, and what did not come is read.
 """

@@ -300,3 +300,33 @@ def test_a_new_report_ends_a_long_round(store: Store, monkeypatch: pytest.Monkey
     assert share(store, "a") < 0.5
     assert node.warmer.cycle() == 5
     assert mostly(share(store, "a"))
+
+
+@pytest.mark.heavy
+def test_two_gibibytes_and_a_budget_of_one(tmp_path: Path) -> None:
+    gibibyte = 1 << 30
+    with loop_mounted(tmp_path / "disk", 5 * gibibyte, "mkfs.ext4", "-q") as disk:
+        source = disk / "source"
+        source.mkdir()
+        for number in range(2):
+            with (source / f"model-{number}.safetensors").open("wb") as file:
+                for _ in range(1024):
+                    file.write(os.urandom(MEBIBYTE))
+        root = disk / "cache"
+        fetched = modelcache("prefetch", f"file://{source}", "--root", root, timeout=250)
+        assert fetched.returncode == 0, fetched.stderr
+        store = Store(root)
+        (name,) = store.shown()
+        command = (COMMAND, "warm", name, "--root", root)
+        assert share(store, name) == 0
+        with memory_group(gibibyte) as group:
+            done = subprocess.run(group.command(*command), capture_output=True, text=True)
+            assert done.returncode == 1
+            assert "does not fit: 1.1 GiB more than this container's memory limit" in done.stdout
+            assert group.used < gibibyte // 4
+            assert share(store, name) == 0
+        with memory_group(3 * gibibyte) as group:
+            done = subprocess.run(group.command(*command), capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout
+            assert mostly(share(store, name))
+            assert group.used < 2.2 * gibibyte

@@ -68,8 +68,10 @@ def needed() -> str:
 
 
 @contextmanager
-def world(folder: Path) -> Iterator[World]:
-    """All of it but nodes."""
+def world(
+    folder: Path, *, components: Sequence[str] = (), patches: Sequence[Mapping[str, Any]] = ()
+) -> Iterator[World]:
+    """All of it but nodes; with more components, and patches of the user's."""
     binaries = find_binaries()
     if missing := needed():
         pytest.skip(f"a real node needs what is not here: {missing}")
@@ -82,13 +84,19 @@ def world(folder: Path) -> Iterator[World]:
     ):
         plane.kubectl("apply", "-k", REPOSITORY / "daemonset" / "crds")
         plane.kubectl("wait", "--for=condition=Established", "crd", "--all")
-        write_overlay(folder, {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1"})
+        settings = {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1"}
+        write_overlay(folder, settings, components, patches)
         write_cleanup(folder / "cleanup")
         eventually(lambda: plane.kubectl("apply", "-k", folder), what="the manifests")
         yield World(plane, network, hub, archive, folder, folder / "cleanup")
 
 
-def write_overlay(folder: Path, settings: Mapping[str, str]) -> None:
+def write_overlay(
+    folder: Path,
+    settings: Mapping[str, str],
+    components: Sequence[str] = (),
+    patches: Sequence[Mapping[str, Any]] = (),
+) -> None:
     """The overlay for nodes with a disk of their own, as a user changes it: other settings.
 
     A cluster of 1.20 knows neither admission policies nor disruption budgets of version 1, and
@@ -116,7 +124,8 @@ def write_overlay(folder: Path, settings: Mapping[str, str]) -> None:
                 "literals": [f"{key}={value}" for key, value in ours.items()],
             }
         ],
-        "patches": [{"target": {"kind": kind}, "patch": removal} for kind in kinds],
+        "components": [f"daemonset/components/{name}" for name in components],
+        "patches": [*({"target": {"kind": kind}, "patch": removal} for kind in kinds), *patches],
     }
     # Beside it, since a kustomization names others by relative paths.
     shutil.copytree(REPOSITORY / "daemonset", folder / "daemonset")
