@@ -21,6 +21,7 @@ from modelcache.api import (
     PageCache,
 )
 from modelcache.api.nodecache import NodeMeta
+from modelcache.host import pagecache
 from modelcache.host.memory import Memory
 from modelcache.host.pagecache import drop, resident_bytes
 from modelcache.service.warmer import Warmer
@@ -286,6 +287,7 @@ def test_a_new_report_ends_a_long_round(store: Store, monkeypatch: pytest.Monkey
     put(store, "a", {"w.bin": content(64, 1)})
     report(store, wanted("a"))
     node = Node(store)
+    monkeypatch.setattr(pagecache, "_FAR_BYTES", 1 << 62)
     real = os.posix_fadvise
     asked: list[int] = []
 
