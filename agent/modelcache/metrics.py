@@ -423,6 +423,11 @@ def _models(node: NodeCache) -> Iterable[Metric]:
     total = GaugeMetricFamily(
         "modelcache_model_size_bytes", "Bytes of a model in all.", labels=["model"]
     )
+    resident = GaugeMetricFamily(
+        "modelcache_model_resident_bytes",
+        "Bytes of a model's present revision that are in the page cache, in steps of 1 %.",
+        labels=["model"],
+    )
     failing = GaugeMetricFamily(
         "modelcache_model_failing",
         "1 for why a model's last try failed.",
@@ -441,11 +446,13 @@ def _models(node: NodeCache) -> Iterable[Metric]:
         if model.revision:
             scheme = (model.source or "").partition("://")[0]
             revision.add_metric([model.name], {"revision": model.revision, "origin": scheme})
+        if model.resident_bytes is not None:
+            resident.add_metric([model.name], model.resident_bytes)
         if model.reason:
             failing.add_metric([model.name, Reason(model.reason).value], 1)
         if model.finished_at:
             ready.add_metric([model.name], model.finished_at.timestamp())
-    yield from (state, revision, done, total, failing, ready)
+    yield from (state, revision, done, total, resident, failing, ready)
 
 
 def _disk(node: NodeCache) -> Iterable[Metric]:
@@ -460,3 +467,103 @@ def _disk(node: NodeCache) -> Iterable[Metric]:
         ("catalog_problems", "Things wrong with the catalog's documents.", catalog.problem_count),
     ):
         yield GaugeMetricFamily(f"modelcache_{name}", what, value=value)
+
+
+@dataclass(frozen=True, slots=True)
+class WarmModel:
+    """One model that is to be in memory, in bytes. `missing`: what the budget lacks for it."""
+
+    name: str
+    size: int
+    resident: int
+    missing: int
+
+
+@dataclass(frozen=True, slots=True)
+class WarmerState:
+    """What is true of the warmer at one moment; `budget` in bytes."""
+
+    budget: int
+    models: tuple[WarmModel, ...]
+
+
+class WarmerMetrics:
+    """The warmer's registry. Safe for threads."""
+
+    def __init__(self, state: Callable[[], WarmerState | None]) -> None:
+        """`state` gives what was last looked at, at each scrape; None: nothing yet."""
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        self.registry.register(_WarmerCollector(state))
+        self._read = Counter(
+            "modelcache_warmer_read_bytes",
+            "Bytes that were brought into the page cache.",
+            registry=self.registry,
+        )
+        self._dropped = Counter(
+            "modelcache_warmer_dropped_bytes",
+            "Bytes that were dropped from the page cache: no longer asked for (unwanted), or to"
+            " leave memory to others (memory).",
+            ["cause"],
+            registry=self.registry,
+        )
+        self._failures = Counter(
+            "modelcache_warmer_failures",
+            "Files that could not be read, looked at or dropped.",
+            registry=self.registry,
+        )
+
+    def read(self, size: int) -> None:
+        """Count what was read, in bytes."""
+        self._read.inc(size)
+
+    def dropped(self, cause: str, size: int) -> None:
+        """Count what was dropped, in bytes."""
+        self._dropped.labels(cause).inc(size)
+
+    def failed(self) -> None:
+        """Count a failure."""
+        self._failures.inc()
+
+    def exposition(self) -> bytes:
+        """All metrics in the text format."""
+        return generate_latest(self.registry)
+
+
+class _WarmerCollector(Collector):
+    def __init__(self, state: Callable[[], WarmerState | None]) -> None:
+        self._state = state
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        yield _build("The warmer's version.")
+        state = self._state()
+        if state is None:
+            return
+        yield GaugeMetricFamily(
+            "modelcache_warmer_budget_bytes",
+            "Bytes of models that may be kept in memory.",
+            value=state.budget,
+        )
+        size = GaugeMetricFamily(
+            "modelcache_warmer_model_size_bytes",
+            "Bytes of a model that is to be in memory.",
+            labels=["model"],
+        )
+        resident = GaugeMetricFamily(
+            "modelcache_warmer_model_resident_bytes",
+            "Bytes of such a model that are in the page cache.",
+            labels=["model"],
+        )
+        missing = GaugeMetricFamily(
+            "modelcache_warmer_model_missing_bytes",
+            "Bytes by which the budget is too small for such a model; 0 where it fits.",
+            labels=["model"],
+        )
+        for model in state.models:
+            size.add_metric([model.name], model.size)
+            resident.add_metric([model.name], model.resident)
+            missing.add_metric([model.name], model.missing)
+        yield from (size, resident, missing)

@@ -1,24 +1,26 @@
-"""`make bench`: fetching a model (`fetching`), and the agents of a large cluster (`scale`)."""
+"""`make bench`: fetching a model, bringing it into memory, and the agents of a large cluster."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from tests.bench import fetching, scale
+from tests.bench import fetching, scale, warming
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--only", choices=("fetching", "cluster"))
+    parser.add_argument("--only", choices=("fetching", "warming", "cluster"))
     parser.add_argument("--rounds", type=int, default=5, help="of each client (5)")
     parser.add_argument("--client", action="append", default=[], help="a part of its name")
     parser.add_argument("--case", action="append", default=[], choices=fetching.NAMES)
     parser.add_argument("--no-tls", action="store_true", help="plain HTTP only")
     chosen = parser.parse_args()
-    if chosen.only != "cluster":
+    if chosen.only in (None, "fetching"):
         fetching.run(chosen.rounds, chosen.client, chosen.case, tls=not chosen.no_tls)
-    if chosen.only != "fetching":
+    if chosen.only in (None, "warming"):
+        warming.run(chosen.rounds)
+    if chosen.only in (None, "cluster"):
         scale.run(nodes=500, models=50, processes=5)
     return 0
 

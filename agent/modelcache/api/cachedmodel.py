@@ -190,7 +190,8 @@ class CachedModelSpec(ApiModel):
     pinned: bool = False
     """Never evicted. Not acted on yet: nothing is evicted for space."""
     page_cache: PageCache = PageCache.NONE
-    """Warm: read into memory as well. Not acted on yet."""
+    """Warm: kept in memory as well, by a warmer (components/warmer). None: a fetch leaves nothing
+    in the page cache."""
     refresh: Refresh = Refresh()
     """Whether, and how often, to look for a newer revision."""
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from modelcache.api.cachedmodel import PageCache
 from modelcache.api.meta import API_VERSION, SUBDOMAIN_PATTERN, ApiModel, Conditions, ObjectMeta
 from modelcache.api.quantities import quantity
 from modelcache.errors import Reason
@@ -51,6 +52,11 @@ class ModelReport(ApiModel):
     """Bytes in all of what is being fetched, or of the ready revision."""
     files: NonNegative = 0
     """Files in all."""
+    resident_bytes: NonNegative | None = None
+    """Bytes of the ready revision that are in the page cache, in steps of 1 %; absent where it was
+    not measured."""
+    page_cache: PageCache = PageCache.NONE
+    """What the object asks for: Warm, to be kept in the page cache."""
     priority: int = 0
     """The object's priority."""
     pinned: bool = False

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from modelcache.api import Manifest, ModelReport
+from modelcache.api import Manifest, ModelReport, PageCache
 from modelcache.cli.options import Output, Root, flag, open_store, settings
 from modelcache.cli.output import (
     Format,
@@ -28,13 +28,13 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
 
 def ls(root: Root = None, output: Output = Format.TABLE) -> None:
     """List the models of the cache."""
-    reports = model_reports(open_store(root))
+    reports = model_reports(open_store(root), measure=True)
     if output is Format.JSON:
         print_json("ModelList", {"items": [report.to_document() for report in reports]})
     elif not reports:
         print("The cache is empty.")
     else:
-        columns = ["NAME", "STATE", "REVISION", "SIZE", "FILES", "AGE", "SOURCE", "NOTE"]
+        columns = ["NAME", "STATE", "REVISION", "SIZE", "MEMORY", "FILES", "AGE", "SOURCE", "NOTE"]
         print_table(columns, [_row(report) for report in reports])
         print_notes({r.name: r.message for r in reports if r.message})
 
@@ -48,11 +48,19 @@ def _row(report: ModelReport) -> list[str]:
         report.state.value,
         (report.revision or "")[:12],
         size if report.bytes_total else "",
+        _share_in_memory(report),
         str(report.files or ""),
         age(report.finished_at),
         report.source or "",
         report.reason or ("" if report.wanted else "not in the catalog"),
     ]
+
+
+def _share_in_memory(report: ModelReport) -> str:
+    if report.resident_bytes is None or not report.bytes_total:
+        return ""
+    # Not rounded up: 100% is all of it.
+    return f"{min(100, report.resident_bytes * 100 // report.bytes_total)}%"
 
 
 def show(name: Name, root: Root = None, output: Output = Format.TABLE) -> None:
@@ -87,6 +95,8 @@ def _facts(report: ModelReport) -> list[tuple[str, str]]:
         ("Source", report.source or ""),
         ("Revision", report.revision or ""),
         ("Size", human_bytes(report.bytes_total) if report.bytes_total else ""),
+        ("In memory", _in_memory(report)),
+        ("Page cache", report.page_cache.value if report.page_cache is not PageCache.NONE else ""),
         ("Priority", str(report.priority) if report.priority else ""),
         ("Pinned", "yes" if report.pinned else ""),
         ("Ready since", report.finished_at.isoformat() if report.finished_at else ""),
@@ -97,6 +107,12 @@ def _facts(report: ModelReport) -> list[tuple[str, str]]:
         ("Attempts", str(report.attempts) if report.attempts else ""),
         ("Next try", report.retry_at.isoformat() if report.retry_at else ""),
     ]
+
+
+def _in_memory(report: ModelReport) -> str:
+    if report.resident_bytes is None:
+        return ""
+    return f"{human_bytes(report.resident_bytes)} ({_share_in_memory(report)})"
 
 
 def labels(
@@ -119,7 +135,7 @@ def find_report(store: Store, name: str) -> ModelReport:
     Raises:
         NotFound: naming what there is.
     """
-    reports = {report.name: report for report in model_reports(store)}
+    reports = {report.name: report for report in model_reports(store, measure=True)}
     if name not in reports:
         there = ", ".join(list(reports)[:10]) or "nothing"
         raise NotFound(f"no model {name!r} in {store.layout.root}; there is {there}")

@@ -33,6 +33,7 @@ COMMANDS: Final = {
     "show": ("inspecting:show", "Show one model and its files."),
     "verify": ("keeping:verify", "Read models back, compare every byte."),
     "evict": ("keeping:evict", "Remove a model from the cache."),
+    "warm": ("warming:warm", "Bring models into the page cache."),
     "validate": ("validating:validate", "Check catalog files."),
     "labels": ("inspecting:labels", "Print the labels that the node carries."),
     "inject": ("injecting:inject_manifests", "Inject pods in a manifest."),

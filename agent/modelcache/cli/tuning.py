@@ -41,7 +41,7 @@ def tune(
     sys_: Annotated[Path | None, _flag("sys", "DIRECTORY")] = None,
     bdi: Annotated[Path | None, _flag("bdi", "DIRECTORY")] = None,
     mountinfo: Annotated[Path | None, _flag("mountinfo", "FILE")] = None,
-    listen: Annotated[str | None, _flag("listen", "ADDRESS")] = None,
+    listen: Annotated[str | None, _flag("tune_listen", "ADDRESS", "--listen")] = None,
     log_format: Annotated[str | None, _flag("log_format", "FORMAT")] = None,
     log_level: Annotated[str | None, _flag("log_level", "LEVEL")] = None,
     output: Output = Format.TABLE,
@@ -60,7 +60,7 @@ def tune(
         sys=sys_,
         bdi=bdi,
         mountinfo=mountinfo,
-        listen=listen,
+        tune_listen=listen,
         log_format=log_format,
         log_level=log_level,
     )

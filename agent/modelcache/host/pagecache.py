@@ -5,10 +5,12 @@ of a range in one call; before that, or where a seccomp profile doesn't know it,
 kernel tells it only to who owns the file or may write it. (To others mincore calls every page
 present, so they are not asked about.)
 
-Bringing in: posix_fadvise(2) with WILLNEED has the kernel read ahead without a copy to us, by one
-thread at the speed of the disk and at a quarter of the processor time of reading. One call reads no
+Bringing in: posix_fadvise(2) with WILLNEED has the kernel read ahead without a copy to us: one
+thread keeps the disk busy, also where the device reads little ahead by itself. One call reads no
 more than the larger of the device's read-ahead and its largest request (force_page_cache_ra in
 mm/readahead.c) and doesn't say so: what a call takes is found out, and what did not come is read.
+Where the device reads far ahead by itself, MADV_POPULATE_READ (since Linux 5.14) is half as fast
+again and takes next to no processor time: the kernel then reads into large folios.
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ import mmap
 import os
 import platform
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +41,9 @@ _BLIND_BYTES: Final = 128 * 1024
 """A piece where cachestat doesn't tell what a call took: Linux's usual read-ahead."""
 _WINDOW_BYTES: Final = 32 * 1024 * 1024
 """What is asked for and has not come yet: the most that is read in vain after a stop."""
+_FAR_BYTES: Final = _PIECE_BYTES
+"""From this read-ahead on mapping is faster than asking: with 4 MiB by 1.4; with 1 MiB slower."""
+_POPULATE_READ: Final = 22  # include/uapi/asm-generic/mman-common.h
 _BATCH_BYTES: Final = 256 * 1024 * 1024
 """What mincore is asked about at once: a byte for each page."""
 
@@ -47,6 +54,7 @@ _libc.mmap.argtypes = (
     *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int),
     ctypes.c_int64,
 )
+_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _MAP_FAILED: Final = ctypes.c_void_p(-1).value
 
@@ -114,6 +122,8 @@ def warm(
         NotTold: the file is another user's.
         OSError: the disk failed.
     """
+    if size and _read_ahead(fd) >= _FAR_BYTES and _can_populate():
+        return _populate(fd, size, on_bytes, check)
     asking = _Asking(fd)
     under_way: deque[tuple[int, int, bool]] = deque()
     read = 0
@@ -131,6 +141,42 @@ def warm(
         check()
         on_bytes(_arrive(fd, *under_way.popleft()))
     return Warmed(size, read)
+
+
+def _populate(
+    fd: int, size: int, on_bytes: Callable[[int], None], check: Callable[[], None]
+) -> Warmed:
+    """As `warm`, by mapping the file: the device reads ahead by itself."""
+    cold = size - _resident(fd, 0, size)
+    with _mapped(fd, 0, size) as address:
+        for start in range(0, size, _PIECE_BYTES):
+            check()
+            length = min(_PIECE_BYTES, size - start)
+            if _libc.madvise(address + start, length, _POPULATE_READ):
+                _read(fd, start, length)  # it says that it failed, and this says why
+            on_bytes(length)
+    return Warmed(size, cold)
+
+
+@lru_cache(maxsize=1)
+def _can_populate() -> bool:
+    with mmap.mmap(-1, mmap.PAGESIZE) as page:
+        try:
+            page.madvise(_POPULATE_READ)
+        except OSError:
+            return False
+    return True
+
+
+def _read_ahead(fd: int) -> int:
+    """How far the device of a file reads ahead, in bytes; 0: not known."""
+    device = os.fstat(fd).st_dev
+    bdi = f"{os.major(device)}:{os.minor(device)}"
+    # A file system's own, or that of the disk of which it is on a partition.
+    for folder in (f"/sys/class/bdi/{bdi}", f"/sys/dev/block/{bdi}/../bdi"):
+        with suppress(OSError, ValueError):
+            return int(Path(folder, "read_ahead_kb").read_text()) * 1024
+    return 0
 
 
 class _Asking:
@@ -165,10 +211,14 @@ def _arrive(fd: int, start: int, length: int, asked: bool) -> int:
     if asked:
         os.pread(fd, 1, start + length - 1)
         if _mincore(fd, start, length) < length:
-            end = start + length
-            while start < end and (got := len(os.pread(fd, end - start, start))):
-                start += got
+            _read(fd, start, length)
     return length
+
+
+def _read(fd: int, start: int, length: int) -> None:
+    end = start + length
+    while start < end and (got := len(os.pread(fd, end - start, start))):
+        start += got
 
 
 def _resident(fd: int, start: int, length: int) -> int:
@@ -209,19 +259,26 @@ def _mincore(fd: int, start: int, length: int) -> int:
 
     `start` is at a page's beginning.
     """
+    pages = bytearray(-(-length // mmap.PAGESIZE))
+    into = (ctypes.c_char * len(pages)).from_buffer(pages)
+    with _mapped(fd, start, length) as address:
+        if _libc.mincore(address, length, ctypes.addressof(into)):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), _name(fd))
+    return min(length, pages.count(1) * mmap.PAGESIZE)
+
+
+@contextmanager
+def _mapped(fd: int, start: int, length: int) -> Iterator[int]:
+    """A part of a file mapped; not touched, so that a disk that fails is no SIGBUS."""
     address = _libc.mmap(None, length, mmap.PROT_READ, mmap.MAP_SHARED, fd, start)
     if address == _MAP_FAILED:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), _name(fd))
     try:
-        pages = bytearray(-(-length // mmap.PAGESIZE))
-        into = (ctypes.c_char * len(pages)).from_buffer(pages)
-        if _libc.mincore(address, length, ctypes.addressof(into)):
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), _name(fd))
+        yield address
     finally:
         _libc.munmap(address, length)
-    return min(length, pages.count(1) * mmap.PAGESIZE)
 
 
 def _may_ask(fd: int) -> bool:

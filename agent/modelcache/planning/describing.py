@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from modelcache.api import CachedModel, Manifest, ModelReport, ModelState
+from modelcache.api import CachedModel, Manifest, ModelReport, ModelState, PageCache
 from modelcache.errors import Reason
 from modelcache.planning.planner import Fetch, Held, Resolve, Running
 from modelcache.planning.sources import source_digest
@@ -117,6 +117,7 @@ def describe(
         source_digest=source_digest(source) if source else None,
         priority=model.spec.priority if model else 0,
         pinned=model.spec.pinned if model else False,
+        page_cache=model.spec.page_cache if model else PageCache.NONE,
         **report,  # type: ignore[arg-type]
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -23,6 +24,7 @@ from modelcache.service.outfit import outfit
 from modelcache.service.progress import ProgressBook
 from modelcache.service.reconciling import Keeping, Reconciler
 from modelcache.service.reporting import Reporter, is_unreadable, read_node_report
+from modelcache.service.residency import Residency, resident_of
 from modelcache.service.surroundings import Alone, Node
 from modelcache.service.telling import Telling, is_missing
 from modelcache.service.working import Crew
@@ -60,7 +62,16 @@ class Agent:
         self._engine, origins = outfit(settings, self._store.layout.root, settings.file_roots)
         inventory = Inventory(self._store)
         before = read_node_report(self._store.layout)
-        self._telling = Telling(self.progress, inventory.paths, _wanted(before))
+        self._residency = Residency(
+            self._store.shown,
+            partial(resident_of, self._store.layout),
+            seconds=settings.residency_seconds,
+            remembered=before.status.models if before and before.status else (),
+            on_change=self._wake,
+        )
+        self._telling = Telling(
+            self.progress, inventory.paths, _wanted(before), resident=self._residency.of
+        )
         self._cluster = (
             ClusterSide(
                 settings,
@@ -110,6 +121,7 @@ class Agent:
             "catalog": Task("catalog", self._read_catalog, late_after=_LATE_SECONDS),
             "reconcile": Task("reconcile", self._reconcile, late_after=_LATE_SECONDS),
             "report": Task("report", self._reporter.cycle, late_after=_LATE_SECONDS),
+            "residency": Task("residency", self._residency.cycle, late_after=_LATE_SECONDS),
             "sweep": Task("sweep", self._sweep, late_after=3 * _SWEEP_SECONDS),
         }
         clusters = self._cluster.tasks.values() if self._cluster else ()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from modelcache.api import Manifest, ModelReport, ModelState
 from modelcache.errors import Reason
+from modelcache.host.pagecache import NotTold
 from modelcache.planning.describing import describe
 from modelcache.service.inventory import Inventory
 from modelcache.service.reporting import read_node_report
+from modelcache.service.residency import resident_of
 from modelcache.store import Store
 
 _DAMAGED = {
@@ -25,11 +28,31 @@ _GONE = {
 }
 
 
-def model_reports(store: Store) -> tuple[ModelReport, ...]:
+def model_reports(store: Store, *, measure: bool = False) -> tuple[ModelReport, ...]:
     """Every model that the store holds or the agent's last report speaks of, by name.
 
-    What is ready is the store's to say; what is wanted, fetched or failing the agent's.
+    What is ready is the store's to say; what is wanted, fetched or failing the agent's. `measure`:
+    with what is in the page cache now, where the kernel tells.
     """
+    reports = _reports(store)
+    if not measure:
+        return reports
+    shown = store.shown()
+    return tuple(
+        report.model_copy(update={"resident_bytes": _resident(store, shown[report.name])})
+        if report.state is ModelState.READY and report.name in shown
+        else report
+        for report in reports
+    )
+
+
+def _resident(store: Store, manifest: Manifest) -> int | None:
+    with suppress(NotTold, OSError):
+        return resident_of(store.layout, manifest)
+    return None
+
+
+def _reports(store: Store) -> tuple[ModelReport, ...]:
     report = read_node_report(store.layout)
     told = {
         model.name: model for model in (report.status.models if report and report.status else ())
@@ -44,7 +67,10 @@ def model_reports(store: Store) -> tuple[ModelReport, ...]:
             # Without an agent's word, what is here is wanted: somebody has prefetched it.
             found[name] = mine.model_copy(update={"wanted": True, **({} if ready else _DAMAGED)})
         elif ready and not _is_passed_over(store, agents, [manifest for _, manifest in held]):
-            kept = ("wanted", "priority", "pinned", "reason", "message", "attempts")
+            kept = (
+                *("wanted", "priority", "pinned", "page_cache"),
+                *("reason", "message", "attempts"),
+            )
             update = {field: getattr(agents, field) for field in kept}
             found[name] = mine.model_copy(update=update)
     for name, agents in told.items():

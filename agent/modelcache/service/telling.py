@@ -26,14 +26,19 @@ class Telling:
         progress: ProgressBook,
         paths: Callable[[str], Paths],
         remembered: Mapping[str, ModelReport] | None = None,
+        *,
+        resident: Callable[[str, str | None], int | None] = lambda *_: None,
     ) -> None:
         """`remembered`: what was last reported of the models that this node was known to want.
 
         They count as wanted until the catalog speaks of them, or can be read without problems: a
         broken document may be theirs.
+
+        `resident` gives how many bytes of a model's revision are in the page cache; None: unknown.
         """
         self._progress = progress
         self._paths = paths
+        self._resident = resident
         self._remembered = dict(remembered or {})
         self._mutex = threading.Lock()
         self._reports: tuple[ModelReport, ...] | None = None
@@ -70,10 +75,14 @@ class Telling:
                 self._paths(name),
                 waits=name in waiting,
             )
+            if report.state is ModelState.READY:
+                resident = self._resident(name, report.revision)
+                if resident is not None:
+                    report = report.model_copy(update={"resident_bytes": resident})
             last = self._remembered.get(name)
             if last is not None:
-                kept = {"wanted": True, "priority": last.priority, "pinned": last.pinned}
-                report = report.model_copy(update=kept)
+                kept = ("wanted", "priority", "pinned", "page_cache")
+                report = report.model_copy(update={each: getattr(last, each) for each in kept})
             old = before.get(name)
             # The same object where nothing is new: who compares later has little to do.
             reports.append(old if old == report else report)

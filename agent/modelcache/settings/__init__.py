@@ -16,6 +16,7 @@ from modelcache.settings.taints import AUTOSCALERS_STARTUP_TAINTS, STARTUP_TAINT
 from modelcache.settings.tune import TuneSettings
 from modelcache.settings.upkeep import CleanupSettings, PrepareSettings
 from modelcache.settings.values import parse_size
+from modelcache.settings.warming import WarmSettings
 from modelcache.settings.webhook import WebhookSettings
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "PrepareSettings",
     "StoreSettings",
     "TuneSettings",
+    "WarmSettings",
     "WebhookSettings",
     "parse_size",
 ]

@@ -29,6 +29,13 @@ class AgentSettings(FetchSettings, ClusterSettings, LogSettings):
     report_seconds: float = Field(
         5.0, ge=1, le=3600, description="The NodeCache is written at most once in so many seconds."
     )
+    residency_seconds: float = Field(
+        60.0,
+        ge=0,
+        le=86_400,
+        description="How often it is measured how much of each model is in the page cache; 0 for"
+        " never.",
+    )
     nodes_at_once: int = Field(
         32,
         ge=0,

@@ -56,9 +56,10 @@ class TuneSettings(LogSettings):
         description="The host's list of mounts: /proc/1/mountinfo, in a container that has it"
         " mounted.",
     )
-    listen: Listen = Field(
+    tune_listen: Listen = Field(
         "127.0.0.1:8082",
-        description="Address and port for /livez, /readyz and /metrics; empty for none.",
+        description="With --daemon: address and port for /livez, /readyz and /metrics; empty for"
+        " none.",
     )
 
     @field_validator("root")
@@ -81,4 +82,4 @@ class TuneSettings(LogSettings):
     @property
     def address(self) -> tuple[str, int] | None:
         """(host, port) to listen on."""
-        return parse_listen(self.listen)
+        return parse_listen(self.tune_listen)

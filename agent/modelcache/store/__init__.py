@@ -5,6 +5,7 @@
 goes through `durable.Durable`.
 """
 
+from modelcache.store.content import Content
 from modelcache.store.ingest import Busy, Ingest, blob_key
 from modelcache.store.layout import Layout
 from modelcache.store.listings import Entry
@@ -17,6 +18,7 @@ from modelcache.store.views import Staging
 __all__ = [
     "SMALL_BYTES",
     "Busy",
+    "Content",
     "Damage",
     "DiskSpace",
     "Entry",

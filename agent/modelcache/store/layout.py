@@ -137,7 +137,7 @@ def open_layout(root: Path, durable: Durable | None = None) -> Layout:
         taken = [name for name in _OURS if _is_taken(layout.root / name)]
         # Looked for after the rest: another process may be making the cache at this moment.
         if layout.marker.exists():
-            _check_version(layout)
+            check_version(layout)
         # An `ingest` alone is what a crash before the marker was written leaves.
         elif [name for name in taken if name != "ingest"]:
             raise StoreDamaged(
@@ -180,7 +180,12 @@ def _is_taken(path: Path) -> bool:
     return path.exists()
 
 
-def _check_version(layout: Layout) -> None:
+def check_version(layout: Layout) -> None:
+    """Refuse what a newer program has written.
+
+    Raises:
+        StoreDamaged
+    """
     try:
         version = json.loads(layout.marker.read_bytes())["version"]
     except (ValueError, KeyError, TypeError) as error:

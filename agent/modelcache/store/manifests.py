@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import structlog
@@ -62,6 +63,13 @@ class Manifests:
             return self._layout.current(model).readlink().name
         except OSError:
             return None
+
+    def shown(self, manifests: Iterable[Manifest]) -> dict[str, Manifest]:
+        """Of all manifests those that `current` leads to, by the model's name."""
+        found = {(m.model, m.snapshot): m for m in manifests}
+        models = {model for model, _ in found}
+        current = {model: self.current(model) for model in models}
+        return {m: found[m, s] for m, s in current.items() if s is not None and (m, s) in found}
 
     def is_there(self, model: str, snapshot: str) -> bool:
         """Whether there is a manifest file, readable by this version or not."""

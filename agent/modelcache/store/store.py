@@ -95,6 +95,10 @@ class Store:
         shown = self._manifests.current(name)
         return next((m for m in self.snapshots(name) if m.snapshot == shown), None)
 
+    def shown(self) -> dict[str, Manifest]:
+        """The snapshot that each model's `current` leads to, by the model's name."""
+        return self._manifests.shown(self.manifests())
+
     def find(
         self, identity: str, digest: str | None, size: int, *, fresh: bool = False
     ) -> ManifestFile | None:

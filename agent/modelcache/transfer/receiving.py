@@ -142,6 +142,8 @@ class Receiver:
             yield _LocalBody(fd, wanted.start, location.path)
             location.check(fd)
         finally:
+            # Nobody asked for these pages; what somebody has mapped stays.
+            os.posix_fadvise(fd, wanted.start, wanted.end - wanted.start, os.POSIX_FADV_DONTNEED)
             os.close(fd)
 
 

@@ -83,13 +83,13 @@ def test_a_restart_is_ready_at_once_without_a_request(
 ) -> None:
     hub.add_repo("org/a", FILES)
     catalog = catalog_of(tmp_path, {"name": "a", "uri": "hf://org/a"})
-    with agent(root, catalog, hub) as first:
+    with agent(root, catalog, hub, "--residency-seconds", "0") as first:
         first.wait_ready("a")
         before = wait_written(first, root)
         assert first.terminate() == 0
     stopped = (root / "node.json").stat().st_ino
     hub.clear_requests()
-    with agent(root, catalog, hub) as second:
+    with agent(root, catalog, hub, "--residency-seconds", "0") as second:
         second.wait_ready("a")
         assert second.model("a") == before["status"]["models"][0]
         assert second.node()["status"]["labels"] == before["status"]["labels"]

@@ -249,7 +249,7 @@ class Auto:
 
     def __post_init__(self) -> None:
         settings = TuneSettings(
-            root=self.disk, read_ahead="root=auto", tune_state=self.state, listen=""
+            root=self.disk, read_ahead="root=auto", tune_state=self.state, tune_listen=""
         )
         self.tuner = Tuner(settings, self.measure, tell=self.told.append, clock=self.clock)
         self.tuner.prepare()

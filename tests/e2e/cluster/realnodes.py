@@ -69,9 +69,13 @@ def needed() -> str:
 
 @contextmanager
 def world(
-    folder: Path, *components: str, settings: Mapping[str, str] | None = None
+    folder: Path,
+    *,
+    components: Sequence[str] = (),
+    settings: Mapping[str, str] | None = None,
+    patches: Sequence[Mapping[str, Any]] = (),
 ) -> Iterator[World]:
-    """All of it but nodes; with components and settings besides those of the overlay."""
+    """All of it but nodes; with components, settings and patches besides those of the overlay."""
     binaries = find_binaries()
     if missing := needed():
         pytest.skip(f"a real node needs what is not here: {missing}")
@@ -87,13 +91,18 @@ def world(
         ours = {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", **(settings or {})}
         # Beside it, since a kustomization names others by relative paths.
         shutil.copytree(REPOSITORY / "daemonset", folder / "daemonset")
-        write_overlay(folder, ours, *components)
+        write_overlay(folder, ours, components, patches)
         write_cleanup(folder / "cleanup")
         eventually(lambda: plane.kubectl("apply", "-k", folder), what="the manifests")
         yield World(plane, network, hub, archive, folder, folder / "cleanup")
 
 
-def write_overlay(folder: Path, settings: Mapping[str, str], *components: str) -> None:
+def write_overlay(
+    folder: Path,
+    settings: Mapping[str, str],
+    components: Sequence[str] = (),
+    patches: Sequence[Mapping[str, Any]] = (),
+) -> None:
     """The overlay for nodes with a disk of their own, as a user changes it: other settings.
 
     A cluster of 1.20 knows neither admission policies nor disruption budgets of version 1, and
@@ -113,7 +122,6 @@ def write_overlay(folder: Path, settings: Mapping[str, str], *components: str) -
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
         "resources": ["daemonset/overlays/generic-nvme", "events.json"],
-        "components": [f"daemonset/components/{component}" for component in components],
         "configMapGenerator": [
             {
                 "name": "modelcache-settings",
@@ -122,7 +130,8 @@ def write_overlay(folder: Path, settings: Mapping[str, str], *components: str) -
                 "literals": [f"{key}={value}" for key, value in ours.items()],
             }
         ],
-        "patches": [{"target": {"kind": kind}, "patch": removal} for kind in kinds],
+        "components": [f"daemonset/components/{name}" for name in components],
+        "patches": [*({"target": {"kind": kind}, "patch": removal} for kind in kinds), *patches],
     }
     (folder / "events.json").write_text(json.dumps(_events_of_old()))
     (folder / "kustomization.yaml").write_text(json.dumps(document))

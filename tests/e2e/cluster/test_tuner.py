@@ -22,7 +22,9 @@ SETTINGS = {"MODELCACHE_READ_AHEAD": f"root={KIB}", "MODELCACHE_TUNE_INTERVAL": 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with world(tmp_path_factory.mktemp("overlay"), "tuner", settings=SETTINGS) as found:
+    with world(
+        tmp_path_factory.mktemp("overlay"), components=["tuner"], settings=SETTINGS
+    ) as found:
         yield found
 
 
@@ -68,7 +70,7 @@ def test_an_external_reset_is_put_right(node: RealKubelet) -> None:
 
 
 def test_taking_it_off_puts_the_former_value_back(cluster: World, node: RealKubelet) -> None:
-    write_overlay(cluster.overlay, {"HF_ENDPOINT": cluster.hub.url}, "tuner-restore")
+    write_overlay(cluster.overlay, {"HF_ENDPOINT": cluster.hub.url}, ["tuner-restore"])
     cluster.plane.kubectl("apply", "-k", cluster.overlay)
     eventually(lambda: kib(node), lambda found: found == 128, timeout=120, what="the value")
     eventually(

@@ -88,7 +88,7 @@ def test_every_kind_of_error_has_its_exit_code(
     code: int,
     reason: str,
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(inspecting, "model_reports", fail)
@@ -102,7 +102,7 @@ def test_every_kind_of_error_has_its_exit_code(
 def test_an_error_of_the_system_names_the_file(
     command: Command, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", "/some/file")
 
     monkeypatch.setattr(inspecting, "model_reports", fail)
@@ -110,7 +110,7 @@ def test_an_error_of_the_system_names_the_file(
 
 
 def test_a_defect_says_where(command: Command, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise KeyError("gone")
 
     monkeypatch.setattr(inspecting, "model_reports", fail)

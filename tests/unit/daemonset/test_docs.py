@@ -23,6 +23,7 @@ PROGRAMS = {
     "PrepareSettings": "prepare-root",
     "TuneSettings": "tune",
     "CleanupSettings": "cleanup",
+    "WarmSettings": "warm",
 }
 
 
@@ -48,9 +49,10 @@ def table() -> str:
             fields.setdefault(field, info)
             default = shown(info.default) if info.default_factory is None else ""
             defaults.setdefault(field, {}).setdefault(default, []).append(program)
-    # prepare-root has those of all that know a root; it looks at the root alone.
+    # These have those of all that know a root; they look at the root alone.
     for field in ("keep_free", "secrets_dir"):
-        programs[field].remove("prepare-root")
+        for program in ("prepare-root", "warm"):
+            programs[field].remove(program)
     lines = ["| variable | read by | default | |", "|---|---|---|---|"]
     for field, info in sorted(fields.items()):
         usual, *others = defaults[field].items()

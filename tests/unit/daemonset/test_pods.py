@@ -9,7 +9,9 @@ import pytest
 from modelcache.service.agent import Agent
 from modelcache.service.controller import Controller
 from modelcache.service.tuner import TunerDaemon
-from modelcache.settings import AgentSettings, ControllerSettings, TuneSettings
+from modelcache.service.warmer import Warmer
+from modelcache.service.warming import Budget
+from modelcache.settings import AgentSettings, ControllerSettings, TuneSettings, WarmSettings
 from tests.support.manifests import Object, containers, kustomizations, objects, one, patches, pods
 
 ALL = objects()
@@ -35,7 +37,7 @@ def test_the_containers_that_there_are() -> None:
     added = {value["name"] for value in added_to_pods() if "image" in value}
     assert CONTAINERS.keys() | added == {
         *("prepare-root", "agent", "controller", "cleanup"),
-        *("webhook", "tuner", "restore-read-ahead"),
+        *("webhook", "tuner", "restore-read-ahead", "warmer"),
     }
 
 
@@ -171,7 +173,7 @@ def test_a_token_only_where_one_is_needed() -> None:
         for mount in container.get("volumeMounts", ())
         if mount["mountPath"] == TOKEN
     }
-    assert with_token == EVERY.keys() - AS_ROOT
+    assert with_token == EVERY.keys() - AS_ROOT - {"warmer"}
 
 
 @pytest.mark.parametrize("pod", PODS.values(), ids=PODS.keys())
@@ -229,6 +231,25 @@ def test_the_agent_answers_what_it_is_asked(tmp_path: Path) -> None:
     finally:
         agent._endpoints.close()
         agent._engine.close()
+
+
+def test_the_warmer_runs_with_its_arguments_and_answers_what_it_is_asked(tmp_path: Path) -> None:
+    (warmer,) = [each for each in EVERY.values() if each["name"] == "warmer"]
+    assert warmer["args"][:4] == ["warm", "--daemon", "--root", "/var/lib/modelcache"]
+    assert warmer["volumeMounts"] == [
+        {"name": "root", "mountPath": "/var/lib/modelcache", "readOnly": True}
+    ]
+    settings = WarmSettings(root=tmp_path, warm_listen="127.0.0.1:0")
+    running = Warmer(settings, Budget(1, "--memory"))
+    assert running._endpoints is not None
+    try:
+        known = running._endpoints._server.routes.keys()
+    finally:
+        running._endpoints.close()
+    for kind in ("startup", "liveness"):
+        probe = warmer[f"{kind}Probe"]["httpGet"]
+        assert probe["path"] in known
+        assert probe["port"] == warmer["ports"][0]["name"]
 
 
 def test_the_controller_answers_what_it_is_asked(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import structlog
 
-from modelcache.api import CachedModel, ModelReport, ModelState
+from modelcache.api import CachedModel, ModelReport, ModelState, PageCache
 from modelcache.catalog import Catalog, Document, Problem
 from modelcache.planning.describing import Paths
 from modelcache.planning.planner import Fetch, Running
@@ -17,7 +17,9 @@ from tests.unit.planning.samples import held, manifest, model, source_of
 M = model()
 THERE: dict[str, Snapshots] = {"m": [(held(M), manifest())]}
 BROKEN = Catalog.of(problems=[Problem("f.yaml", "is not YAML")])
-BEFORE = ModelReport(name="m", state=ModelState.READY, priority=7, pinned=True)
+BEFORE = ModelReport(
+    name="m", state=ModelState.READY, priority=7, pinned=True, page_cache=PageCache.WARM
+)
 
 
 def of_models(*models: CachedModel, broken: bool = False) -> Catalog:
@@ -48,6 +50,7 @@ def test_what_a_broken_document_may_be_about_stays_wanted_as_it_was() -> None:
     told.update({}, THERE, {}, {})
     report = only(told)
     assert (report.wanted, report.priority, report.pinned) == (True, 7, True)
+    assert report.page_cache is PageCache.WARM
     assert report.state is ModelState.READY
 
 
@@ -98,3 +101,20 @@ def test_what_is_missing() -> None:
     assert is_missing(ModelReport(name="m", state=ModelState.FAILED))
     assert not is_missing(ModelReport(name="m", state=ModelState.READY))
     assert not is_missing(ModelReport(name="m", state=ModelState.EVICTED, wanted=False))
+
+
+def test_what_is_in_memory_is_told_of_what_is_ready() -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def resident(name: str, revision: str | None) -> int:
+        asked.append((name, revision))
+        return 42
+
+    told = Telling(
+        ProgressBook(), lambda name: Paths(f"/{name}", f"/hub/{name}"), resident=resident
+    )
+    told.update({"m": M}, {}, {}, {})
+    assert only(told).resident_bytes is None
+    told.update({"m": M}, THERE, {}, {})
+    assert only(told).resident_bytes == 42
+    assert asked == [("m", only(told).revision)]
