@@ -6,23 +6,20 @@ https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resou
 
 from __future__ import annotations
 
-import ast
-import inspect
 import json
 import re
 import sys
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
-from pydantic.alias_generators import to_camel
 
 from modelcache.api.cachedmodel import CachedModel
 from modelcache.api.compilecache import CompileCache
 from modelcache.api.meta import API_GROUP, API_VERSION, ApiModel
 from modelcache.api.nodecache import NodeCache
+from modelcache.api.schemas import described_schema
 
 HEADER: Final = "# Generated from the classes in agent/modelcache/api by `make crds`: don't edit.\n"
 """The first line of each file."""
@@ -174,40 +171,8 @@ def _columns(shown: _Presentation) -> list[dict[str, Any]]:
     return [*columns, {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}]
 
 
-def _described(kind: type[ApiModel]) -> dict[str, Any]:
-    """The JSON schema, with the texts that stand below the fields as their descriptions."""
-    root = kind.model_json_schema(by_alias=True)
-    schemas = {**root.get("$defs", {}), kind.__name__: root}
-    classes: list[type[ApiModel]] = [ApiModel]
-    for each in classes:
-        classes += each.__subclasses__()
-        properties = schemas.get(each.__name__, {}).get("properties", {})
-        for field, text in _texts(each).items():
-            if field in properties:
-                properties[field].setdefault("description", text)
-    return root
-
-
-def _texts(kind: type[ApiModel]) -> dict[str, str]:
-    """What stands below each field, by its name in documents; its own, else its parents'."""
-    texts: dict[str, str] = {}
-    for each in reversed(kind.__mro__):
-        if not issubclass(each, ApiModel):
-            continue
-        (found,) = ast.parse(inspect.getsource(each)).body
-        assert isinstance(found, ast.ClassDef)
-        for field, text in pairwise(found.body):
-            match field, text:
-                case (
-                    ast.AnnAssign(target=ast.Name(id=name)),
-                    ast.Expr(value=ast.Constant(value=str(said))),
-                ):
-                    texts[to_camel(name)] = inspect.cleandoc(said)
-    return texts
-
-
 def _schema(kind: type[ApiModel]) -> dict[str, Any]:
-    root = _described(kind)
+    root = described_schema(kind)
     definitions = root.get("$defs", {})
     properties: dict[str, Any] = {
         field: {"type": "string", "description": about} for field, about in _TYPE_META.items()
