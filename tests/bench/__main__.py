@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 
 from tests.bench import fetching, scale, warming
@@ -16,6 +17,9 @@ def main() -> int:
     parser.add_argument("--case", action="append", default=[], choices=fetching.NAMES)
     parser.add_argument("--no-tls", action="store_true", help="plain HTTP only")
     chosen = parser.parse_args()
+    # What was started is stopped, and gigabytes are removed.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit(130))
     if chosen.only in (None, "fetching"):
         fetching.run(chosen.rounds, chosen.client, chosen.case, tls=not chosen.no_tls)
     if chosen.only in (None, "warming"):

@@ -102,6 +102,7 @@ class Client:
         durable: whether what it leaves is synced to the disk; else a `sync -f` is added.
         group: clients of one protocol are compared with ours of that protocol.
         needs: the programs that it is made of.
+        plain: whether it can do without TLS (boto3 never tells the CRT to).
     """
 
     name: str
@@ -109,6 +110,7 @@ class Client:
     group: str
     durable: bool = False
     needs: tuple[str | Path, ...] = ()
+    plain: bool = True
 
     @property
     def there(self) -> bool:
@@ -224,7 +226,7 @@ CLIENTS = (
     Client("obstore, 8 MiB ranges", _obstore, "s3", needs=(BENCH / "python",)),
     Client("boto3", _boto("default"), "s3", needs=(BENCH / "python",)),
     Client("boto3, tuned", _boto("tuned"), "s3", needs=(BENCH / "python",)),
-    Client("boto3, CRT", _boto("crt"), "s3", needs=(BENCH / "python",)),
+    Client("boto3, CRT", _boto("crt"), "s3", needs=(BENCH / "python",), plain=False),
     Client("aws s3 cp", _aws, "s3", needs=(BENCH / "aws",)),
     Client("modelcache prefetch gs://", _ours("gs://models/{name}"), "gs", durable=True),
     Client("google.cloud.storage transfer_manager", _google, "gs", needs=(BENCH / "python",)),

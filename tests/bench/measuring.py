@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import subprocess
 import tempfile
@@ -69,9 +70,15 @@ def measure(
     return Run(seconds, cpu, peak.bytes)
 
 
-def recycle(folder: Path, size: int) -> None:
-    """Write and delete `size` bytes, so that every client finds the machine's memory alike: a
+def recycle(size: int) -> None:
+    """Touch and free `size` bytes of memory, so that every client finds the machine's alike: a
     virtual machine's first touch of memory that its host took back costs more than a fetch."""
+    mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE).close()
+
+
+def recycle_disk(folder: Path, size: int) -> None:
+    """Write and delete `size` bytes, for the same reason with the blocks of a virtual disk. They
+    are used again by who comes next, so that once is enough."""
     path = folder / "recycled"
     piece = bytes(MIB)
     with path.open("wb") as file:

@@ -60,7 +60,7 @@ def run(rounds: int) -> None:
         files = [_write(folder / f"model-{number}.safetensors") for number in range(FILES)]
         for number in range(rounds):
             for way in (*ways[number % len(ways) :], *ways[: number % len(ways)]):
-                recycle(folder, SIZE)
+                recycle(SIZE)
                 _cool(files)
                 done = measure([*way.command, *files], folder, dict(os.environ), sync=False)
                 runs[way.name].append((done, sum(map(_resident, files)) / SIZE))

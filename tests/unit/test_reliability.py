@@ -39,7 +39,7 @@ def test_each_cell_has_one_test_that_runs() -> None:
     )
     found: Counter[tuple[str, ...]] = Counter()
     for name, function in vars(test_fault_matrix).items():
-        test = re.match("test_(passing|lasting|credentials|changed|disk|file)", name)
+        test = re.match("test_(passing|lasting|resolving|credentials|changed|disk|file)", name)
         for mark in getattr(function, "pytestmark", ()) if test else ():
             if mark.name == "parametrize":
                 found.update((test[0], *given.values) for given in mark.args[1] if test)

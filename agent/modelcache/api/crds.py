@@ -19,6 +19,7 @@ from modelcache.api.cachedmodel import CachedModel
 from modelcache.api.compilecache import CompileCache
 from modelcache.api.meta import API_GROUP, API_VERSION, ApiModel
 from modelcache.api.nodecache import NodeCache
+from modelcache.api.schemas import described_schema
 
 HEADER: Final = "# Generated from the classes in agent/modelcache/api by `make crds`: don't edit.\n"
 """The first line of each file."""
@@ -171,7 +172,7 @@ def _columns(shown: _Presentation) -> list[dict[str, Any]]:
 
 
 def _schema(kind: type[ApiModel]) -> dict[str, Any]:
-    root = kind.model_json_schema(by_alias=True)
+    root = described_schema(kind)
     definitions = root.get("$defs", {})
     properties: dict[str, Any] = {
         field: {"type": "string", "description": about} for field, about in _TYPE_META.items()

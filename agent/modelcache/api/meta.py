@@ -58,6 +58,8 @@ class ApiModel(BaseModel):
 
     Python code builds instances by field name; documents are read with `from_document`, which
     takes the camelCase names only and converts no scalar into another, as the API server does.
+
+    The text below a field describes it: in the CRD, and to who leaves it out (`schemas`).
     """
 
     model_config = ConfigDict(
@@ -67,7 +69,6 @@ class ApiModel(BaseModel):
         frozen=True,
         # The query of a URL may be a signature.
         hide_input_in_errors=True,
-        use_attribute_docstrings=True,
         validate_by_name=True,
         validate_by_alias=True,
     )

@@ -20,6 +20,7 @@ from modelcache.api.compilecache import (
     IMAGE_PATTERN,
 )
 from modelcache.api.meta import LABEL_VALUE_PATTERN, NAME_PATTERN, SUBDOMAIN_PATTERN, ApiModel
+from modelcache.api.schemas import described_schema
 from modelcache.catalog.composing import Node, Scalar
 from modelcache.catalog.constructing import Path, locate
 from modelcache.catalog.problems import shorten
@@ -165,7 +166,7 @@ def _one_line(text: str) -> str:
 
 @cache
 def _schema(model: type[ApiModel]) -> dict[str, Any]:
-    return model.model_json_schema(by_alias=True)
+    return described_schema(model)
 
 
 def _schema_at(model: type[ApiModel], path: Path) -> dict[str, Any]:

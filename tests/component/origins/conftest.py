@@ -148,6 +148,7 @@ class HubSite(Site):
         super().__init__(settings)
         self._hub = hub
         self.server, self.data = hub.cdn_url, "/repos/"
+        self.lists = hub.url
         hub.add_repo("org/name", {}, gated=token is not None, token=token)
 
     def reach_at(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,7 @@ def _same(http: str, file: str = "") -> tuple[str, ...]:
 
 
 _PASSING, _LASTING, _KEYS = "test_passing", "test_lasting", "test_credentials"
+_RESOLVING, _NOTHING = "test_resolving", "OriginUnavailable, nothing"
 _CHANGED, _DISK, _FILE = "test_changed", "test_disk", "test_file"
 _UNAVAILABLE = "OriginUnavailable, kept"
 _FULL = "InsufficientDisk, kept"
@@ -93,6 +94,9 @@ MATRIX: Final = (
     Row("TLS handshakes that break, for ever", _LASTING, _same(_UNAVAILABLE)),
     Row("a certificate of another CA", _LASTING, _same(_UNAVAILABLE)),
     Row("an expired certificate", _LASTING, _same(_UNAVAILABLE)),
+    Row("a name that is not found, at first", _RESOLVING, _same(_NOTHING)),
+    Row("TLS handshakes that break, at first", _RESOLVING, _same(_NOTHING)),
+    Row("a certificate of another CA, at first", _RESOLVING, _same(_NOTHING)),
     Row("it shrinks on the way", _FILE, _same("", "OriginChanged, unused")),
     Row("it goes on the way", _FILE, _same("", "NotFound, kept")),
     Row("an I/O error for a while *(root)*", _FILE, _same("", "healed")),

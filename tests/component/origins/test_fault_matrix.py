@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -24,7 +25,14 @@ from modelcache.origins import Network, OriginSettings
 from modelcache.store import Store
 from modelcache.transfer import TransferSettings
 from modelcache.transfer.events import BytesReceived, Event, FileFinished, HostPaused, Retried
-from tests.component.origins.conftest import DirectorySite, RegistrySite, Site, checksum, open_site
+from tests.component.origins.conftest import (
+    DirectorySite,
+    HubSite,
+    RegistrySite,
+    Site,
+    checksum,
+    open_site,
+)
 from tests.component.origins.faultmatrix import HTTP, cell, cells
 from tests.support.cluster.certificates import Authority, Pair
 from tests.support.faultyfront import ExtraBytes, FaultyFront
@@ -334,6 +342,33 @@ def test_lasting(rig: Fronted, fault: str, origin: str, tmp_path: Path) -> None:
     fetching = rig.fetching(BRIEF_AND_IMPATIENT if fault in QUIET else BRIEF)
     at_first_bytes(fetching, inflict)
     fails(rig, fetching, cell(fault, origin), tmp_path, mend)
+
+
+# Faults from the beginning, while an origin is asked what there is
+
+
+@cells("test_resolving")
+def test_resolving(
+    rig: Fronted, fault: str, origin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as undo:
+        tls = rig.tls
+        if isinstance(rig.site, HubSite):  # a Hub's lists are elsewhere than its bytes
+            tls = undo.enter_context(TlsFront(rig.pairs.good, urlsplit(rig.site.lists).port or 0))
+            monkeypatch.setenv("HF_ENDPOINT", f"https://hf.test:{tls.port}")
+        match fault:
+            case "a name that is not found, at first":
+                rig.names.lose()
+            case "TLS handshakes that break, at first":
+                tls.use(None)
+            case "a certificate of another CA, at first":
+                tls.use(rig.pairs.foreign)
+
+        def mend() -> None:
+            rig.names.lose(0)
+            tls.use(rig.pairs.good)
+
+        fails(rig, rig.fetching(BRIEF), cell(fault, origin), tmp_path, mend)
 
 
 # Credentials that end on the way
