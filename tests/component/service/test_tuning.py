@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +14,10 @@ import pytest
 
 from modelcache.errors import ModelCacheError
 from modelcache.host.backing import Host
+from modelcache.host.mounts import OWN_MOUNTS
 from modelcache.host.readahead import Change, Outcome
 from modelcache.service.measured import LEAST_BYTES
+from modelcache.service.tuner import TunerDaemon
 from modelcache.service.tuning import Tuner
 from modelcache.settings import TuneSettings
 from tests.support.agent import COMMAND, modelcache
@@ -139,6 +143,40 @@ def test_a_read_only_sysfs_is_one_line_and_a_metric(
 
         eventually(seen, what="another round")
         assert len([e for e in tuner.events if e["event"] == "readahead.failed"]) == 1
+
+
+def test_while_one_device_is_measured_the_others_are_kept(
+    disk: Path, tmp_path: Path, state: Path
+) -> None:
+    """A FUSE file system that takes a minute for each request, as a server that hangs."""
+    source = tmp_path / "source"
+    source.mkdir()
+    large(source / "weights")
+    with passed_through(source, tmp_path / "hangs", 60_000) as hangs:
+        rules = f"path:{hangs}=auto,path:{disk}=1024"
+        with TunerProcess(rules, state, interval="1s") as tuner:
+            tuner.wait_for_event("readahead.measuring")
+            tuner.wait_for_event("readahead.set", rule=f"path:{disk}")
+            for before in (64, 32):
+                attribute(disk).write_text(str(before))
+                tuner.wait_for_event("readahead.set", before_kb=before)
+            assert tuner.get("/livez") == "ok\n"
+            said = [e for e in tuner.events if e["event"] == "readahead.waiting"]
+            assert [e["message"] for e in said] == ["not measured yet"]
+            started = time.monotonic()
+            assert tuner.terminate() == 0
+            assert time.monotonic() - started < 10
+
+
+def test_notes_that_cant_be_read_are_a_line_and_a_metric(disk: Path, state: Path) -> None:
+    state.mkdir()
+    (state / "former.json").write_text("{")
+    with TunerProcess(f"path:{disk}=4096", state, interval="1s") as tuner:
+        failed = tuner.wait_for_event("readahead.failed")
+        assert "look at it, and remove it if you can do without" in failed["message"]
+        assert metric(tuner.get("/metrics"), "modelcache_read_ahead_failing") == 1
+        (state / "former.json").unlink()
+        tuner.wait_for_event("readahead.set", after_kb=4096)
 
 
 def test_a_list_of_mounts_that_is_not_there_ends_it(tmp_path: Path, state: Path) -> None:
@@ -282,6 +320,24 @@ def test_auto_measures_once_and_remembers(disk: Path, state: Path) -> None:
     assert again.measure.files == []
     (back,) = again.tuner.restore().changes
     assert back.after == former
+
+
+def test_the_daemon_sets_what_it_has_measured_at_once(disk: Path, state: Path) -> None:
+    large(disk / "blobs/x")
+    mounts = state.with_name("mountinfo")  # others on this machine mount things, too
+    mounts.write_bytes(OWN_MOUNTS.read_bytes())
+    settings = TuneSettings(
+        root=disk, tune_state=state, mountinfo=mounts, tune_listen="", tune_interval=3600
+    )
+    daemon = TunerDaemon(settings, Measure(Found(1024, "five times as fast")))
+    thread = threading.Thread(target=daemon.run)
+    thread.start()
+    try:
+        eventually(lambda: kib(disk), lambda found: found == 1024, what="the value")
+    finally:
+        daemon.stop()
+        thread.join(10)
+    assert not thread.is_alive()
 
 
 def test_auto_takes_the_largest_file_where_the_cache_has_none(disk: Path, state: Path) -> None:
