@@ -64,7 +64,9 @@ class Tuner:
         """`tell` is given a line for a person before a device is measured; measuring ends early
         when `stopped`."""
         self._rules = settings.rules
-        self._root = settings.root
+        # A list of the host's mounts is of the host's paths, whose symlinks are not seen here.
+        own = settings.mountinfo == OWN_MOUNTS
+        self._root = settings.root.resolve() if own else settings.root
         self._state = settings.state
         self._host = Host(sys=settings.sys, bdi=settings.bdi, mountinfo=settings.mountinfo)
         self._own = Host(sys=settings.sys, bdi=self._host.bdi, mountinfo=OWN_MOUNTS)
