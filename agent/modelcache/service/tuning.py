@@ -15,7 +15,7 @@ from modelcache.host.backing import Host
 from modelcache.host.mounts import OWN_MOUNTS
 from modelcache.host.readahead import PAGE_KB, Change, Outcome, ReadAhead, Records, why
 from modelcache.host.selecting import Rule, Wanted, check_wish, select
-from modelcache.service.measured import Measuring, Memory, file_to_measure, kind_of
+from modelcache.service.measured import Measuring, Memory, files_to_measure, kind_of
 from modelcache.settings import TuneSettings
 from modelcache.store.durable import Durable
 
@@ -196,23 +196,31 @@ class Tuner:
     def _try_to_measure(self, wanted: Wanted, kind: str, *, dry_run: bool) -> str:
         if self._measuring is None:
             return "this program can't"
-        file = file_to_measure(wanted, self._own, self._root)
-        if file is None:
+        files = files_to_measure(wanted, self._own, self._root)
+        if not files:
             return "no file of 256 MiB or more was found there"
         if dry_run:
-            return f"it would be, by reading {file}"
-        self._tell(
-            f"measuring {wanted.backing.name} by reading {file}: its read-ahead changes meanwhile"
-        )
-        try:
-            with self._ahead.trial(wanted.backing) as set_read_ahead:
-                finding = self._measuring(file, self._own, set_read_ahead, stopped=self._stopped)
-            self._memory.keep(kind, finding)
-        except ModelCacheError as error:
-            return str(error)
-        except OSError as error:
-            return why(error)
-        return ""
+            return f"it would be, by reading {files[0]}"
+        told = ""
+        for file in files:
+            self._tell(
+                f"measuring {wanted.backing.name} by reading {file}: its read-ahead changes"
+                " meanwhile"
+            )
+            try:
+                with self._ahead.trial(wanted.backing) as set_read_ahead:
+                    finding = self._measuring(
+                        file, self._own, set_read_ahead, stopped=self._stopped
+                    )
+                if finding.cold:
+                    self._memory.keep(kind, finding)
+                    return ""
+            except ModelCacheError as error:
+                return str(error)
+            except OSError as error:
+                return why(error)
+            told = finding.reason
+        return told
 
 
 def plain(changes: Sequence[Change]) -> list[dict[str, object]]:

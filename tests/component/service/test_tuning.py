@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,7 +36,7 @@ BDI = Path("/sys/devices/virtual/bdi")
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    with loop_mounted(tmp_path / "disk", 512 * MEBIBYTE, *EXT4) as place:
+    with loop_mounted(tmp_path / "disk", 1024 * MEBIBYTE, *EXT4) as place:
         # A loop device keeps what it had for the file before.
         attribute(place).write_text("128")
         yield place
@@ -240,6 +241,7 @@ def test_what_no_rule_names_is_not_touched(disk: Path, tmp_path: Path, state: Pa
 class Found:
     read_ahead_kb: int | None
     reason: str
+    cold: bool = True
 
 
 @dataclass
@@ -247,6 +249,8 @@ class Measure:
     """Stands for package `loading`: it tries two values out, and answers what it is told to."""
 
     answer: Found | Exception
+    warm: Collection[Path] = ()
+    """Those that other processes have mapped."""
     files: list[Path] = field(default_factory=list)
     seen: list[int] = field(default_factory=list)
 
@@ -265,6 +269,8 @@ class Measure:
         assert not stopped()
         if isinstance(self.answer, Exception):
             raise self.answer
+        if path in self.warm:
+            return Found(None, f"{path.name} stays in memory", cold=False)
         return self.answer
 
 
@@ -300,7 +306,7 @@ class Auto:
 def large(path: Path, size: int = LEAST_BYTES) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
-        file.truncate(size)
+        os.posix_fallocate(file.fileno(), 0, size)
     return path
 
 
@@ -351,6 +357,45 @@ def test_auto_takes_the_largest_file_where_the_cache_has_none(disk: Path, state:
     assert auto.measure.files == [largest]
     (told,) = auto.told
     assert str(largest) in told
+
+
+def test_auto_leaves_holes_out(disk: Path, state: Path) -> None:
+    """As a virtual machine's disk has them: of these nothing is read."""
+    (disk / "vm").touch()
+    os.truncate(disk / "vm", 100 * LEAST_BYTES)
+    real = large(disk / "real")
+    auto = Auto(disk, state, Measure(Found(512, "")))
+    auto.round()
+    assert auto.measure.files == [real]
+
+
+def test_auto_takes_the_next_file_where_one_stays_in_memory(disk: Path, state: Path) -> None:
+    used = large(disk / "blobs/used", LEAST_BYTES + 1)
+    other = large(disk / "blobs/other")
+    auto = Auto(disk, state, Measure(Found(512, ""), {used}))
+    assert auto.round().after == 512
+    assert auto.measure.files == [used, other]
+
+
+def test_auto_remembers_nothing_of_files_that_stay_in_memory(disk: Path, state: Path) -> None:
+    used = large(disk / "blobs/used")
+    auto = Auto(disk, state, Measure(Found(512, ""), {used}))
+    former = kib(disk)
+    waits = auto.round()
+    assert (waits.outcome, waits.after) == (Outcome.WAITING, former)
+    assert waits.message == "not measured yet: used stays in memory"
+    auto.measure.warm = ()
+    auto.clock.now += 301
+    assert auto.round().outcome is Outcome.SET
+
+
+def test_measurements_that_cant_be_read_are_made_again(disk: Path, state: Path) -> None:
+    large(disk / "blobs/x")
+    Auto(disk, state, Measure(Found(512, ""))).round()
+    file = state / "measured.json"
+    file.write_text(file.read_text().replace("512", '"512"'))
+    auto = Auto(disk, state, Measure(Found(1024, "")))
+    assert auto.round().after == 1024
 
 
 def test_auto_waits_for_a_file(disk: Path, state: Path) -> None:
