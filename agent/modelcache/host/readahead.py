@@ -373,7 +373,7 @@ def why(error: OSError) -> str:
         case errno.EROFS:
             return "sysfs is read-only here: mount /sys/devices/virtual/bdi writable"
         case errno.EACCES | errno.EPERM:
-            return "no right to set it: root may"
+            return "no right to set it: root may, where no security module (SELinux) says no"
     return error.strerror or str(error)
 
 

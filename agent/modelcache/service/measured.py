@@ -129,15 +129,17 @@ def _make(backing: Backing) -> str:
     return backing.model or f"{backing.name} {backing.identity}"
 
 
-def files_to_measure(wanted: Wanted, own: Host, root: Path) -> list[Path]:
-    """The largest files of a device that can be found in a short time, the largest first; none: it
-    has no large one. Another process may have one mapped, which so can't be read from the disk.
+def files_to_measure(wanted: Wanted, own: Host, root: Path) -> list[Path] | None:
+    """The largest files of a device that can be found in a short time, the largest first: another
+    process may have one mapped, which so can't be read from the disk. None: no place of the device
+    is seen here.
 
     Args:
         wanted: the device.
         own: with the mounts that this process sees.
         root: the cache's. Where it is on the device, its blobs are looked at first.
     """
+    seen = False
     for folder in (root / "blobs", *map(Path, wanted.points)):
         try:
             here = own.backing_of_path(folder.resolve())
@@ -145,11 +147,12 @@ def files_to_measure(wanted: Wanted, own: Host, root: Path) -> list[Path]:
             continue
         # In a container another file system may be at this place, or none.
         if here.bdi == wanted.backing.bdi:
+            seen = True
             sizes = _files(folder, allocated=here.kind is Kind.DISK)
             found = heapq.nlargest(_MOST_FILES, (each for each in sizes if each[0] >= LEAST_BYTES))
             if found:
                 return [path for _, path in found]
-    return []
+    return [] if seen else None
 
 
 def _files(folder: Path, *, allocated: bool) -> Iterator[tuple[int, Path]]:

@@ -5,6 +5,7 @@ When it ends the values stay: they are wanted until somebody asks to have them p
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import threading
@@ -34,6 +35,10 @@ _MEASURE_LATE_SECONDS: Final = 3600.0
 """Measuring is bounded, but may be slow on a busy disk."""
 _WATCH_LATE_SECONDS: Final = 60.0
 _PAUSE_SECONDS: Final = 1.0
+_NEW_SECONDS: Final = 60.0
+"""So long a value that was set is looked at more often: the kernel lowers that of a FUSE mount when
+its server first answers (process_init_reply in fs/fuse/inode.c), which may be long after it."""
+_LOOK_SECONDS: Final = 5.0
 _END_SECONDS: Final = 3.0
 
 
@@ -53,6 +58,7 @@ class TunerDaemon:
         self._metrics = TunerMetrics(self._state)
         self._telling = Telling(self._metrics)
         self._round: Round | None = None
+        self._new_until = 0.0
         late_after = max(_LATE_SECONDS, 3 * settings.tune_interval)
         self._tune = Task("tune", self._round_of_all, late_after=late_after)
         # Apart: while a device is measured, or hangs, the others are kept as they are wanted.
@@ -103,10 +109,12 @@ class TunerDaemon:
             self._telling.failed(error)
             return self._settings.tune_interval
         self._round = found
-        self._telling.tell(found)
+        if self._telling.tell(found):
+            self._new_until = time.monotonic() + _NEW_SECONDS
         if any(change.outcome is Outcome.WAITING for change in found.changes):
             self._measure.wake()
-        return self._settings.tune_interval
+        most = _LOOK_SECONDS if time.monotonic() < self._new_until else math.inf
+        return min(most, self._settings.tune_interval)
 
     def _measure_next(self) -> float | None:
         # Before the first round nothing is read: what is known comes first. It wakes this.
@@ -143,12 +151,14 @@ class Telling:
         """A round that could not be made."""
         self._say({f"round: {error}": lambda: log.error("tune.failed", error=str(error))})
 
-    def tell(self, found: Round) -> None:
-        """A round."""
+    def tell(self, found: Round) -> bool:
+        """A round. Whether a value was set that was not set before."""
+        new = False
         for change in found.changes:
             if change.outcome is Outcome.SET:
                 last = self._before.get(change.bdi)
                 same = last is not None and last.after == last.wanted == change.wanted
+                new = new or not same
                 self._metrics.changed("reset" if same else "rule")
                 log.info(
                     "readahead.set",
@@ -174,6 +184,7 @@ class Telling:
         for rule in found.unmatched:
             news[f"rule {rule}"] = _line("info", "rule.unmatched", rule=str(rule))
         self._say(news)
+        return new
 
     def _say(self, news: dict[str, Callable[[], None]]) -> None:
         for key, line in news.items():

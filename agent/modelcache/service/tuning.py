@@ -197,6 +197,8 @@ class Tuner:
         if self._measuring is None:
             return "this program can't"
         files = files_to_measure(wanted, self._own, self._root)
+        if files is None:
+            return "its files are not seen here (in a pod: only those of the cache are)"
         if not files:
             return "no file of 256 MiB or more was found there"
         if dry_run:

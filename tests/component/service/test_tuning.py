@@ -23,6 +23,7 @@ from modelcache.service.tuning import Tuner
 from modelcache.settings import TuneSettings
 from tests.support.agent import COMMAND, modelcache
 from tests.support.cluster.waiting import eventually
+from tests.support.latefuse import MOST_KIB, late_fuse
 from tests.support.mounts import bound, loop_mounted, tmpfs
 from tests.support.passthrough import FS_TYPE, passed_through
 from tests.support.tuner import TunerProcess
@@ -106,6 +107,18 @@ def test_a_mount_that_comes_is_set_at_once(tmp_path: Path, state: Path) -> None:
                 tuner.wait_for(lambda e: e["event"] == "readahead.set", count=number + 1)
                 assert kib(place) == 2048
         assert "traceback" not in tuner.log.lower()
+
+
+def test_what_a_fuse_server_lowers_when_it_starts_is_set_again_soon(
+    tmp_path: Path, state: Path
+) -> None:
+    with (
+        TunerProcess("fstype:fuse.late=16384", state) as tuner,
+        late_fuse(tmp_path / "late") as answer,
+    ):
+        tuner.wait_for_event("readahead.set", before_kb=128)
+        answer()
+        tuner.wait_for_event("readahead.set", before_kb=MOST_KIB, after_kb=16384)
 
 
 def test_a_device_that_is_pulled_in_the_middle_is_no_end(
@@ -461,6 +474,7 @@ def test_auto_is_not_misled_by_what_a_container_has_at_the_same_place(
     tuner.prepare()
     (change,) = tuner.round().changes
     assert (change.bdi, change.outcome) == (bdi, Outcome.WAITING)
+    assert change.message.startswith("not measured yet: its files are not seen here")
     assert measure.files == []
 
 
