@@ -62,6 +62,12 @@ class Study:
     plan: Plan
     way: Way
 
+    @property
+    def tried(self) -> tuple[int, ...]:
+        """KiB that are set in turn; none, if it stays as it is."""
+        values = {c.read_ahead_kb for c in self.plan.cells if c.read_ahead_kb is not None}
+        return tuple(sorted(values)) if values - {self.present_kb} else ()
+
     def only_present(self) -> Study:
         """The same where the read-ahead can't be set."""
         cells = tuple(c for c in self.plan.cells if c.read_ahead_kb in (None, self.present_kb))
