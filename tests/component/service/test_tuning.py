@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from modelcache.errors import ModelCacheError
 from modelcache.host.backing import Host
 from modelcache.host.mounts import OWN_MOUNTS
 from modelcache.host.readahead import Change, Outcome
-from modelcache.service.measured import LEAST_BYTES
+from modelcache.service.measured import LEAST_BYTES, Measuring
 from modelcache.service.tuner import TunerDaemon
 from modelcache.service.tuning import Tuner
 from modelcache.settings import TuneSettings
@@ -341,22 +342,52 @@ def test_auto_measures_once_and_remembers(disk: Path, state: Path) -> None:
     assert back.after == former
 
 
-def test_the_daemon_sets_what_it_has_measured_at_once(disk: Path, state: Path) -> None:
-    large(disk / "blobs/x")
+@contextmanager
+def daemon(disk: Path, state: Path, measure: Measuring) -> Iterator[None]:
+    """One in this process, which measures the disk."""
     mounts = state.with_name("mountinfo")  # others on this machine mount things, too
     mounts.write_bytes(OWN_MOUNTS.read_bytes())
     settings = TuneSettings(
         root=disk, tune_state=state, mountinfo=mounts, tune_listen="", tune_interval=3600
     )
-    daemon = TunerDaemon(settings, Measure(Found(1024, "five times as fast")))
-    thread = threading.Thread(target=daemon.run)
+    found = TunerDaemon(settings, measure)
+    thread = threading.Thread(target=found.run)
     thread.start()
     try:
-        eventually(lambda: kib(disk), lambda found: found == 1024, what="the value")
+        yield
     finally:
-        daemon.stop()
+        found.stop()
         thread.join(10)
     assert not thread.is_alive()
+
+
+def test_the_daemon_sets_what_it_has_measured_at_once(disk: Path, state: Path) -> None:
+    large(disk / "blobs/x")
+    with daemon(disk, state, Measure(Found(1024, "five times as fast"))):
+        eventually(lambda: kib(disk), lambda found: found == 1024, what="the value")
+
+
+def test_a_daemon_that_ends_while_it_measures_puts_the_value_back(disk: Path, state: Path) -> None:
+    large(disk / "blobs/x")
+    former, tries = kib(disk), threading.Event()
+
+    def measure(
+        path: Path,
+        host: Host,
+        set_read_ahead: Callable[[int], None],
+        *,
+        stopped: Callable[[], bool],
+    ) -> Found:
+        set_read_ahead(2048)
+        tries.set()
+        eventually(stopped, what="the end")
+        raise ModelCacheError("stopped")
+
+    with daemon(disk, state, measure):
+        assert tries.wait(10)
+        assert kib(disk) == 2048
+    assert kib(disk) == former
+    assert json.loads((state / "former.json").read_text())["devices"] == {}
 
 
 def test_auto_takes_the_largest_file_where_the_cache_has_none(disk: Path, state: Path) -> None:
