@@ -96,15 +96,28 @@ class Machine:
             self._link(folder / "devices" / name, target)
 
     def mount(
-        self, device: str, point: str, fs_type: str, source: str, *options: str, root: str = "/"
-    ) -> None:
-        """A mount, on that of `/` or the first there is."""
+        self,
+        device: str,
+        point: str,
+        fs_type: str,
+        source: str,
+        *options: str,
+        root: str = "/",
+        on: int | None = None,
+    ) -> int:
+        """A mount, on another or on that of `/` or the first there is; its id."""
         self._mounts += 1
-        parent = 20 if self._mounts > 1 else 1
+        parent = on or (20 if self._mounts > 1 else 1)
         line = f"{19 + self._mounts} {parent} {device} {root} {point} rw,relatime shared:1"
         options = options or ("rw",)
         with self.mountinfo.open("a") as file:
             file.write(f"{line} - {fs_type} {source} {','.join(options)}\n")
+        return 19 + self._mounts
+
+    def pull(self, name: str) -> None:
+        """A disk that is gone without being unmounted: what links to it leads nowhere."""
+        folder = (self.sys / "class/block" / name).resolve()
+        folder.rename(folder.with_name(f"{name}-pulled"))
 
     def unmount(self, point: str) -> None:
         """Take it out of the list."""

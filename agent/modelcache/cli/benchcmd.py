@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -14,11 +15,12 @@ from typing import Annotated, Any, Final
 import typer
 from rich.console import Console
 
+from modelcache.cli.benchtelling import announce, plain, plain_storage, storage, tell
 from modelcache.cli.options import Output, flag, settings
-from modelcache.cli.output import Format, human_bytes, one_line, print_json, print_table
+from modelcache.cli.output import Format, human_bytes, one_line, print_json
 from modelcache.errors import ModelCacheError, UsageError
 from modelcache.host.backing import Host, NoReadAhead
-from modelcache.host.mounts import Mount, covering
+from modelcache.host.mounts import covering
 from modelcache.host.readahead import ReadAhead, Records, why
 from modelcache.loading import Cell, Done, Finding, ReadFailed, Study, carry_out, prepare
 from modelcache.loading.plot import check_plot, plot
@@ -103,34 +105,40 @@ def load(
     except NoReadAhead as error:
         finding = Finding(None, f"nothing to gain: {error}", found.recommend_for)
         if output is Format.JSON:
-            print_json("LoadBenchResult", {"path": str(path), **_plain(finding)})
+            print_json("LoadBenchResult", {"path": str(path), "storage": None, **plain(finding)})
         else:
             print(f"{path}: {one_line(finding.reason)}")
+        _draw(picture, finding, "")
         return
     mount = covering(host.mounts(), PurePosixPath(Path(study.plan.parts[0].path).resolve()))
     assert mount is not None  # what reads ahead was found by it
     refused = _refusal(host, study, state)
     if refused:
         study = study.only_present()
-    if output is Format.TABLE:
-        _announce(study, mount, refused)
-    _ask(study, yes=yes)
-    if not refused:
-        state.mkdir(exist_ok=True)
+    asks = not yes and sys.stdin.isatty()
+    if asks or output is Format.TABLE:
+        announce(study, mount, refused)
+    if asks:
+        typer.confirm("Go on?", abort=True, err=True)
+    elif not yes:
+        _check_harmless(study)
     with _ended_in_order(), _showing(study, output) as show:
-        finding = _measure(study, host, None if refused else ahead, show)
-    if picture is not None and finding.figures:
-        plot(finding, f"{path}: {_storage(study, mount)}", picture)
+        if study.tried:
+            state.mkdir(exist_ok=True)
+        finding = _measure(study, host, ahead if study.tried else None, show)
     if output is Format.JSON:
-        document = {"path": str(path), "storage": _plain_storage(study, mount)}
-        print_json("LoadBenchResult", {**document, **_plain(finding)})
+        document = {"path": str(path), "storage": plain_storage(study, mount)}
+        print_json("LoadBenchResult", {**document, **plain(finding)})
     else:
-        _tell(study, mount, finding)
+        tell(study, mount, finding)
+    _draw(picture, finding, f"{path}: {storage(study, mount)}")
 
 
 def _refusal(host: Host, study: Study, state: Path) -> str:
     """Why read-ahead can't be set; empty: it can."""
     file = host.bdi / study.backing.bdi / "read_ahead_kb"
+    if os.statvfs(file).f_flag & os.ST_RDONLY:
+        return why(OSError(errno.EROFS, ""))
     if not os.access(file, os.W_OK, effective_ids=True):
         return "there is no right to set it (root has it)"
     if not _may_write(state if state.exists() else state.parent):
@@ -148,41 +156,13 @@ def _may_write(folder: Path) -> bool:
     return os.access(folder, os.W_OK | os.X_OK, effective_ids=True)
 
 
-def _announce(study: Study, mount: Mount, refused: str) -> None:
-    """Say what is going to be done, before it is done."""
-    plan = study.plan
-    values = sorted({c.read_ahead_kb for c in plan.cells if c.read_ahead_kb is not None})
-    ahead = f"{', '.join(map(str, values))} KiB are tried, {study.present_kb} are put back"
-    if refused:
-        ahead = f"stays at {study.present_kb} KiB: {refused}"
-    files = "1 file" if len(plan.parts) == 1 else f"{len(plan.parts)} files"
-    reads = f"{human_bytes(plan.cell_size)} of {files} at a time, {human_bytes(plan.all_size)}"
-    for line in (
-        f"{_storage(study, mount)}, mounted at {mount.point}",
-        f"  read-ahead of bdi {study.backing.bdi}: {ahead}",
-        f"  reads {reads} and {max(1, round(plan.all_seconds / 60))} min in all at most",
-        f"  drops {files} from the page cache before each reading, and nothing else",
-    ):
-        print(_plain_line(line), file=sys.stderr, flush=True)
-
-
-def _plain_line(line: str) -> str:
-    """A line without what a terminal takes for a command; its indentation stays."""
-    return line[: len(line) - len(line.lstrip())] + one_line(line)
-
-
-def _ask(study: Study, *, yes: bool) -> None:
-    """Have it confirmed.
+def _check_harmless(study: Study) -> None:
+    """See that nothing is changed, where nobody can be asked.
 
     Raises:
-        UsageError: nobody can be asked, and the device would be changed.
-        typer.Abort: no.
+        UsageError
     """
-    if yes:
-        return
-    if sys.stdin.isatty():
-        typer.confirm("Go on?", abort=True, err=True)
-    elif any(c.read_ahead_kb not in (None, study.present_kb) for c in study.plan.cells):
+    if study.tried:
         raise UsageError(
             f"this changes the read-ahead of {study.backing.name} for a while, and there is no"
             " terminal to ask on: give --yes"
@@ -191,11 +171,21 @@ def _ask(study: Study, *, yes: bool) -> None:
 
 @contextmanager
 def _ended_in_order() -> Iterator[None]:
-    """Let those signals end us as Ctrl-C does, which puts the read-ahead back."""
+    """Let signals end us so that the read-ahead is put back, whatever comes after the first. What
+    was ignored before (nohup) still is."""
     before = {
-        number: signal.signal(number, signal.default_int_handler)
-        for number in (signal.SIGTERM, signal.SIGHUP)
+        number: handler
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if (handler := signal.getsignal(number)) is not signal.SIG_IGN
     }
+
+    def end(*_: object) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in before:
+        signal.signal(number, end)
     try:
         yield
     finally:
@@ -241,74 +231,19 @@ def _measure(study: Study, host: Host, ahead: ReadAhead | None, show: Any) -> Fi
         raise ReadFailed(f"the read-ahead of {study.backing.name}: {why(error)}") from error
 
 
-def _tell(study: Study, mount: Mount, finding: Finding) -> None:
-    rounds = max((len(figure.rates) for figure in finding.figures), default=0)
-    print(f"{_storage(study, mount)}: MiB/s, median of {rounds}, ± half of slowest to fastest\n")
-    ways = list(dict.fromkeys(figure.way for figure in finding.figures))
-    values = sorted(
-        {f.read_ahead_kb for f in finding.figures},
-        key=lambda kib: (kib is None, kib or 0),
-    )
-    cells = {
-        (f.read_ahead_kb, f.way): f"{f.median / 2**20:.0f} ±{f.spread / 2**20:.0f}"
-        for f in finding.figures
-    }
-    print_table(
-        ["READ-AHEAD", *(way.value for way in ways)],
-        [[_value(kib, finding), *(cells.get((kib, way), "") for way in ways)] for kib in values],
-    )
-    print()
-    for note in finding.notes:
-        print(f"Note: {one_line(note)}.")
-    if finding.read_ahead_kb is None:
-        print(f"Nothing recommended: {one_line(finding.reason)}.")
-    else:
-        print(f"Recommended: {finding.read_ahead_kb} KiB, since {one_line(finding.reason)}.")
-        print(f"Set it: modelcache tune --read-ahead 'path:{mount.point}={finding.read_ahead_kb}'")
+def _draw(picture: Path | None, finding: Finding, title: str) -> None:
+    """Draw, once the rest is told.
 
-
-def _value(kib: int | None, finding: Finding) -> str:
-    if kib is None:
-        return "plays no part"
-    if kib == finding.present_kb:
-        return f"{kib} KiB, now"
-    return f"{kib} KiB, best" if kib == finding.read_ahead_kb else f"{kib} KiB"
-
-
-def _storage(study: Study, mount: Mount) -> str:
-    """`Amazon EC2 NVMe Instance Storage (nvme1n1, ext4)`."""
-    backing = study.backing
-    inside = f"{backing.name}, {mount.fs_type}"
-    return f"{backing.model} ({inside})" if backing.model else inside
-
-
-def _plain_storage(study: Study, mount: Mount) -> dict[str, Any]:
-    backing = study.backing
-    return {
-        "bdi": backing.bdi,
-        "kind": backing.kind.value,
-        "name": backing.name,
-        "model": backing.model,
-        "filesystem": mount.fs_type,
-        "mountPoint": str(mount.point),
-    }
-
-
-def _plain(finding: Finding) -> dict[str, Any]:
-    return {
-        "presentReadAheadKb": finding.present_kb,
-        "recommendedReadAheadKb": finding.read_ahead_kb,
-        "recommendedFor": finding.way.value,
-        "reason": finding.reason,
-        "notes": list(finding.notes),
-        "figures": [
-            {
-                "way": figure.way.value,
-                "readAheadKb": figure.read_ahead_kb,
-                "medianBytesPerSecond": round(figure.median),
-                "spreadBytesPerSecond": round(figure.spread),
-                "bytesPerSecond": [round(rate) for rate in figure.rates],
-            }
-            for figure in finding.figures
-        ],
-    }
+    Raises:
+        typer.Exit: it can't be written.
+    """
+    if picture is None:
+        return
+    if not finding.figures:
+        print(f"{one_line(str(picture))} is not drawn: nothing was measured", file=sys.stderr)
+        return
+    try:
+        plot(finding, title, picture)
+    except OSError as error:
+        print(f"modelcache: {one_line(str(picture))}: {error.strerror}", file=sys.stderr)
+        raise typer.Exit(1) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -102,16 +103,26 @@ def _keep(found: TuneSettings) -> None:
 
 
 def _tell(done: Round, *, restore: bool) -> None:
+    named = _named(done.changes)
     if done.changes:
         columns = ["DEVICE", "MODEL", "MOUNTED AT", "SELECTOR", "KIB", "OUTCOME"]
-        print_table(columns, [_row(change) for change in done.changes])
+        print_table(columns, [[name, *_row(each)] for name, each in named.items()])
     else:
         print("There is nothing to put back." if restore else "No device is selected.")
-    notes = {change.name: change.message for change in done.changes if change.message}
-    notes |= {str(rule): "selects nothing" for rule in done.unmatched}
+    notes = {name: each.message for name, each in named.items() if each.message}
+    for rule in done.unmatched:
+        notes[str(rule)] = "selects nothing, or only what an earlier rule does"
     print_notes(notes)
     for problem in done.problems:
         print(f"modelcache: {one_line(problem)}", file=sys.stderr)
+
+
+def _named(changes: Sequence[Change]) -> dict[str, Change]:
+    """By what each device is called. Mounts of FUSE and NFS may have one source."""
+    names = [change.name for change in changes]
+    return {
+        one_line(c.name if names.count(c.name) == 1 else f"{c.name} ({c.bdi})"): c for c in changes
+    }
 
 
 def _row(change: Change) -> list[str]:
@@ -123,5 +134,5 @@ def _row(change: Change) -> list[str]:
         shown = f"{before} → {change.wanted}"
     elif change.outcome is Outcome.FAILED and change.wanted is not None:
         shown = f"{after}, not {change.wanted}"
-    cells = [change.name, change.model, point, change.rule, shown, change.outcome.value]
+    cells = [change.model, point, change.rule, shown, change.outcome.value]
     return [one_line(cell) for cell in cells]

@@ -70,6 +70,10 @@ class NoReadAhead(UsageError):
     """Files of a mount are not read ahead, or it can't be told by what."""
 
 
+class NotReadAhead(NoReadAhead):
+    """They are not: they are in memory, or their file system does without."""
+
+
 class Host:
     """The machine's mounts and devices, as the kernel shows them. Read anew with each call."""
 
@@ -125,7 +129,7 @@ class Host:
 
     def _backing(self, mount: Mount, mounts: Sequence[Mount], depth: int) -> Backing:
         if mount.fs_type in _NONE:
-            raise NoReadAhead(f"{mount.point} is on {mount.fs_type}, which is not read ahead")
+            raise NotReadAhead(f"{mount.point} is on {mount.fs_type}, which is not read ahead")
         if mount.fs_type == "overlay":
             return self._below_overlay(mount, mounts, depth)
         if mount.fs_type == "btrfs":
@@ -155,12 +159,15 @@ class Host:
                 f"{mount.point}: there are several file systems of type {mount.fs_type}, and the"
                 " kernel doesn't say which read-ahead is whose"
             )
-        raise NoReadAhead(f"{mount.point} is on {mount.fs_type}, which is not read ahead")
+        raise NotReadAhead(f"{mount.point} is on {mount.fs_type}, which is not read ahead")
 
     def _below_overlay(self, mount: Mount, mounts: Sequence[Mount], depth: int) -> Backing:
         """Files of an overlay are opened on the layer that they are in; the upper one is where new
         files land. Without one it is the first of the lower."""
-        options = dict(option.partition("=")[::2] for option in mount.fs_options)
+        options: dict[str, str] = {}
+        for option in mount.fs_options:
+            name, _, value = option.partition("=")
+            options.setdefault(name.rstrip("+"), value)  # lowerdir+: one layer each
         place = options.get("upperdir") or options.get("lowerdir", "").split(":")[0]
         if not place.startswith("/") or not depth:
             raise NoReadAhead(f"{mount.point}: the overlay doesn't say where its layers are")
@@ -177,20 +184,21 @@ class Host:
             here = {disk.name for disk in self._children(folder / "devices")}
             link = folder / "bdi"
             if here & names and link.is_symlink():
-                members = tuple(self._of_member(name) for name in sorted(here))
+                members = self._members(folder / "devices", (), _DEEPEST)
                 return Backing(
                     link.readlink().name,
                     Kind.DISK,
                     mount.source,
                     model=_common(members),
                     identity=folder.name,
-                    layers=members,
+                    layers=tuple(members),
                 )
         raise NoReadAhead(f"{mount.point}: sysfs doesn't know the btrfs on {mount.source}")
 
-    def _of_member(self, name: str) -> Backing:
-        device = (self._sys / "class/block" / name / "dev").read_text().strip()
-        return self._of_disk(self._disk(device), (), _DEEPEST)
+    def _members(self, folder: Path, mounts: Sequence[Mount], depth: int) -> list[Backing]:
+        """The disks that a folder links to, but for those that were pulled."""
+        devices = [_text(link / "dev") for link in self._children(folder)]
+        return [self._of_disk(self._disk(each), mounts, depth) for each in devices if each]
 
     def _mapped(self, name: str) -> Iterator[Path]:
         """The disk that device-mapper calls so."""
@@ -208,9 +216,7 @@ class Host:
         bdi = link.readlink().name if link.is_symlink() else _text(disk / "dev")
         layers: list[Backing] = []
         if depth:
-            for slave in self._children(disk / "slaves"):
-                device = _text(slave / "dev")
-                layers.append(self._of_disk(self._disk(device), mounts, depth - 1))
+            layers += self._members(disk / "slaves", mounts, depth - 1)
             file = _text(disk / "loop/backing_file")
             below = covering(mounts, PurePosixPath(file)) if file.startswith("/") else None
             if below is not None:
@@ -244,6 +250,8 @@ class Host:
 
     def queue(self, backing: Backing, name: str) -> int | None:
         """A number of a disk's queue, such as `max_sectors_kb`; None: it has none."""
+        if backing.kind is not Kind.DISK:  # its name is any text
+            return None
         found = _text(self._sys / "block" / backing.name / "queue" / name)
         return int(found) if found.isdecimal() else None
 

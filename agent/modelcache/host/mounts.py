@@ -38,8 +38,8 @@ class Mount:
     """`ext4`, `tmpfs`, `fuse.gcsfuse`, …"""
     source: str
     """The device or the server; any text."""
-    fs_options: frozenset[str]
-    """Of the file system: `rw`, `size=64k`, …"""
+    fs_options: tuple[str, ...]
+    """Of the file system, in their order: `rw`, `size=64k`, …"""
 
     @property
     def read_only(self) -> bool:
@@ -109,7 +109,7 @@ def _parse(line: bytes) -> Mount:
         options=frozenset(_plain(options).split(",")),
         fs_type=fs_type,
         source=source,
-        fs_options=frozenset(fs_options.split(",")),
+        fs_options=tuple(fs_options.split(",")),
     )
 
 

@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from functools import partial
@@ -21,6 +21,10 @@ from modelcache.host.selecting import Wanted
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 PAGE_KB: Final = os.sysconf("SC_PAGE_SIZE") // 1024
 
+_RECORDS_LOCK: Final = "former.lock"
+_TRIAL_LOCK: Final = "trial.lock"
+_TRIED: Final = "somebody tries values out on it now"
+
 
 class Outcome(StrEnum):
     """What became of one device."""
@@ -32,7 +36,7 @@ class Outcome(StrEnum):
     LEFT = "Left"
     """Not put back: somebody else has changed it since, or it is another device now."""
     WAITING = "Waiting"
-    """What would be best is not known yet; nothing was changed."""
+    """What would be best is not known yet, or somebody tries values out; nothing was changed."""
     FAILED = "Failed"
 
 
@@ -72,7 +76,11 @@ class Record:
     identity: str
     former: int
     set: int | None
-    """None: several values were being tried; whatever it has is ours."""
+    """None: it was about to be set, or values are being tried; whatever it has is ours."""
+
+    def __post_init__(self) -> None:
+        if type(self.former) is not int or type(self.set) not in (int, type(None)):
+            raise ValueError(f"{self.former!r} and {self.set!r} are no numbers of KiB")
 
 
 class Records:
@@ -99,13 +107,40 @@ class Records:
         Raises:
             StoreDamaged: there can be no records here.
         """
-        lock = self._path.with_suffix(".lock")
+        with self._locked(_RECORDS_LOCK, fcntl.LOCK_EX):
+            yield
+
+    @contextmanager
+    def trying(self) -> Iterator[None]:
+        """Keep others from trying values out meanwhile, or from taking them for a dead one's. Who
+        wants both locks takes this one first.
+
+        Raises:
+            StoreDamaged: there can be no records here.
+        """
+        with self._locked(_TRIAL_LOCK, fcntl.LOCK_EX):
+            yield
+
+    def is_tried(self) -> bool:
+        """Whether somebody tries values out now.
+
+        Raises:
+            StoreDamaged: there can be no records here.
+        """
         try:
-            fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            with self._locked(_TRIAL_LOCK, fcntl.LOCK_SH | fcntl.LOCK_NB):
+                return False
+        except BlockingIOError:
+            return True
+
+    @contextmanager
+    def _locked(self, name: str, how: int) -> Iterator[None]:
+        try:
+            fd = os.open(self._path.with_name(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise self._unwritable(error) from error
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            fcntl.flock(fd, how)
             yield
         finally:
             os.close(fd)
@@ -156,23 +191,52 @@ class ReadAhead:
         self._records = records
 
     def apply(self, wanted: Wanted, kib: int, *, dry_run: bool = False) -> Change:
-        """Have a device read so much ahead. What fails is told in the result."""
-        backing = wanted.backing
-        target = kib - kib % PAGE_KB
+        """Have a device read so much ahead. What fails is told in the result.
+
+        While somebody tries values out on it, it is left alone.
+        """
+        bdi, target = wanted.backing.bdi, kib - kib % PAGE_KB
         change = replace(self.leave(wanted, Outcome.KEPT), wanted=target)
-        before = change.before
-        if before is None or before == target:
-            return change
         try:
-            if not dry_run:
-                with self._records.held():
-                    self._note(backing, before, target)
-                    change = replace(change, after=self._set(backing.bdi, target))
-            return replace(change, outcome=Outcome.SET)
+            if change.before is None or (change.before == target and not self._noted_tried(bdi)):
+                return change
+            if dry_run:
+                return replace(change, outcome=Outcome.SET)
+            with self._records.held():
+                return self._apply(wanted.backing, target, change)
         except OSError as error:
             return replace(change, outcome=Outcome.FAILED, message=why(error))
         except ModelCacheError as error:
             return replace(change, outcome=Outcome.FAILED, message=str(error))
+
+    def _noted_tried(self, bdi: str) -> bool:
+        try:
+            known = self._records.read().get(bdi)
+        except UsageError:
+            return False  # there is nothing to do for which it is wanted
+        return known is not None and known.set is None
+
+    def _apply(self, backing: Backing, target: int, change: Change) -> Change:
+        """The records are held."""
+        records = self._records.read()
+        known = records.get(backing.bdi)
+        if known is not None and known.set is None and self._records.is_tried():
+            return replace(change, outcome=Outcome.WAITING, message=_TRIED)
+        # What a trial had set may have been seen before.
+        before = self._host.read_ahead_kb(backing.bdi)
+        self._check_writable(backing.bdi)
+        former = self._former(backing, known, before)
+        noted = Record(backing.name, backing.identity, former, None)
+        self._records.write({**records, backing.bdi: noted})
+        try:
+            after = self._set(backing.bdi, target)
+        except OSError:
+            with suppress(OSError):
+                self._set(backing.bdi, before)
+            self._records.write(records)
+            raise
+        self._records.write({**records, backing.bdi: replace(noted, set=target)})
+        return replace(change, before=before, after=after, outcome=Outcome.SET)
 
     def leave(self, wanted: Wanted, outcome: Outcome, message: str = "") -> Change:
         """Tell what a device has, and change nothing."""
@@ -192,43 +256,61 @@ class ReadAhead:
     def trial(self, backing: Backing) -> Iterator[Callable[[int], None]]:
         """Try values out, in KiB. At the end the device has what it had.
 
-        A crash in the middle is put right by `restore` or `end_trials`. Other processes that change
-        read-ahead wait meanwhile.
+        A crash in the middle is put right by `restore` or `end_trials`. Others that try values out,
+        or restore, wait meanwhile; other devices can be set.
 
         Raises:
             OSError: a value can't be set.
             UsageError, StoreDamaged: the records can't be read or written.
         """
-        with self._records.held():
-            before = self._host.read_ahead_kb(backing.bdi)
-            records = self._records.read()
-            self._note(backing, before, None)
+        bdi = backing.bdi
+        with self._records.trying():
+            with self._records.held():
+                records = self._records.read()
+                known = records.get(bdi)
+                before = self._host.read_ahead_kb(bdi)
+                former = self._former(backing, known, before)
+                if known is not None and known.set is None:  # of a trial that was killed
+                    known, before = None, former
+                noted = Record(backing.name, backing.identity, former, None)
+                self._records.write({**records, bdi: noted})
             try:
-                yield partial(self._try_out, backing.bdi)
+                yield partial(self._try_out, bdi)
             finally:
-                self._set(backing.bdi, before)
-                self._records.write(records)
+                with self._records.held():
+                    self._set(bdi, before)
+                    records = self._records.read()
+                    records.pop(bdi, None)
+                    self._records.write(records if known is None else {**records, bdi: known})
 
     def _try_out(self, bdi: str, kib: int) -> None:
         self._set(bdi, kib)
 
-    def end_trials(self) -> list[Change]:
-        """Put back what a trial left that was killed.
+    def end_trials(self, *, wait: bool = True) -> list[Change]:
+        """Put back what a trial left that was killed. One that runs is awaited, or left alone.
 
         Raises:
             UsageError, StoreDamaged: as `restore`.
         """
         if not any(record.set is None for record in self._records.read().values()):
             return []
-        return self._restore(lambda record: record.set is None, dry_run=False)
+        if not wait and self._records.is_tried():
+            return []
+        with self._records.trying():
+            return self._restore(lambda record: record.set is None, dry_run=False)
 
-    def _note(self, backing: Backing, before: int, target: int | None) -> None:
-        records = self._records.read()
-        known = records.get(backing.bdi)
+    @staticmethod
+    def _former(backing: Backing, known: Record | None, before: int) -> int:
         same = known is not None and known.identity == backing.identity
-        former = known.former if known is not None and same else before
-        records[backing.bdi] = Record(backing.name, backing.identity, former, target)
-        self._records.write(records)
+        return known.former if known is not None and same else before
+
+    def _check_writable(self, bdi: str) -> None:
+        """Before anything is noted: what can't be set is tried again and again.
+
+        Raises:
+            OSError: it can't be set.
+        """
+        os.close(os.open(self._host.bdi / bdi / "read_ahead_kb", os.O_WRONLY | os.O_CLOEXEC))
 
     def _set(self, bdi: str, kib: int) -> int:
         kib -= kib % PAGE_KB
@@ -245,12 +327,14 @@ class ReadAhead:
             UsageError: the records, or the mounts, can't be read.
             StoreDamaged: the records can't be written.
         """
-        return self._restore(lambda _: True, dry_run=dry_run)
+        with nullcontext() if dry_run else self._records.trying():
+            return self._restore(lambda _: True, dry_run=dry_run)
 
     def _restore(self, which: Callable[[Record], bool], *, dry_run: bool) -> list[Change]:
+        """Trials are kept off."""
         mounts = self._host.mounts()
         changes = []
-        with self._records.held():
+        with nullcontext() if dry_run else self._records.held():
             records = self._records.read()
             for bdi, record in [(b, r) for b, r in records.items() if which(r)]:
                 identity = self._host.identity(bdi, mounts)
@@ -289,7 +373,7 @@ def why(error: OSError) -> str:
         case errno.EROFS:
             return "sysfs is read-only here: mount /sys/devices/virtual/bdi writable"
         case errno.EACCES | errno.EPERM:
-            return "no right to set it: root may"
+            return "no right to set it: root may, where no security module (SELinux) says no"
     return error.strerror or str(error)
 
 

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import Final, Literal
 
 from modelcache.errors import UsageError
-from modelcache.host.backing import Backing, Host, NoReadAhead
+from modelcache.host.backing import Backing, Host, NoReadAhead, NotReadAhead
 from modelcache.host.mounts import Mount, covering
 
 Wish = int | Literal["auto"]
@@ -42,6 +42,11 @@ class Rule:
     kind: str
     pattern: str
     wish: Wish
+
+    @property
+    def is_a_place(self) -> bool:
+        """Whether it names one place, and no pattern."""
+        return self.kind == "root" or (self.kind == "path" and not set(self.pattern) & set("*?["))
 
     def __str__(self) -> str:
         return self.kind + (f":{self.pattern}" if self.pattern else "")
@@ -144,7 +149,8 @@ def select(rules: Sequence[Rule], host: Host, root: PurePosixPath) -> Selection:
                     continue
                 backing = look.backing(mount)
             except NoReadAhead as error:
-                if rule.kind in ("root", "path"):  # somebody named this very place
+                # What a pattern takes in that is in memory nobody meant.
+                if rule.is_a_place or not isinstance(error, NotReadAhead):
                     problems[str(error)] = None
                     any_here = True
                 continue
@@ -167,7 +173,9 @@ def _selects(rule: Rule, mount: Mount, look: _Look) -> bool:
         case "fstype":
             return fnmatchcase(mount.fs_type, rule.pattern)
         case "path":
-            return fnmatchcase(str(mount.point), rule.pattern)
+            # What something else is mounted on is not at its place any more.
+            fits = fnmatchcase(str(mount.point), rule.pattern)
+            return fits and covering(look.mounts, mount.point) is mount
         case "csi":
             staged = _STAGED.search(str(mount.point))
             return staged is not None and fnmatchcase(staged["driver"], rule.pattern)

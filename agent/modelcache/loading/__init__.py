@@ -1,7 +1,7 @@
 """How fast files load, by read-ahead and way of reading, and which read-ahead is best."""
 
+from modelcache.loading.plan import Cell, Limits, Plan
 from modelcache.loading.reader import ReadFailed
-from modelcache.loading.rounds import Cell, Limits, Plan
 from modelcache.loading.studying import (
     VALUES,
     Finding,

@@ -18,13 +18,12 @@ _WEIGHTS: Final = (".gguf", ".bin", ".pt", ".pth", ".onnx")
 _MOST_FILES: Final = 100_000
 
 
-def choose(path: Path, most: int) -> tuple[Part, ...]:
-    """Files to be read, or the beginnings of them, of so many bytes together at most.
+def choose(path: Path) -> tuple[Part, ...]:
+    """Files to be read, those first that it is best measured with.
 
     Args:
         path: a file, or a directory of them at any depth. All that is chosen is on the same file
             system.
-        most: bytes.
 
     Raises:
         UsageError: there is nothing, or too little, to read.
@@ -33,7 +32,7 @@ def choose(path: Path, most: int) -> tuple[Part, ...]:
     if not path.exists():
         raise UsageError(f"{path} is not there")
     if path.is_dir():
-        found = [file for file in islice(_below(path), _MOST_FILES) if file[1]]
+        found = _different(islice(_below(path), _MOST_FILES))
         if not found:
             raise UsageError(f"{path}: there are no files with anything in them")
     else:
@@ -42,26 +41,47 @@ def choose(path: Path, most: int) -> tuple[Part, ...]:
             raise UsageError(f"{path} is neither a file nor a directory")
         if not status.st_size:
             raise UsageError(f"{path} is empty")
-        found = [(path, status.st_size, status.st_dev)]
-    found.sort(key=lambda file: (_rank(file[0]), -file[1], str(file[0])))
-    device = found[0][2]
-    parts: list[Part] = []
-    left = most
-    for file, size, on in found:
-        if left and on == device:
-            parts.append(Part(str(file), min(size, left)))
-            left -= parts[-1].size
-    if most - left < min(LEAST_BYTES, most):
-        raise UsageError(
-            f"{path}: {most - left} bytes are too few to measure: at least"
-            f" {LEAST_BYTES // 2**20} MiB of files are needed"
-        )
-    return tuple(parts)
+        found = [(path, status)]
+    device = found[0][1].st_dev
+    here = [(p, status.st_size) for p, status in found if status.st_dev == device]
+    for worst in (0, 1, 2):  # safetensors alone, if there is enough of them
+        parts = tuple(Part(str(p), size) for p, size in here if _rank(p) <= worst)
+        if sum(part.size for part in parts) >= LEAST_BYTES:
+            return parts
+    raise UsageError(
+        f"{path}: {sum(size for _, size in here)} bytes are too few to measure: at least"
+        f" {LEAST_BYTES // 2**20} MiB of files are needed"
+    )
+
+
+def shorten(parts: Sequence[Part], most: int) -> tuple[Part, ...]:
+    """The first of them, and the beginning of the last, of so many bytes together at most."""
+    found: list[Part] = []
+    for part in parts:
+        if most:
+            found.append(Part(part.path, min(part.size, most)))
+            most -= found[-1].size
+    return tuple(found)
 
 
 def fits(way: Way, parts: Sequence[Part]) -> bool:
     """Whether these files can be read in this way at all."""
     return way is not Way.SAFETENSORS or all(p.path.endswith(".safetensors") for p in parts)
+
+
+def _different(
+    files: Iterator[tuple[Path, os.stat_result]],
+) -> list[tuple[Path, os.stat_result]]:
+    """Each file once, in the order in which they are read. Of several names the one counts that
+    says what it is: a hub's cache has each file as a blob, too."""
+    ranked = sorted(
+        (file for file in files if file[1].st_size),
+        key=lambda file: (_rank(file[0]), -file[1].st_size, str(file[0])),
+    )
+    first: dict[tuple[int, int], tuple[Path, os.stat_result]] = {}
+    for path, status in ranked:
+        first.setdefault((status.st_dev, status.st_ino), (path, status))
+    return list(first.values())
 
 
 def _rank(file: Path) -> int:
@@ -70,9 +90,7 @@ def _rank(file: Path) -> int:
     return 1 if file.suffix in _WEIGHTS else 2
 
 
-def _below(folder: Path) -> Iterator[tuple[Path, int, int]]:
-    """Each file, with its size and its file system's number."""
-    seen = set()
+def _below(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
     for place, _, names in os.walk(folder):
         for name in names:
             file = Path(place, name)
@@ -80,6 +98,5 @@ def _below(folder: Path) -> Iterator[tuple[Path, int, int]]:
                 status = file.stat()
             except OSError:  # a dangling symlink, or just removed
                 continue
-            if stat.S_ISREG(status.st_mode) and (status.st_dev, status.st_ino) not in seen:
-                seen.add((status.st_dev, status.st_ino))
-                yield file, status.st_size, status.st_dev
+            if stat.S_ISREG(status.st_mode):
+                yield file, status

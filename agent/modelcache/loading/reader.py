@@ -73,7 +73,8 @@ def read_apart(
     where = parts[0].path
     try:
         process = subprocess.Popen(  # noqa: S603 - ourselves
-            [sys.executable, "-m", __package__],
+            # -P: no module of a model's directory, where we may have been started.
+            [sys.executable, "-P", "-m", __package__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

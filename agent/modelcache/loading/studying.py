@@ -13,14 +13,13 @@ from modelcache.host.backing import Backing, Host, Kind, NoReadAhead
 from modelcache.host.readahead import PAGE_KB
 from modelcache.host.selecting import check_wish
 from modelcache.loading.choosing import choose
-from modelcache.loading.rounds import Cell, Dial, Limits, Measured, Plan, make_plan, measure
-from modelcache.loading.verdict import NO_DIFFERENCE, Figure, Verdict, judge
+from modelcache.loading.plan import Cell, Limits, Plan, make_plan
+from modelcache.loading.rounds import Dial, measure
+from modelcache.loading.verdict import Figure, Verdict, judge
 from modelcache.loading.ways import Done, Way
 
 VALUES: Final = (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 """Read-aheads that are compared, in KiB."""
-_WARM: Final = 0.05
-"""So much of a file in memory makes a reading look faster than the device is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +33,8 @@ class Finding:
         present_kb: KiB that were, and are, set; None: nothing reads these files ahead.
         figures: all that was measured.
         notes: what is to be said besides.
+        cold: whether the files got cold. If not, nothing was learnt about the device: it is worth
+            another try, and not worth remembering.
     """
 
     read_ahead_kb: int | None
@@ -42,6 +43,7 @@ class Finding:
     present_kb: int | None = None
     figures: tuple[Figure, ...] = ()
     notes: tuple[str, ...] = ()
+    cold: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,12 @@ class Study:
     present_kb: int
     plan: Plan
     way: Way
+
+    @property
+    def tried(self) -> tuple[int, ...]:
+        """KiB that are set in turn; none, if it stays as it is."""
+        values = {c.read_ahead_kb for c in self.plan.cells if c.read_ahead_kb is not None}
+        return tuple(sorted(values)) if values - {self.present_kb} else ()
 
     def only_present(self) -> Study:
         """The same where the read-ahead can't be set."""
@@ -87,17 +95,17 @@ def prepare(
 
     Raises:
         NoReadAhead: nothing reads these files ahead.
-        UsageError: there is nothing to read.
+        UsageError: there is nothing to read, not in the way that is recommended for, or the limits
+            are too narrow.
         OSError: it may not be looked at.
     """
-    (first, *_) = choose(path, 2**62)
-    backing = host.backing_of_path(Path(first.path).resolve())
+    files = choose(path)
+    backing = host.backing_of_path(Path(files[0].path).resolve())
     present = host.read_ahead_kb(backing.bdi)
     sound = {kib for kib in values if _is_sound(kib, host, backing)}
     found = tuple(dict.fromkeys((way, *ways)))
-    plan = make_plan(path, found, sorted(sound | {present}), limits or Limits())
-    left_out = sorted(set(values) - sound - {present})
-    if left_out:
+    plan = make_plan(files, found, sorted(sound | {present}), limits or Limits())
+    if left_out := sorted(set(values) - sound - {present}):
         told = (
             f"left out as too much for this machine's memory: {', '.join(map(str, left_out))} KiB"
         )
@@ -146,32 +154,19 @@ def carry_out(
         bdi = study.backing.bdi
         dial = Dial(study.present_kb, lambda: host.read_ahead_kb(bdi), set_read_ahead)
     measured = measure(
-        study.plan, dial, low_priority=low_priority, stopped=stopped, on_reading=on_reading
+        *(study.plan, dial),
+        counted=study.backing.kind is Kind.DISK,
+        low_priority=low_priority,
+        stopped=stopped,
+        on_reading=on_reading,
     )
     verdict = judge(measured.figures, study.way, study.present_kb)
-    if warm := _told_warm(measured, study.backing):
-        verdict = Verdict(None, f"{NO_DIFFERENCE} was found: {warm}")
+    if measured.not_cold:
+        verdict = Verdict(None, measured.not_cold)
     return Finding(
         *(verdict.read_ahead_kb, verdict.reason, study.way, study.present_kb),
         *(measured.figures, tuple(measured.notes)),
-    )
-
-
-def _told_warm(measured: Measured, backing: Backing) -> str:
-    if measured.warm is not None:
-        if measured.warm <= _WARM:
-            return ""
-        return (
-            f"up to {measured.warm:.0%} of the files stayed in memory, since another process has"
-            " them mapped or locked, so these are not the device's speeds"
-        )
-    # Others than disks don't count what they read.
-    from_memory = measured.from_memory if backing.kind is Kind.DISK else None
-    if from_memory is None or from_memory <= _WARM:
-        return ""
-    return (
-        f"up to {from_memory:.0%} of what was read did not come from the disk, so these are not the"
-        " device's speeds"
+        cold=not measured.not_cold,
     )
 
 
@@ -200,7 +195,7 @@ def best_read_ahead(
         stopped: asked twice a second whether to stop.
 
     Raises:
-        UsageError: there is nothing to read.
+        UsageError: there is nothing to read, or the limits are too narrow.
         ReadFailed: the device failed or is gone, somebody else changes its read-ahead, or it was
             stopped.
         OSError, ModelCacheError: the read-ahead can't be set.

@@ -14,7 +14,10 @@ NEAR: Final = 0.05
 vain where reading is not in order."""
 WORTH: Final = 0.10
 """What a change has to bring at least, as a share of the speed without it."""
+NO_DIFFERENCE: Final = "no difference worth changing"
 _FEWEST_ROUNDS: Final = 2
+_ROUNDS_FOR_A_SLIP: Final = 5
+"""In one of so many rounds it may be slower all the same: something else may have been read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +61,12 @@ class Verdict:
 def judge(figures: Sequence[Figure], way: Way, present_kb: int) -> Verdict:
     """Recommend a read-ahead for a way: the smallest that is near the best.
 
-    It has to beat what is set at present by `WORTH`, and by more than its own slowest round lags
-    behind or the present one's fastest is ahead.
+    It has to beat what is set at present by `WORTH`, and to be faster in each round: a round's
+    readings are made at about the same time, while the disk itself may be faster in one round than
+    in another.
 
     Args:
-        figures: of any ways.
+        figures: of any ways, each with as many rounds.
         way: how the engine reads.
         present_kb: KiB that are set now.
     """
@@ -72,32 +76,29 @@ def judge(figures: Sequence[Figure], way: Way, present_kb: int) -> Verdict:
     if present_kb not in found:
         return Verdict(None, f"{way} was not measured with the {present_kb} KiB that are set now")
     present = found[present_kb]
-    best = max(found.values(), key=lambda figure: figure.median)
-    chosen = min(
-        (f for f in found.values() if f.median >= (1 - NEAR) * best.median),
-        key=lambda figure: figure.read_ahead_kb or 0,
-    )
     if len(found) == 1:
         return Verdict(None, f"only the {present_kb} KiB that are set now were measured")
-    gain = chosen.median - present.median
-    speeds = f"{mib(chosen.median)} at {chosen.read_ahead_kb} KiB, {mib(present.median)} at the"
-    speeds += f" {present_kb} KiB that are set now"
-    if chosen is present:
-        why = f"at the {present_kb} KiB that are set now it is {mib(present.median)}, the best is"
-        return Verdict(None, f"{NO_DIFFERENCE}: {why} {mib(best.median)} at {best.read_ahead_kb}")
-    if gain <= WORTH * present.median:
-        return Verdict(None, f"{NO_DIFFERENCE}: {speeds}, which is less than {WORTH:.0%} more")
-    if min(len(chosen.rates), len(present.rates)) < _FEWEST_ROUNDS:
+    best = max(found.values(), key=lambda figure: figure.median)
+    now = f"{mib(present.median)} at the {present_kb} KiB that are set now"
+    if best is present:
+        return Verdict(None, f"{NO_DIFFERENCE}: {now} is the best")
+    worth = (1 + WORTH) * present.median
+    if best.median <= worth:
+        most = f"{mib(best.median)} at {best.read_ahead_kb} KiB, is"
+        return Verdict(None, f"{NO_DIFFERENCE}: the best, {most} less than {WORTH:.0%} above {now}")
+    near = (f for f in found.values() if f.median > worth and f.median >= (1 - NEAR) * best.median)
+    chosen = min(near, key=lambda figure: figure.read_ahead_kb or 0)
+    speeds = f"{mib(chosen.median)} at {chosen.read_ahead_kb} KiB, {now}"
+    rounds = min(len(chosen.rates), len(present.rates))
+    if rounds < _FEWEST_ROUNDS:
         return Verdict(None, f"{speeds}, but in one round only, which may be chance: give it more")
-    apart = max(chosen.median - min(chosen.rates), max(present.rates) - present.median)
-    if gain <= apart:
-        return Verdict(None, f"{NO_DIFFERENCE}: {speeds}, but rounds differ by up to {mib(apart)}")
+    slower = sum(c <= p for c, p in zip(chosen.rates, present.rates, strict=False))
+    if slower > rounds // _ROUNDS_FOR_A_SLIP:
+        unsure = f"{speeds}, but no faster in {slower} of {rounds} rounds"
+        return Verdict(None, f"{NO_DIFFERENCE}: {unsure}")
     times = chosen.median / present.median if present.median else float("inf")
     nearly = "" if chosen is best else f"; {best.read_ahead_kb} KiB gain less than {NEAR:.0%} more"
     return Verdict(chosen.read_ahead_kb, f"{way} reads {times:.1f} times as fast: {speeds}{nearly}")
-
-
-NO_DIFFERENCE: Final = "no difference worth changing"
 
 
 def mib(rate: float) -> str:

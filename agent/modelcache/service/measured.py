@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from modelcache.host.selecting import Wanted
 
 LEAST_BYTES: Final = 256 * 1024 * 1024
 """A file that is measured with has so many at least."""
+_MOST_FILES: Final = 3
 _MOST_ENTRIES: Final = 50_000
 _MOST_SECONDS: Final = 10.0
 _DAY: Final = 86_400.0
@@ -33,6 +35,10 @@ class Finding(Protocol):
     @property
     def reason(self) -> str:
         """Why, in a sentence."""
+
+    @property
+    def cold(self) -> bool:
+        """Whether the file got cold. If not, nothing was learnt about the device."""
 
 
 class Measuring(Protocol):
@@ -62,6 +68,10 @@ class Remembered:
     read_ahead_kb: int | None
     reason: str
     at: float
+
+    def __post_init__(self) -> None:
+        if type(self.read_ahead_kb) not in (int, type(None)):
+            raise ValueError(f"{self.read_ahead_kb!r} is no number of KiB")
 
 
 class Memory:
@@ -119,14 +129,17 @@ def _make(backing: Backing) -> str:
     return backing.model or f"{backing.name} {backing.identity}"
 
 
-def file_to_measure(wanted: Wanted, own: Host, root: Path) -> Path | None:
-    """The largest file of a device that can be found in a short time; None: none is large enough.
+def files_to_measure(wanted: Wanted, own: Host, root: Path) -> list[Path] | None:
+    """The largest files of a device that can be found in a short time, the largest first: another
+    process may have one mapped, which so can't be read from the disk. None: no place of the device
+    is seen here.
 
     Args:
         wanted: the device.
         own: with the mounts that this process sees.
         root: the cache's. Where it is on the device, its blobs are looked at first.
     """
+    seen = False
     for folder in (root / "blobs", *map(Path, wanted.points)):
         try:
             here = own.backing_of_path(folder.resolve())
@@ -134,15 +147,17 @@ def file_to_measure(wanted: Wanted, own: Host, root: Path) -> Path | None:
             continue
         # In a container another file system may be at this place, or none.
         if here.bdi == wanted.backing.bdi:
-            found = max(_files(folder), default=(0, folder))
-            if found[0] >= LEAST_BYTES:
-                return found[1]
-    return None
+            seen = True
+            sizes = _files(folder, allocated=here.kind is Kind.DISK)
+            found = heapq.nlargest(_MOST_FILES, (each for each in sizes if each[0] >= LEAST_BYTES))
+            if found:
+                return [path for _, path in found]
+    return [] if seen else None
 
 
-def _files(folder: Path) -> Iterator[tuple[int, Path]]:
+def _files(folder: Path, *, allocated: bool) -> Iterator[tuple[int, Path]]:
     """Size and path of each, breadth first, without leaving the file system; not all if there are
-    too many."""
+    too many. `allocated`: the size without holes, of which nothing is read."""
     deadline = time.monotonic() + _MOST_SECONDS
     try:
         device = folder.stat().st_dev
@@ -164,7 +179,8 @@ def _files(folder: Path) -> Iterator[tuple[int, Path]]:
             if stat.S_ISDIR(status.st_mode):
                 folders.append(Path(entry.path))
             elif stat.S_ISREG(status.st_mode) and os.access(entry.path, os.R_OK):
-                yield status.st_size, Path(entry.path)
+                on_disk = min(status.st_size, status.st_blocks * 512)
+                yield on_disk if allocated else status.st_size, Path(entry.path)
 
 
 def _entries(folder: Path) -> Iterable[os.DirEntry[str]]:

@@ -5,11 +5,13 @@ When it ends the values stay: they are wanted until somebody asks to have them p
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -28,10 +30,15 @@ from modelcache.transfer import Cancel
 
 log = structlog.get_logger(__name__)
 
-_LATE_SECONDS: Final = 3600.0
+_LATE_SECONDS: Final = 300.0
+_MEASURE_LATE_SECONDS: Final = 3600.0
 """Measuring is bounded, but may be slow on a busy disk."""
 _WATCH_LATE_SECONDS: Final = 60.0
 _PAUSE_SECONDS: Final = 1.0
+_NEW_SECONDS: Final = 60.0
+"""So long a value that was set is looked at more often: the kernel lowers that of a FUSE mount when
+its server first answers (process_init_reply in fs/fuse/inode.c), which may be long after it."""
+_LOOK_SECONDS: Final = 5.0
 _END_SECONDS: Final = 3.0
 
 
@@ -51,10 +58,14 @@ class TunerDaemon:
         self._metrics = TunerMetrics(self._state)
         self._telling = Telling(self._metrics)
         self._round: Round | None = None
-        tune = Task("tune", self._tune, late_after=_LATE_SECONDS)
-        self._watch = MountWatch(settings.mountinfo, tune.wake)
+        self._new_until = 0.0
+        late_after = max(_LATE_SECONDS, 3 * settings.tune_interval)
+        self._tune = Task("tune", self._round_of_all, late_after=late_after)
+        # Apart: while a device is measured, or hangs, the others are kept as they are wanted.
+        self._measure = Task("measure", self._measure_next, late_after=_MEASURE_LATE_SECONDS)
+        self._watch = MountWatch(settings.mountinfo, self._tune.wake)
         watch = Task("watch", self._watch.cycle, late_after=_WATCH_LATE_SECONDS)
-        self._tasks = Tasks([tune, watch])
+        self._tasks = Tasks([self._tune, self._measure, watch])
         routes = {
             "/livez": self._tasks.livez,
             "/readyz": self._readyz,
@@ -85,22 +96,33 @@ class TunerDaemon:
         self._cancel.add(self._watch.stop)
         self._tasks.start(self._cancel)
         self._tasks.watch(self._cancel)
-        self._tasks.join(time.monotonic() + _END_SECONDS)
+        if "watch" not in self._tasks.join(time.monotonic() + _END_SECONDS):
+            self._watch.close()
         if self._endpoints:
             self._endpoints.close()
         log.info("tuner.stopped")
 
-    def _tune(self) -> float:
-        first = self._round is None
+    def _round_of_all(self) -> float:
         try:
-            # Measuring takes minutes: what is known is set before, and who asks is answered.
-            found = self._tuner.round(measure=not first)
+            found = self._tuner.round(measure=False)
         except ModelCacheError as error:
             self._telling.failed(error)
             return self._settings.tune_interval
         self._round = found
-        self._telling.tell(found)
-        return 0.0 if first else self._settings.tune_interval
+        if self._telling.tell(found):
+            self._new_until = time.monotonic() + _NEW_SECONDS
+        if any(change.outcome is Outcome.WAITING for change in found.changes):
+            self._measure.wake()
+        most = _LOOK_SECONDS if time.monotonic() < self._new_until else math.inf
+        return min(most, self._settings.tune_interval)
+
+    def _measure_next(self) -> float | None:
+        # Before the first round nothing is read: what is known comes first. It wakes this.
+        with suppress(ModelCacheError):  # which the rounds tell
+            if self._round is not None and self._tuner.measure():
+                self._tune.wake()
+                return 0.0
+        return None
 
     def _state(self) -> list[TunedDevice]:
         found = self._round
@@ -129,12 +151,14 @@ class Telling:
         """A round that could not be made."""
         self._say({f"round: {error}": lambda: log.error("tune.failed", error=str(error))})
 
-    def tell(self, found: Round) -> None:
-        """A round."""
+    def tell(self, found: Round) -> bool:
+        """A round. Whether a value was set that was not set before."""
+        new = False
         for change in found.changes:
             if change.outcome is Outcome.SET:
                 last = self._before.get(change.bdi)
                 same = last is not None and last.after == last.wanted == change.wanted
+                new = new or not same
                 self._metrics.changed("reset" if same else "rule")
                 log.info(
                     "readahead.set",
@@ -160,6 +184,7 @@ class Telling:
         for rule in found.unmatched:
             news[f"rule {rule}"] = _line("info", "rule.unmatched", rule=str(rule))
         self._say(news)
+        return new
 
     def _say(self, news: dict[str, Callable[[], None]]) -> None:
         for key, line in news.items():
@@ -189,6 +214,13 @@ class MountWatch:
     def stop(self) -> None:
         """Have `cycle` return at once, now and later."""
         os.write(self._wake, b"x")
+
+    def close(self) -> None:
+        """Give back what is open. `cycle` has ended, and isn't called again."""
+        if self._file is not None:
+            self._file.close()
+        os.close(self._wake)
+        os.close(self._wakes)
 
     def cycle(self) -> float:
         """Wait for a change, or for `stop`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Final
@@ -14,7 +15,7 @@ from modelcache.host.backing import Host
 from modelcache.host.mounts import OWN_MOUNTS
 from modelcache.host.readahead import PAGE_KB, Change, Outcome, ReadAhead, Records, why
 from modelcache.host.selecting import Rule, Wanted, check_wish, select
-from modelcache.service.measured import Measuring, Memory, file_to_measure, kind_of
+from modelcache.service.measured import Measuring, Memory, files_to_measure, kind_of
 from modelcache.settings import TuneSettings
 from modelcache.store.durable import Durable
 
@@ -46,7 +47,10 @@ class Round:
 
 
 class Tuner:
-    """The devices of this machine, and what is wanted of them. For one thread."""
+    """The devices of this machine, and what is wanted of them.
+
+    One thread may measure while another has rounds.
+    """
 
     def __init__(
         self,
@@ -60,7 +64,9 @@ class Tuner:
         """`tell` is given a line for a person before a device is measured; measuring ends early
         when `stopped`."""
         self._rules = settings.rules
-        self._root = settings.root
+        # A list of the host's mounts is of the host's paths, whose symlinks are not seen here.
+        own = settings.mountinfo == OWN_MOUNTS
+        self._root = settings.root.resolve() if own else settings.root
         self._state = settings.state
         self._host = Host(sys=settings.sys, bdi=settings.bdi, mountinfo=settings.mountinfo)
         self._own = Host(sys=settings.sys, bdi=self._host.bdi, mountinfo=OWN_MOUNTS)
@@ -91,7 +97,9 @@ class Tuner:
             ) from error
         except OSError as error:
             raise StoreDamaged(f"{self._state} can't be made: {error.strerror}") from error
-        self._ahead.end_trials()
+        # Notes that can't be read are told of each device, at each round.
+        with suppress(UsageError):
+            self._ahead.end_trials(wait=False)
 
     def round(self, *, dry_run: bool = False, measure: bool = True) -> Round:
         """Have every device as the rules want it. What fails is told in the result.
@@ -114,6 +122,19 @@ class Tuner:
         in_order = tuple(changes[wanted.backing.bdi] for wanted in found.wanted)
         return Round(in_order, found.unmatched, found.problems)
 
+    def measure(self) -> bool:
+        """Measure the first device that isn't known yet and can be measured now. Whether one was.
+
+        Raises:
+            UsageError: the mounts can't be read.
+        """
+        for wanted in select(self._rules, self._host, PurePosixPath(self._root)).wanted:
+            kind = kind_of(wanted)
+            unknown = wanted.rule.wish == "auto" and self._memory.find(kind) is None
+            if unknown and not self._measure(wanted, kind, dry_run=False):
+                return True
+        return False
+
     def restore(self, *, dry_run: bool = False) -> Round:
         """Put back what devices had before.
 
@@ -132,7 +153,7 @@ class Tuner:
         kind = kind_of(wanted)
         known = self._memory.find(kind)
         if known is None:
-            waits = "not measured yet"
+            _, waits = self._waiting.get(kind, (0.0, "not measured yet"))
             if measure:
                 waits = self._measure(wanted, kind, dry_run=dry_run)
             if waits:
@@ -166,6 +187,7 @@ class Tuner:
             return before
         told = self._try_to_measure(wanted, kind, dry_run=dry_run)
         if told:
+            told = f"not measured yet: {told}"
             self._waiting[kind] = self._clock() + _AGAIN_SECONDS, told
         else:
             self._waiting.pop(kind, None)
@@ -173,24 +195,34 @@ class Tuner:
 
     def _try_to_measure(self, wanted: Wanted, kind: str, *, dry_run: bool) -> str:
         if self._measuring is None:
-            return "not measured: this program can't"
-        file = file_to_measure(wanted, self._own, self._root)
-        if file is None:
-            return "not measured yet: no file of 256 MiB or more was found there"
+            return "this program can't"
+        files = files_to_measure(wanted, self._own, self._root)
+        if files is None:
+            return "its files are not seen here (in a pod: only those of the cache are)"
+        if not files:
+            return "no file of 256 MiB or more was found there"
         if dry_run:
-            return f"not measured yet: it would be, by reading {file}"
-        self._tell(
-            f"measuring {wanted.backing.name} by reading {file}: its read-ahead changes meanwhile"
-        )
-        try:
-            with self._ahead.trial(wanted.backing) as set_read_ahead:
-                finding = self._measuring(file, self._own, set_read_ahead, stopped=self._stopped)
-            self._memory.keep(kind, finding)
-        except ModelCacheError as error:
-            return f"not measured yet: {error}"
-        except OSError as error:
-            return f"not measured yet: {why(error)}"
-        return ""
+            return f"it would be, by reading {files[0]}"
+        told = ""
+        for file in files:
+            self._tell(
+                f"measuring {wanted.backing.name} by reading {file}: its read-ahead changes"
+                " meanwhile"
+            )
+            try:
+                with self._ahead.trial(wanted.backing) as set_read_ahead:
+                    finding = self._measuring(
+                        file, self._own, set_read_ahead, stopped=self._stopped
+                    )
+                if finding.cold:
+                    self._memory.keep(kind, finding)
+                    return ""
+            except ModelCacheError as error:
+                return str(error)
+            except OSError as error:
+                return why(error)
+            told = finding.reason
+        return told
 
 
 def plain(changes: Sequence[Change]) -> list[dict[str, object]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import time
@@ -70,18 +71,20 @@ def test_it_says_what_it_will_do_and_recommends(slow: SlowDisk, state: Path) -> 
         *("--read-ahead-values", "128,1024", "--read-ways", "mmap,direct"),
     )
     assert ended.returncode == 0, ended.stderr
-    storage, ahead, reads, drops = ended.stderr.splitlines()
+    storage, tries, puts_back, reads, drops = ended.stderr.splitlines()
     assert storage.endswith(f", ext4, mounted at {slow.place}")
-    assert f"bdi {slow.device}: 128, 1024 KiB are tried, 128 are put back" in ahead
-    assert "reads 64.0 MiB of 1 file at a time, 576.0 MiB and 2 min in all at most" in reads
+    assert tries == "  tries 128, 1024 KiB of read-ahead"
+    assert puts_back == f"  puts back the 128 KiB that bdi {slow.device} has now"
+    assert "reads 64.0 MiB of 1 file at a time, 640.0 MiB and 2 min in all at most" in reads
     assert "drops 1 file from the page cache" in drops
     assert "Recommended" in ended.stdout, ended.stdout
-    title, _, header, now, best, direct, *rest = ended.stdout.splitlines()
-    assert "MiB/s, median of 3" in title
+    on, title, _, header, now, best, direct, *rest = ended.stdout.splitlines()
+    assert storage.startswith(on)
+    assert title == "MiB/s: median of 3, ± half of slowest to fastest"
     assert header.split() == ["READ-AHEAD", "mmap", "direct"]
     assert (now[:12], best[:14], direct[:13]) == ("128 KiB, now", "1024 KiB, best", "plays no part")
     assert any(line.startswith("Recommended: 1024 KiB, since mmap reads") for line in rest)
-    assert rest[-1] == f"Set it: modelcache tune --read-ahead 'path:{slow.place}=1024'"
+    assert rest[-1] == f"Set it: modelcache tune --read-ahead path:{slow.place}=1024"
     assert slow.read_ahead_kb == 128
 
 
@@ -98,7 +101,7 @@ def test_as_json_with_a_picture(slow: SlowDisk, state: Path, tmp_path: Path) -> 
     assert document["storage"]["bdi"] == slow.device
     assert document["storage"]["filesystem"] == "ext4"
     assert (document["presentReadAheadKb"], document["recommendedReadAheadKb"]) == (128, 1024)
-    assert document["recommendedFor"] == "mmap"
+    assert (document["recommendedFor"], document["cold"]) == ("mmap", True)
     figures = {(f["way"], f["readAheadKb"]): f for f in document["figures"]}
     assert set(figures) == {
         *((way, kib) for way in ("mmap", "mmap-threads", "pread") for kib in (128, 1024)),
@@ -116,7 +119,11 @@ def test_memory_has_nothing_to_gain(tmp_path: Path) -> None:
         told = modelcache("bench", "load", place)
         assert (told.returncode, told.stderr) == (0, "")
         assert told.stdout.startswith(f"{place}: nothing to gain: {place} is on tmpfs")
-        document = json.loads(modelcache("bench", "load", place, "-o", "json").stdout)
+        flags = ("-o", "json", "--plot", tmp_path / "plot.svg")
+        ended = modelcache("bench", "load", place, *flags)
+    assert ended.stderr == f"{tmp_path}/plot.svg is not drawn: nothing was measured\n"
+    document = json.loads(ended.stdout)
+    assert document["storage"] is None
     assert (document["recommendedReadAheadKb"], document["figures"]) == (None, [])
     assert "nothing to gain" in document["reason"]
 
@@ -128,10 +135,14 @@ def test_without_a_terminal_it_wants_to_be_told(slow: SlowDisk, state: Path) -> 
     assert slow.read_ahead_kb == 128
 
 
-def test_on_a_terminal_it_asks(slow: SlowDisk, state: Path) -> None:
+@pytest.mark.parametrize("output", ["table", "json"])
+def test_on_a_terminal_it_says_what_it_will_do_and_asks(
+    slow: SlowDisk, state: Path, output: str
+) -> None:
     master, terminal = pty.openpty()
+    command = ["bench", "load", str(slow.place), "--tune-state", str(state), "-o", output]
     with subprocess.Popen(
-        [COMMAND, "bench", "load", str(slow.place), "--tune-state", str(state)],
+        [COMMAND, *command],
         stdin=terminal,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -141,8 +152,12 @@ def test_on_a_terminal_it_asks(slow: SlowDisk, state: Path) -> None:
         out, err = process.communicate(timeout=30)
     os.close(master)
     os.close(terminal)
-    assert (process.returncode, out.strip()) == (130, "")
-    assert err.splitlines()[-1] == "Go on? [y/N]:modelcache: stopped"
+    assert process.returncode == 130
+    assert "stopped" in (err if output == "table" else out)
+    lines = err.splitlines()
+    assert f"puts back the 128 KiB that bdi {slow.device} has now" in lines[2]
+    assert lines[5].startswith("Go on? [y/N]:")
+    assert slow.read_ahead_kb == 128
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -153,6 +168,49 @@ def test_stopped_it_puts_the_value_back(slow: SlowDisk, state: Path, number: int
     assert (process.returncode, out) == (130, "")
     assert err.splitlines()[-1] == "modelcache: stopped"
     assert slow.read_ahead_kb == 128
+
+
+def test_one_signal_after_the_other(slow: SlowDisk, state: Path) -> None:
+    # A terminal that is closed sends SIGHUP, and so does its shell; people press Ctrl-C again.
+    with running(slow, state) as process:
+        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT) * 20:
+            process.send_signal(number)
+            time.sleep(0.001)  # they are to come while it puts things back
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, "")
+    assert err.splitlines()[-1] == "modelcache: stopped"
+    assert slow.read_ahead_kb == 128
+    assert json.loads((state / "former.json").read_text())["devices"] == {}
+
+
+def test_what_nohup_has_ignored_does_not_stop_it(slow: SlowDisk, state: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with running(slow, state) as process:
+            signal.signal(signal.SIGHUP, before)
+            process.send_signal(signal.SIGHUP)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.communicate(timeout=2)
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=30)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert process.returncode == 130
+
+
+def test_what_it_says_to_set_selects_the_mount(tmp_path: Path, state: Path) -> None:
+    with slow_disk(tmp_path / "a 'b', [c] *", 2 * SIZE, read_iops=None) as disk:
+        disk.set(0)
+        disk.put("weights.gguf", SIZE)
+        ended = modelcache(
+            *("bench", "load", disk.place, "--yes", "--tune-state", state),
+            *("--read-ahead-values", "1024", "--read-ways", "mmap"),
+        )
+        said = ended.stdout.splitlines()[-1].removeprefix("Set it: modelcache ")
+        assert disk.read_ahead_kb == 0
+        ended = modelcache(*shlex.split(said), "--tune-state", state)
+        assert ended.returncode == 0, ended.stderr
+        assert disk.read_ahead_kb == 1024
 
 
 def test_killed_it_is_put_right_by_the_next(slow: SlowDisk, state: Path) -> None:
@@ -186,7 +244,7 @@ def test_a_read_only_sysfs_has_the_present_value_measured(
             *("--read-ways", "mmap,pread", "--measure-rounds", "1"),
         )
     assert ended.returncode == 0, ended.stderr
-    assert "stays at 128 KiB: there is no right to set it" in ended.stderr
+    assert f"leaves read-ahead of bdi {slow.device} at 128 KiB: sysfs is read-only" in ended.stderr
     assert "Nothing recommended: only the 128 KiB that are set now were measured" in ended.stdout
     assert list(state.iterdir()) == []
 
@@ -198,6 +256,9 @@ def test_a_read_only_sysfs_has_the_present_value_measured(
         (["--read-ahead-values", "10485760"], "read-ahead is 0 to 1048576 KiB (1 GiB)"),
         (["--read-ways", "mmap,telepathy"], "--read-ways"),
         (["--measure-time", "0s"], "--measure-time"),
+        (["--measure-time", "5s"], "5 s are too short for 26 readings: allow 39 s"),
+        (["--measure-bytes", "100Mi"], "too few for 26 readings: allow 925 MiB"),
+        (["--recommend-for", "safetensors"], "these are no safetensors files"),
         (["--plot", "plot.gif"], "pictures are drawn as .svg or .png"),
         (["--plot", "/no/such/plot.svg"], "/no/such is not there"),
     ],

@@ -205,6 +205,8 @@ def test_sysfs_that_is_read_only(tmp_path: Path) -> None:
         assert failed.outcome is Outcome.FAILED
         assert failed.message == "sysfs is read-only here: mount /sys/devices/virtual/bdi writable"
         assert failed.before == failed.after == tuned.kib
+        # It is tried again and again.
+        assert not (tmp_path / "state/former.json").exists()
 
 
 def test_sysfs_of_a_container(tmp_path: Path) -> None:

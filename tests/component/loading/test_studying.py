@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from modelcache.errors import UsageError
 from modelcache.host.backing import Host
-from modelcache.host.pagecache import NotTold, resident_bytes
+from modelcache.host.pagecache import NotTold, drop, resident_bytes
 from modelcache.loading import (
     Cell,
     Done,
@@ -21,11 +22,14 @@ from modelcache.loading import (
     Way,
     best_read_ahead,
     carry_out,
+    cold,
     prepare,
-    rounds,
 )
-from modelcache.loading.rounds import Plan, make_plan, measure
-from tests.support.mounts import tmpfs
+from modelcache.loading.choosing import choose
+from modelcache.loading.plan import Plan, make_plan
+from modelcache.loading.rounds import measure
+from tests.support.mounts import run, tmpfs, unmount
+from tests.support.passthrough import passed_through
 from tests.support.slowdisk import SlowDisk, slow_disk
 
 MEBIBYTE = 2**20
@@ -85,12 +89,12 @@ def test_each_reading_is_cold_and_with_its_own_read_ahead(disk: SlowDisk) -> Non
     assert {len(figure.rates) for figure in found.figures} == {3}
     (note_of_weights,) = found.notes
     assert note_of_weights.startswith("safetensors is left out: ")
-    assert "stayed in memory" not in found.reason
+    assert found.cold
 
 
 def test_rounds_have_an_order_of_their_own(disk: SlowDisk) -> None:
     order: list[Cell] = []
-    plan = make_plan(disk.place, [Way.PREAD, Way.DIRECT], [128, 256], Limits(rounds=2))
+    plan = make_plan(choose(disk.place), [Way.PREAD, Way.DIRECT], [128, 256], Limits(rounds=2))
     measure(
         *(plan, None),
         on_reading=lambda cell, _: order.append(cell),
@@ -103,27 +107,96 @@ def test_rounds_have_an_order_of_their_own(disk: SlowDisk) -> None:
 @pytest.mark.parametrize(
     ("told", "words"),
     [
-        (True, "up to 100% of the files stayed in memory"),
-        (False, "up to 100% of what was read did not come from the disk"),
+        (True, "100% of the files stayed in memory"),
+        (False, "100% of what was read did not come from the disk"),
     ],
 )
-def test_pages_that_stay_are_told_and_nothing_is_recommended(
+def test_pages_that_stay_are_told_at_once_and_nothing_is_recommended(
     disk: SlowDisk, monkeypatch: pytest.MonkeyPatch, told: bool, words: str
 ) -> None:
     def refuse(fd: int, size: int) -> int:
         raise NotTold("another user's")
 
     if not told:
-        monkeypatch.setattr(rounds, "resident_bytes", refuse)
+        monkeypatch.setattr(cold, "resident_bytes", refuse)
     path = disk.place / "model/weights.safetensors"
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as kept:
         assert sum(kept[i] for i in range(0, len(kept), 4096)) > 0
-        found = best_read_ahead(disk.place, Host(), disk.set, values=(128,), limits=ROUNDS)
-    assert found.read_ahead_kb is None
+        found = best_read_ahead(disk.place, Host(), disk.set, values=(1024,), limits=ROUNDS)
+    assert (found.read_ahead_kb, found.cold, found.figures) == (None, False, ())
     assert words in found.reason
-    if not told:  # as cold as can be
-        found = best_read_ahead(disk.place, Host(), disk.set, values=(128,), limits=ROUNDS)
-        assert "not the device's" not in found.reason
+    found = best_read_ahead(disk.place, Host(), disk.set, values=(1024,), limits=ROUNDS)
+    assert found.cold
+    assert found.figures
+
+
+def test_pages_that_come_while_it_is_measured(disk: SlowDisk) -> None:
+    path = disk.place / "model/weights.safetensors"
+    done: list[Done] = []
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as kept:
+
+        def touch(cell: Cell, reading: Done) -> None:
+            done.append(reading)
+            assert sum(kept[i] for i in range(0, len(kept), 4096)) > 0
+
+        study = prepare(disk.place, Host(), values=(1024,), limits=ROUNDS)
+        found = carry_out(study, Host(), disk.set, on_reading=touch)
+    assert (found.read_ahead_kb, found.cold, len(done)) == (None, False, 1)
+    assert disk.read_ahead_kb == 128
+
+
+def test_a_sparse_file_tells_nothing(disk: SlowDisk) -> None:
+    path = disk.place / "sparse.gguf"
+    with path.open("wb") as file:
+        file.truncate(SIZE)
+    found = best_read_ahead(path, Host(), disk.set, values=(1024,), limits=ROUNDS)
+    assert (found.read_ahead_kb, found.cold) == (None, False)
+    assert "or they are sparse" in found.reason
+
+
+def test_memory_that_an_overlay_hides(disk: SlowDisk, tmp_path: Path) -> None:
+    # cachestat says of a file of an overlay that nothing is in memory.
+    lower, upper, work, place = (disk.place / n for n in ("model", "upper", "work", "overlay"))
+    for folder in (upper, work, place):
+        folder.mkdir()
+    options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+    run("mount", "-t", "overlay", "overlay", "-o", options, str(place))
+    try:
+        path = place / "weights.safetensors"
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as kept:
+            assert sum(kept[i] for i in range(0, len(kept), 4096)) > 0
+            found = best_read_ahead(path, Host(), disk.set, values=(1024,), limits=ROUNDS)
+        assert (found.read_ahead_kb, found.cold) == (None, False)
+        assert best_read_ahead(path, Host(), disk.set, values=(1024,), limits=ROUNDS).cold
+    finally:
+        unmount(place)
+
+
+def test_what_is_still_on_its_way_is_waited_for(tmp_path: Path) -> None:
+    with slow_disk(tmp_path / "disk", SIZE + 32 * MEBIBYTE, read_iops=80) as disk:
+        disk.set(128)
+        path = disk.put("weights.gguf", SIZE)
+        # Cut off, eight readers leave 16 MiB each on their way: most of the file.
+        limits = Limits(rounds=2, cell_seconds=0.5)
+        study = prepare(path, Host(), ways=[Way.MMAP_THREADS], values=(16384,), limits=limits)
+        found = carry_out(study, Host(), disk.set)
+    assert found.cold, found.reason
+    assert {len(figure.rates) for figure in found.figures} == {2}
+
+
+def test_what_only_the_first_to_read_meets_does_not_count(tmp_path: Path) -> None:
+    # A server whose disk is slow, and whose memory then has what was read.
+    with slow_disk(tmp_path / "disk", SIZE + 32 * MEBIBYTE, read_iops=200) as disk:
+        disk.set(128)
+        kept = disk.put("weights.gguf", SIZE)
+        with kept.open("rb") as file:
+            drop(file.fileno())
+        with passed_through(disk.place, tmp_path / "fuse") as place:
+            path = place / "weights.gguf"
+            study = prepare(path, Host(), values=(128, 1024), limits=ROUNDS)
+            measured = measure(study.plan, None)
+    for figure in measured.figures:
+        assert min(figure.rates) > max(figure.rates) / 3, measured.figures
 
 
 def test_only_the_own_pages_are_dropped(disk: SlowDisk) -> None:
@@ -212,11 +285,13 @@ def test_without_the_right_to_set_it_only_the_present_value(disk: SlowDisk) -> N
 def test_time_is_bounded(slow: SlowDisk) -> None:
     limits = Limits(rounds=100, seconds=6)
     study = prepare(slow.place, Host(), values=(128, 4096), limits=limits)
-    assert study.plan.cell_seconds == pytest.approx(0.9 * 6 / 2)
+    began = time.monotonic()
     done: list[Done] = []
     found = carry_out(study, Host(), slow.set, on_reading=lambda _, reading: done.append(reading))
+    assert time.monotonic() - began < 7
     assert 2 <= len(done) < 20
     assert any(note.startswith("the time was over in round") for note in found.notes)
+    assert len({len(figure.rates) for figure in found.figures}) == 1
 
 
 def test_a_reading_that_is_cut_off_has_a_rate(slow: SlowDisk) -> None:
@@ -229,12 +304,13 @@ def test_a_reading_that_is_cut_off_has_a_rate(slow: SlowDisk) -> None:
 
 
 def test_bytes_are_bounded(disk: SlowDisk) -> None:
-    limits = Limits(rounds=100, size=4 * SIZE)
+    limits = Limits(rounds=100, size=4 * SIZE)  # 32 MiB for a reading, and not less
     study = prepare(disk.place, Host(), values=(128, 256, 512, 1024, 2048), limits=limits)
     done: list[Done] = []
     found = carry_out(study, Host(), disk.set, on_reading=lambda _, reading: done.append(reading))
     assert len(done) >= 5
     assert sum(reading.size for reading in done) <= 4 * SIZE
+    assert len({len(figure.rates) for figure in found.figures}) == 1
     assert any(note.startswith("the bytes were spent in round") for note in found.notes)
 
 
@@ -247,8 +323,8 @@ def test_a_value_that_is_too_much_for_the_memory_is_left_out(disk: SlowDisk) -> 
 
 def test_a_plan_says_what_it_costs(disk: SlowDisk) -> None:
     plan: Plan = prepare(disk.place, Host(), values=(128, 256), limits=ROUNDS).plan
-    assert plan.all_size == 3 * 2 * SIZE
-    assert plan.all_seconds == pytest.approx(3 * 2 * 10 / 0.9)
+    assert plan.all_size == (3 * 2 + 1) * SIZE
+    assert plan.all_seconds == (3 * 2 + 1) * 10.5
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:

@@ -134,6 +134,15 @@ def forget(path: str) -> None:
     os.close(fd)
 
 
+def test_no_code_is_taken_from_where_it_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit(7)")
+    (tmp_path / "weights").write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+    assert read_apart(Way.MMAP, [Part("weights", 1)], 60).done.size == 1
+
+
 @pytest.mark.parametrize(
     ("program", "words"),
     [

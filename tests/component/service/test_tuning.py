@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
-from collections.abc import Callable, Iterator
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,12 +16,15 @@ import pytest
 
 from modelcache.errors import ModelCacheError
 from modelcache.host.backing import Host
+from modelcache.host.mounts import OWN_MOUNTS
 from modelcache.host.readahead import Change, Outcome
-from modelcache.service.measured import LEAST_BYTES
+from modelcache.service.measured import LEAST_BYTES, Measuring
+from modelcache.service.tuner import TunerDaemon
 from modelcache.service.tuning import Tuner
 from modelcache.settings import TuneSettings
 from tests.support.agent import COMMAND, modelcache
 from tests.support.cluster.waiting import eventually
+from tests.support.latefuse import MOST_KIB, late_fuse
 from tests.support.mounts import bound, loop_mounted, tmpfs
 from tests.support.passthrough import FS_TYPE, passed_through
 from tests.support.tuner import TunerProcess
@@ -31,7 +38,7 @@ BDI = Path("/sys/devices/virtual/bdi")
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    with loop_mounted(tmp_path / "disk", 512 * MEBIBYTE, *EXT4) as place:
+    with loop_mounted(tmp_path / "disk", 1024 * MEBIBYTE, *EXT4) as place:
         # A loop device keeps what it had for the file before.
         attribute(place).write_text("128")
         yield place
@@ -103,6 +110,18 @@ def test_a_mount_that_comes_is_set_at_once(tmp_path: Path, state: Path) -> None:
         assert "traceback" not in tuner.log.lower()
 
 
+def test_what_a_fuse_server_lowers_when_it_starts_is_set_again_soon(
+    tmp_path: Path, state: Path
+) -> None:
+    with (
+        TunerProcess("fstype:fuse.late=16384", state) as tuner,
+        late_fuse(tmp_path / "late") as answer,
+    ):
+        tuner.wait_for_event("readahead.set", before_kb=128)
+        answer()
+        tuner.wait_for_event("readahead.set", before_kb=MOST_KIB, after_kb=16384)
+
+
 def test_a_device_that_is_pulled_in_the_middle_is_no_end(
     disk: Path, tmp_path: Path, state: Path
 ) -> None:
@@ -139,6 +158,40 @@ def test_a_read_only_sysfs_is_one_line_and_a_metric(
 
         eventually(seen, what="another round")
         assert len([e for e in tuner.events if e["event"] == "readahead.failed"]) == 1
+
+
+def test_while_one_device_is_measured_the_others_are_kept(
+    disk: Path, tmp_path: Path, state: Path
+) -> None:
+    """A FUSE file system that takes a minute for each request, as a server that hangs."""
+    source = tmp_path / "source"
+    source.mkdir()
+    large(source / "weights")
+    with passed_through(source, tmp_path / "hangs", 60_000) as hangs:
+        rules = f"path:{hangs}=auto,path:{disk}=1024"
+        with TunerProcess(rules, state, interval="1s") as tuner:
+            tuner.wait_for_event("readahead.measuring")
+            tuner.wait_for_event("readahead.set", rule=f"path:{disk}")
+            for before in (64, 32):
+                attribute(disk).write_text(str(before))
+                tuner.wait_for_event("readahead.set", before_kb=before)
+            assert tuner.get("/livez") == "ok\n"
+            said = [e for e in tuner.events if e["event"] == "readahead.waiting"]
+            assert [e["message"] for e in said] == ["not measured yet"]
+            started = time.monotonic()
+            assert tuner.terminate() == 0
+            assert time.monotonic() - started < 10
+
+
+def test_notes_that_cant_be_read_are_a_line_and_a_metric(disk: Path, state: Path) -> None:
+    state.mkdir()
+    (state / "former.json").write_text("{")
+    with TunerProcess(f"path:{disk}=4096", state, interval="1s") as tuner:
+        failed = tuner.wait_for_event("readahead.failed")
+        assert "look at it, and remove it if you can do without" in failed["message"]
+        assert metric(tuner.get("/metrics"), "modelcache_read_ahead_failing") == 1
+        (state / "former.json").unlink()
+        tuner.wait_for_event("readahead.set", after_kb=4096)
 
 
 def test_a_list_of_mounts_that_is_not_there_ends_it(tmp_path: Path, state: Path) -> None:
@@ -202,6 +255,7 @@ def test_what_no_rule_names_is_not_touched(disk: Path, tmp_path: Path, state: Pa
 class Found:
     read_ahead_kb: int | None
     reason: str
+    cold: bool = True
 
 
 @dataclass
@@ -209,6 +263,8 @@ class Measure:
     """Stands for package `loading`: it tries two values out, and answers what it is told to."""
 
     answer: Found | Exception
+    warm: Collection[Path] = ()
+    """Those that other processes have mapped."""
     files: list[Path] = field(default_factory=list)
     seen: list[int] = field(default_factory=list)
 
@@ -227,6 +283,8 @@ class Measure:
         assert not stopped()
         if isinstance(self.answer, Exception):
             raise self.answer
+        if path in self.warm:
+            return Found(None, f"{path.name} stays in memory", cold=False)
         return self.answer
 
 
@@ -262,7 +320,7 @@ class Auto:
 def large(path: Path, size: int = LEAST_BYTES) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
-        file.truncate(size)
+        os.posix_fallocate(file.fileno(), 0, size)
     return path
 
 
@@ -284,6 +342,54 @@ def test_auto_measures_once_and_remembers(disk: Path, state: Path) -> None:
     assert back.after == former
 
 
+@contextmanager
+def daemon(disk: Path, state: Path, measure: Measuring) -> Iterator[None]:
+    """One in this process, which measures the disk."""
+    mounts = state.with_name("mountinfo")  # others on this machine mount things, too
+    mounts.write_bytes(OWN_MOUNTS.read_bytes())
+    settings = TuneSettings(
+        root=disk, tune_state=state, mountinfo=mounts, tune_listen="", tune_interval=3600
+    )
+    found = TunerDaemon(settings, measure)
+    thread = threading.Thread(target=found.run)
+    thread.start()
+    try:
+        yield
+    finally:
+        found.stop()
+        thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_the_daemon_sets_what_it_has_measured_at_once(disk: Path, state: Path) -> None:
+    large(disk / "blobs/x")
+    with daemon(disk, state, Measure(Found(1024, "five times as fast"))):
+        eventually(lambda: kib(disk), lambda found: found == 1024, what="the value")
+
+
+def test_a_daemon_that_ends_while_it_measures_puts_the_value_back(disk: Path, state: Path) -> None:
+    large(disk / "blobs/x")
+    former, tries = kib(disk), threading.Event()
+
+    def measure(
+        path: Path,
+        host: Host,
+        set_read_ahead: Callable[[int], None],
+        *,
+        stopped: Callable[[], bool],
+    ) -> Found:
+        set_read_ahead(2048)
+        tries.set()
+        eventually(stopped, what="the end")
+        raise ModelCacheError("stopped")
+
+    with daemon(disk, state, measure):
+        assert tries.wait(10)
+        assert kib(disk) == 2048
+    assert kib(disk) == former
+    assert json.loads((state / "former.json").read_text())["devices"] == {}
+
+
 def test_auto_takes_the_largest_file_where_the_cache_has_none(disk: Path, state: Path) -> None:
     large(disk / "small", LEAST_BYTES - 1)
     large(disk / "a/first")
@@ -295,6 +401,45 @@ def test_auto_takes_the_largest_file_where_the_cache_has_none(disk: Path, state:
     assert auto.measure.files == [largest]
     (told,) = auto.told
     assert str(largest) in told
+
+
+def test_auto_leaves_holes_out(disk: Path, state: Path) -> None:
+    """As a virtual machine's disk has them: of these nothing is read."""
+    (disk / "vm").touch()
+    os.truncate(disk / "vm", 100 * LEAST_BYTES)
+    real = large(disk / "real")
+    auto = Auto(disk, state, Measure(Found(512, "")))
+    auto.round()
+    assert auto.measure.files == [real]
+
+
+def test_auto_takes_the_next_file_where_one_stays_in_memory(disk: Path, state: Path) -> None:
+    used = large(disk / "blobs/used", LEAST_BYTES + 1)
+    other = large(disk / "blobs/other")
+    auto = Auto(disk, state, Measure(Found(512, ""), {used}))
+    assert auto.round().after == 512
+    assert auto.measure.files == [used, other]
+
+
+def test_auto_remembers_nothing_of_files_that_stay_in_memory(disk: Path, state: Path) -> None:
+    used = large(disk / "blobs/used")
+    auto = Auto(disk, state, Measure(Found(512, ""), {used}))
+    former = kib(disk)
+    waits = auto.round()
+    assert (waits.outcome, waits.after) == (Outcome.WAITING, former)
+    assert waits.message == "not measured yet: used stays in memory"
+    auto.measure.warm = ()
+    auto.clock.now += 301
+    assert auto.round().outcome is Outcome.SET
+
+
+def test_measurements_that_cant_be_read_are_made_again(disk: Path, state: Path) -> None:
+    large(disk / "blobs/x")
+    Auto(disk, state, Measure(Found(512, ""))).round()
+    file = state / "measured.json"
+    file.write_text(file.read_text().replace("512", '"512"'))
+    auto = Auto(disk, state, Measure(Found(1024, "")))
+    assert auto.round().after == 1024
 
 
 def test_auto_waits_for_a_file(disk: Path, state: Path) -> None:
@@ -360,6 +505,7 @@ def test_auto_is_not_misled_by_what_a_container_has_at_the_same_place(
     tuner.prepare()
     (change,) = tuner.round().changes
     assert (change.bdi, change.outcome) == (bdi, Outcome.WAITING)
+    assert change.message.startswith("not measured yet: its files are not seen here")
     assert measure.files == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,9 @@ def test_a_table_says_what_was_done(tune: Tune) -> None:
         *("csi:pd.csi.storage.gke.io", "128", "→", "4096", "Set"),
     ]
     assert second.split() == ["md0", "/mnt/disks/raid/0", "device:md*", "2048", "Kept"]
-    assert (empty, note) == ("", "fstype:nfs*: selects nothing")
+    assert (empty, note) == (
+        *("", "fstype:nfs*: selects nothing, or only what an earlier rule does"),
+    )
     assert tune.kib("8:16") == 4096
     assert tune.kib("8:0") == 128
 
@@ -60,6 +63,17 @@ def test_a_table_says_what_was_done(tune: Tune) -> None:
 def test_several_mounts_are_summed_up(tune: Tune) -> None:
     machines.gke(tune.machine)
     assert " and 1 more " in tune("device:sdb=4096").out
+
+
+def test_mounts_with_one_source_are_told_apart(tune: Tune) -> None:
+    machines.eks(tune.machine)
+    for number in range(2):
+        tune.machine.bdi(f"0:5{number}")
+        tune.machine.mount(f"0:5{number}", f"/mnt/{number}", "fuse", "s3fs")
+    out = tune("fstype:fuse=1023").out
+    for number in range(2):
+        assert re.search(rf"s3fs \(0:5{number}\) +/mnt/{number} ", out)
+        assert f"\ns3fs (0:5{number}): 1023 KiB are no whole pages" in out
 
 
 def test_the_document_has_everything(tune: Tune) -> None:
@@ -142,6 +156,15 @@ def test_a_root_in_memory_is_told(tune: Tune) -> None:
     assert ended.code == 1
     assert ended.out == "No device is selected.\n"
     assert ended.err == "modelcache: /run is on tmpfs, which is not read ahead\n"
+
+
+def test_a_root_that_a_symlink_leads_to(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "root").symlink_to("/dev/shm")
+    ended = command(
+        *("tune", "--dry-run", "--read-ahead", "root=1024"),
+        *("--root", tmp_path / "root", "--tune-state", tmp_path),
+    )
+    assert ended.err == "modelcache: /dev/shm is on tmpfs, which is not read ahead\n"
 
 
 @pytest.mark.parametrize(

@@ -136,16 +136,42 @@ def test_btrfs_is_found_by_its_disks(machine: Machine) -> None:
     assert "sysfs doesn't know the btrfs on /dev/sdz" in refused(machine, "/c")
 
 
+def test_a_member_that_was_pulled_is_no_crash(machine: Machine) -> None:
+    machines.lvm(machine)
+    machine.btrfs("8e01", "btrfs-2", "nvme0n1p3", "nvme1n1")
+    machine.mount("0:41", "/b", "btrfs", "/dev/nvme1n1")
+    machine.pull("nvme1n1")
+    for path, bdi in (("/b", "btrfs-2"), ("/", "253:0")):
+        found = behind(machine, path)
+        assert (found.bdi, [layer.name for layer in found.layers]) == (bdi, ["nvme0n1"])
+
+
+def test_of_another_than_a_disk_no_queue_is_looked_for_by_its_name(
+    machine: Machine, tmp_path: Path
+) -> None:
+    """The source of a FUSE mount is any text: a disk's name, a directory."""
+    machines.eks(machine)
+    (tmp_path / "source/queue").mkdir(parents=True)
+    (tmp_path / "source/queue/max_sectors_kb").write_text("7")
+    for number, source in enumerate(("nvme1n1", str(tmp_path / "source"))):
+        machine.bdi(f"0:{number}")
+        machine.mount(f"0:{number}", f"/f/{number}", "fuse.x", source)
+        found = behind(machine, f"/f/{number}")
+        assert machine.host.queue(found, "max_sectors_kb") is None
+
+
 def test_an_overlay_has_that_of_its_upper_layer(machine: Machine) -> None:
     machines.eks(machine)
     for point, options in (
         ("/o/both", ("rw", "lowerdir=/lib/a:/lib/b", "upperdir=/mnt/nvme/u", "workdir=/w")),
         ("/o/read-only", ("ro", "lowerdir=/mnt/nvme/a:/lib/b")),
+        ("/o/one-by-one", ("ro", "lowerdir+=/mnt/nvme/a", "lowerdir+=/lib/b")),
         ("/o/relative", ("rw", "lowerdir=l/AB:l/CD", "upperdir=diff")),
     ):
         machine.mount("0:90", point, "overlay", "overlay", *options)
     assert behind(machine, "/o/both/x").bdi == "259:2"
     assert behind(machine, "/o/read-only").bdi == "259:2"
+    assert behind(machine, "/o/one-by-one").bdi == "259:2"
     assert "doesn't say where its layers are" in refused(machine, "/o/relative")
 
 

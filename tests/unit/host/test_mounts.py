@@ -27,7 +27,7 @@ def test_every_field_of_a_line() -> None:
     assert (mount.root, mount.point) == (Path("/part"), Path("/mnt/nvme"))
     assert mount.options == {"rw", "noatime"}
     assert (mount.fs_type, mount.source) == ("xfs", "/dev/nvme1n1")
-    assert mount.fs_options == {"rw", "attr2"}
+    assert mount.fs_options == ("rw", "attr2")
     assert not mount.read_only
 
 

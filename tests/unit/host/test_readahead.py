@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -109,7 +112,10 @@ def test_a_dry_run_writes_nothing(node: Node) -> None:
     assert node.kib == 128
     assert list(node.state.iterdir()) == []
     node.apply(1024)
+    for lock in node.state.glob("*.lock"):
+        lock.unlink()
     assert node.restore(dry_run=True).outcome is Outcome.RESTORED
+    assert [path.name for path in node.state.iterdir()] == ["former.json"]
     assert node.kib == 1024
     assert node.restore().after == 128
 
@@ -185,7 +191,11 @@ def test_a_note_that_cant_be_written_is_no_change(node: Node) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{", '{"boot": "one", "devices": {"x": {"name": 1}}}']
+    "content",
+    [
+        *("", "[]", "{", '{"boot": "one", "devices": {"x": {"name": 1}}}'),
+        '{"boot": "one", "devices": {"x": {"name": "", "identity": "", "former": "", "set": 1}}}',
+    ],
 )
 def test_notes_that_are_none_of_ours_are_not_written_over(node: Node, content: str) -> None:
     node.file.write_text(content)
@@ -245,6 +255,112 @@ def test_only_killed_trials_are_ended(node: Node) -> None:
     node.kib = 512
     assert [change.bdi for change in node.ahead().end_trials()] == ["259:2"]
     assert node.machine.host.read_ahead_kb(other.backing.bdi) == 1024
+
+
+@contextmanager
+def tried_out(node: Node, kib: int) -> Iterator[None]:
+    """Somebody tries a value out meanwhile."""
+    with node.ahead().trial(node.wanted().backing) as try_out:
+        try_out(kib)
+        yield
+
+
+def test_what_somebody_tries_out_is_left_alone_and_other_devices_are_set(node: Node) -> None:
+    with tried_out(node, 8192):
+        for kib in (1024, 8192):
+            left = node.apply(kib)
+            assert (left.outcome, left.wanted) == (Outcome.WAITING, kib)
+            assert left.message == "somebody tries values out on it now"
+        other = node.wanted("device:nvme0n1=1")
+        assert node.ahead().apply(other, 1024).outcome is Outcome.SET
+        assert node.ahead().end_trials(wait=False) == []
+        assert node.kib == 8192
+    assert node.kib == 128
+    assert node.apply(1024).before == 128
+    assert {change.after for change in node.ahead().restore()} == {128}
+
+
+def test_a_value_that_was_tried_out_is_never_a_former_one(node: Node) -> None:
+    """It is seen, and the trial ends before the records are held."""
+    wanted = node.wanted()
+    ahead = node.ahead()
+    leave, trial = ahead.leave, ExitStack()
+    trial.enter_context(tried_out(node, 8192))
+
+    def seen_and_ended(wanted: Wanted, outcome: Outcome, message: str = "") -> Change:
+        with trial:
+            return leave(wanted, outcome, message)
+
+    ahead.leave = seen_and_ended  # type: ignore[method-assign]
+    done = ahead.apply(wanted, 1024)
+    assert (done.outcome, done.before) == (Outcome.SET, 128)
+    assert node.restore().after == 128
+
+
+def test_restoring_waits_for_who_tries_values_out(node: Node) -> None:
+    node.apply(1024)
+    done: list[Change] = []
+    waits = threading.Thread(target=lambda: done.append(node.restore()))
+    with tried_out(node, 8192):
+        waits.start()
+        waits.join(0.2)
+        assert (done, node.kib) == ([], 8192)
+    waits.join(10)
+    assert (done[0].outcome, node.kib) == (Outcome.RESTORED, 128)
+
+
+def test_a_trial_after_one_that_was_killed_ends_with_what_there_was_before_both(
+    node: Node,
+) -> None:
+    with tried_out(node, 256):
+        noted = node.file.read_text()
+    node.file.write_text(noted)
+    node.kib = 512
+    with tried_out(node, 2048):
+        pass
+    assert node.kib == 128
+    assert node.ahead().restore() == []
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_killed_between_the_note_and_the_value(node: Node, written: bool) -> None:
+    """Of another value than the one set before."""
+    node.apply(1024)
+    ahead = node.ahead()
+    set_ = ahead._set
+
+    def killed(bdi: str, kib: int) -> int:
+        if written:
+            set_(bdi, kib)
+        raise Killed
+
+    ahead._set = killed  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        ahead.apply(node.wanted(), 4096)
+    assert node.kib == (4096 if written else 1024)
+    assert node.restore().outcome is Outcome.RESTORED
+    assert node.kib == 128
+
+
+def test_a_value_that_the_kernel_refuses_leaves_things_as_they_were(node: Node) -> None:
+    node.apply(1024)
+    ahead = node.ahead()
+    set_ = ahead._set
+
+    def refused(bdi: str, kib: int) -> int:
+        if kib == 4096:
+            set_(bdi, 2048)
+            raise OSError(22, "the kernel made 2048 KiB of it")
+        return set_(bdi, kib)
+
+    ahead._set = refused  # type: ignore[method-assign]
+    assert ahead.apply(node.wanted(), 4096).outcome is Outcome.FAILED
+    assert node.kib == 1024
+    assert node.restore().outcome is Outcome.RESTORED
 
 
 def test_a_trial_of_a_device_that_goes_away_is_an_error(node: Node) -> None:

@@ -130,6 +130,39 @@ def test_of_a_place_that_somebody_named_it_is_told_why_it_has_none(machine: Mach
     assert found.wanted == ()
 
 
+def test_a_place_is_what_is_seen_there(machine: Machine) -> None:
+    machines.eks(machine)
+    machine.disk("virtual/block/loop0", "7:0")
+    machine.disk("virtual/block/loop1", "7:16")
+    below = machine.mount("7:0", "/data", "ext4", "/dev/loop0")
+    machine.mount("7:16", "/data/x", "ext4", "/dev/loop1", on=below)
+    assert wishes(chosen(machine, "path:/data*=64")) == {"7:0": 64, "7:16": 64}
+    machine.mount("259:2", "/data", "xfs", "/dev/nvme1n1", on=below)
+    assert wishes(chosen(machine, "path:/data*=64")) == {"259:2": 64}
+    # Files of it may be open, or seen in another namespace.
+    assert wishes(chosen(machine, "device:loop0=64")) == {"7:0": 64}
+
+
+def test_what_a_pattern_takes_in_that_is_in_memory_is_no_problem(machine: Machine) -> None:
+    """As each pod has some."""
+    machines.gke(machine)
+    volumes = "/var/lib/kubelet/pods/8f/volumes"
+    machine.mount("0:99", f"{volumes}/kubernetes.io~projected/token", "tmpfs", "tmpfs")
+    found = chosen(machine, f"path:{volumes}/*=64,fstype:tmpfs=64")
+    assert (wishes(found), found.problems) == ({"8:16": 64}, ())
+    assert [str(rule) for rule in found.unmatched] == ["fstype:tmpfs"]
+
+
+@pytest.mark.parametrize("rule", ["fstype:smb3", "path:/mnt/share", "path:/mnt/*"])
+def test_where_it_cant_be_told_what_reads_ahead_that_is_told(machine: Machine, rule: str) -> None:
+    machines.network(machine)
+    machine.bdi("smb3-2")
+    machine.mount("0:71", "/mnt/other", "smb3", "//server/other")
+    found = chosen(machine, f"{rule}=64")
+    assert "/mnt/share: there are several file systems of type smb3" in found.problems[0]
+    assert found.unmatched == ()
+
+
 def checked(machine: Machine, path: str, kib: int, memory_kb: int = 64 << 20) -> list[str]:
     host = machine.host
     backing = host.backing_of_path(Path(path))

@@ -20,6 +20,7 @@ DAY = 86_400.0
 class Found:
     read_ahead_kb: int | None
     reason: str
+    cold: bool = True
 
 
 class Clock:
