@@ -174,7 +174,7 @@ def _warm(layout: Layout, asked: list[Candidate], budget: Budget, *, bars: bool)
                 result.read = warm_model(
                     layout,
                     model,
-                    on_bytes=lambda size, task=task: progress.advance(task, size),  # type: ignore[misc]
+                    on_bytes=lambda size, _, task=task: progress.advance(task, size),  # type: ignore[misc]
                 )
                 result.resident = resident_in(layout, model)
             except (OSError, UsageError) as error:
