@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
@@ -59,7 +60,7 @@ def warm(
         list[str] | None,
         typer.Argument(
             metavar="NAME...",
-            help="Models; without any, those whose object says pageCache: Warm.",
+            help="Models; without any, those whose object says pageCache: Warm (with --drop: all).",
         ),
     ] = None,
     memory: Annotated[str | None, _flag("memory", "SIZE")] = None,
@@ -185,8 +186,10 @@ def _warm(layout: Layout, asked: list[Candidate], budget: Budget, *, bars: bool)
         if model.name in choice.missing:
             missing = choice.missing[model.name]
             message = f"does not fit: {human_bytes(missing)} more than {budget.reason} leaves"
-            resident = resident_in(layout, model)
-            results.append(_Result(model, resident=resident, missing=missing, message=message))
+            result = _Result(model, missing=missing, message=message)
+            with suppress(OSError, UsageError):  # that it does not fit is enough to say
+                result.resident = resident_in(layout, model)
+            results.append(result)
     return results
 
 

@@ -191,6 +191,18 @@ def test_a_file_that_cannot_be_read_is_told_and_the_others_go_on(store: Store) -
     assert mostly(share(store, "good"))
 
 
+def test_what_neither_fits_nor_can_be_looked_at_keeps_nothing_back(store: Store) -> None:
+    bad = put(store, "bad", {"w.bin": content(9, 1)})
+    put(store, "good", {"w.bin": content(2, 2)})
+    blob = store.blobs.path(bad.files[0].sha256)
+    blob.unlink()
+    blob.symlink_to("/etc/passwd")
+    code, models = warm(store, "bad", "good", "--memory", "4Mi")
+    assert code == 1
+    assert models["bad"]["message"] == "does not fit: 7.0 MiB more than --memory leaves"
+    assert models["good"]["message"] == ""
+
+
 class WarmerProcess(DaemonProcess):
     started = "warmer.started"
 
