@@ -100,7 +100,8 @@ def warm(
     )
     if daemon and (names or drop):
         raise UsageError("--daemon takes neither names nor --drop: the catalog says what is warm")
-    budget = None if drop else find_budget(found.memory, memory_limit(), machine_memory())
+    machine = machine_memory()
+    budget = None if drop else find_budget(found.memory, memory_limit(), machine)
     if daemon:
         assert budget is not None
         _keep_warm(found, budget)
@@ -114,6 +115,8 @@ def warm(
         results = [_drop(content.layout, model) for model in asked]
     else:
         assert budget is not None
+        if budget.size > machine.available:
+            budget = Budget(machine.available, "the memory that is available")
         results = _warm(content.layout, asked, budget, bars=output is Format.TABLE)
     _tell(results, budget, output)
     return 0 if all(result.whole for result in results) else ModelCacheError.exit_code

@@ -28,7 +28,7 @@ from modelcache.api import (
 )
 from modelcache.api.nodecache import NodeMeta
 from modelcache.host import pagecache
-from modelcache.host.memory import Memory
+from modelcache.host.memory import Memory, machine_memory
 from modelcache.host.pagecache import drop, resident_bytes
 from modelcache.service import warmer
 from modelcache.service.warmer import Warmer
@@ -166,6 +166,13 @@ def test_the_containers_limit_is_the_budget_and_is_kept(store: Store) -> None:
     )
     assert mostly(share(store, "fits"))
     assert share(store, "large") == 0
+
+
+def test_no_more_than_there_is_memory(store: Store) -> None:
+    root = ("--root", store.layout.root)
+    document = json.loads(modelcache("warm", *root, "--memory", "9Ti", "-o", "json").stdout)
+    assert document["budgetBytes"] < machine_memory().total
+    assert document["budgetReason"] == "the memory that is available"
 
 
 def test_a_limit_that_leaves_nothing() -> None:
