@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -101,20 +102,22 @@ def warm(
     if daemon and (names or drop):
         raise UsageError("--daemon takes neither names nor --drop: the catalog says what is warm")
     machine = machine_memory()
-    budget = None if drop else find_budget(found.memory, memory_limit(), machine)
+
+    def budget_now() -> Budget:
+        return find_budget(found.memory, memory_limit(), machine)
+
     if daemon:
-        assert budget is not None
-        _keep_warm(found, budget)
+        _keep_warm(found, budget_now)
         if output is Format.JSON:
             print_json("WarmResult", {"models": []})
         return 0
+    budget = None if drop else budget_now()
     content = Content(found.root)
     asked = _asked(content, names or [], drop=drop)
     set_io_priority(found.warm_io_priority)
-    if drop:
+    if budget is None:
         results = [_drop(content.layout, model) for model in asked]
     else:
-        assert budget is not None
         if budget.size > machine.available:
             budget = Budget(machine.available, "the memory that is available")
         results = _warm(content.layout, asked, budget, bars=output is Format.TABLE)
@@ -122,7 +125,7 @@ def warm(
     return 0 if all(result.whole for result in results) else ModelCacheError.exit_code
 
 
-def _keep_warm(found: WarmSettings, budget: Budget) -> None:
+def _keep_warm(found: WarmSettings, budget: Callable[[], Budget]) -> None:
     people = found.log_format == "console" or (
         found.log_format == "auto" and Console(stderr=True).is_terminal
     )

@@ -55,17 +55,18 @@ class Warmer:
     def __init__(
         self,
         settings: WarmSettings,
-        budget: Budget,
+        budget: Callable[[], Budget],
         *,
         memory: Callable[[], Memory] = machine_memory,
     ) -> None:
-        """Listen.
+        """Listen. `budget` is asked in each round: a container's limit may change while it runs.
 
         Raises:
-            UsageError: the address can't be had.
+            UsageError: the address can't be had, or the budget.
         """
         self._settings = settings
-        self._budget = budget
+        self._find_budget = budget
+        self._budget = budget()
         self._memory = memory
         self._layout = Layout(settings.root.absolute())
         self._content: Content | None = None
@@ -138,6 +139,7 @@ class Warmer:
             self._content = Content(self._settings.root)
         set_io_priority(self._settings.warm_io_priority)
         self._news.clear()
+        self._budget = self._find_budget()
         asked = self._asked(self._content)
         choice = choose(asked, self._budget.size)
         self._tell_skipped(choice)

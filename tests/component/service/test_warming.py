@@ -250,10 +250,11 @@ class Node:
     def __init__(self, store: Store, **given: Any) -> None:
         self.store = store
         self.unclaimed = self.available = 1000 * MEBIBYTE
+        self.budget = 500 * MEBIBYTE
         settings = WarmSettings(
             root=store.layout.root, keep_memory="100Mi", warm_listen="", warm_seconds=5, **given
         )
-        self.warmer = Warmer(settings, Budget(500 * MEBIBYTE, "--memory"), memory=self.memory)
+        self.warmer = Warmer(settings, lambda: Budget(self.budget, "--memory"), memory=self.memory)
 
     def memory(self) -> Memory:
         return Memory(2000 * MEBIBYTE, self.available, self.unclaimed)
@@ -284,6 +285,19 @@ def test_memory_that_others_need_is_given_back(store: Store) -> None:
     node.unclaimed = 133 * MEBIBYTE
     node.warmer.cycle()
     assert share(store, "low") > 0.6
+
+
+def test_a_limit_that_changes_while_it_runs(store: Store) -> None:
+    """kubectl patch pod --subresource resize."""
+    for seed, name in enumerate("ab"):
+        put(store, name, {"w.bin": content(8, seed)})
+    report(store, *map(wanted, "ab"))
+    node = Node(store)
+    node.warmer.cycle()
+    node.budget = 9 * MEBIBYTE
+    node.warmer.cycle()
+    assert mostly(share(store, "a"))
+    assert share(store, "b") == 0
 
 
 def test_what_somebody_else_brought_in_is_left_alone(store: Store) -> None:
@@ -324,7 +338,7 @@ def test_without_inotify_the_log_speaks_of_the_report(
 
 def test_a_root_that_is_not_made_yet_is_waited_for(tmp_path: Path) -> None:
     settings = WarmSettings(root=tmp_path / "none", warm_listen="")
-    waiting = Warmer(settings, Budget(1, "--memory"))
+    waiting = Warmer(settings, lambda: Budget(1, "--memory"))
     assert waiting.cycle() == 1
     Store(tmp_path / "none")
     assert waiting.cycle() == settings.warm_seconds
