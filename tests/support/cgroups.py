@@ -31,6 +31,11 @@ class MemoryGroup:
         name = "memory.current" if self._v2 else "memory.usage_in_bytes"
         return int((self._folder / name).read_text())
 
+    def stat(self, name: str) -> int:
+        """A number of `memory.stat`."""
+        words = (self._folder / "memory.stat").read_text().split()
+        return int(words[words.index(name) + 1])
+
     def command(self, *command: str | Path) -> Sequence[str]:
         """A command line that runs a command in the group."""
         script = f'echo $$ > "{self._folder}/cgroup.procs" && exec "$@"'

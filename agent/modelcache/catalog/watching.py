@@ -61,14 +61,20 @@ class CatalogWatch:
     """
 
     def __init__(
-        self, path: Path, on_change: Callable[[], None], poll_seconds: float = 10.0
+        self,
+        path: Path,
+        on_change: Callable[[], None],
+        poll_seconds: float = 10.0,
+        *,
+        what: str = "the catalog",
     ) -> None:
+        """`what`: how the log calls it."""
         self._path = path
         self._on_change = on_change
         self._poll_seconds = poll_seconds
         self._wakened = threading.Event()
         self._stopping = False
-        self._watches = _Watches(self._wakened)
+        self._watches = _Watches(self._wakened, what)
         self._thread = threading.Thread(target=self._run, name="catalog-watch", daemon=True)
 
     def start(self) -> None:
@@ -107,8 +113,9 @@ class CatalogWatch:
 class _Watches(FileSystemEventHandler):
     """The inotify watches on every directory whose change may change the catalog."""
 
-    def __init__(self, wakened: threading.Event) -> None:
+    def __init__(self, wakened: threading.Event, what: str) -> None:
         self._wakened = wakened
+        self._what = what
         self._observer: BaseObserver | None = None
         self._watched: dict[str, tuple[_Identity, ObservedWatch]] = {}
         self._lost: set[str] = set()
@@ -156,9 +163,9 @@ class _Watches(FileSystemEventHandler):
 
     def _complain(self, reason: str) -> None:
         if reason and reason != self._complaint:
-            _log.warning("the catalog can't be watched and is polled only", reason=reason)
+            _log.warning(f"{self._what} can't be watched and is polled only", reason=reason)
         elif self._complaint and not reason:
-            _log.info("the catalog is watched again")
+            _log.info(f"{self._what} is watched again")
         self._complaint = reason
 
 

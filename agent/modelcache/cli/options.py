@@ -16,6 +16,9 @@ from modelcache.store import KeepFree, Store
 
 Settings = TypeVar("Settings", bound=BaseSettings)
 
+_flags: dict[str, str] = {}
+"""How the flag of a field is called, where it has one."""
+
 
 def flag(
     field: str, metavar: str = "TEXT", *names: str, kind: type[BaseSettings] = AgentSettings
@@ -29,8 +32,10 @@ def flag(
     elif isinstance(default, float):
         default = f"{default:g}"
     shown = f"default: {default}; " if isinstance(default, str | int | Path) and default else ""
+    names = names or (f"--{field.replace('_', '-')}",)
+    _flags[field] = next(name for name in names if name.startswith("--"))
     return typer.Option(
-        *(names or (f"--{field.replace('_', '-')}",)),
+        *names,
         help=f"{description} [{shown}{variable}]",
         metavar=metavar,
         show_default=False,
@@ -62,7 +67,8 @@ def settings(kind: type[Settings], **given: Any) -> Settings:
         first = error.errors()[0]
         name = str(first["loc"][0]).lower().removeprefix("modelcache_") if first["loc"] else ""
         message = first["msg"].removeprefix("Value error, ")
-        where = f"--{name.replace('_', '-')} (or MODELCACHE_{name.upper()}): " if name else ""
+        flag_name = _flags.get(name, f"--{name.replace('_', '-')}")
+        where = f"{flag_name} (or MODELCACHE_{name.upper()}): " if name else ""
         raise UsageError(f"{where}{message}") from error
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
@@ -59,7 +61,7 @@ def warm(
         list[str] | None,
         typer.Argument(
             metavar="NAME...",
-            help="Models; without any, those whose object says pageCache: Warm.",
+            help="Models; without any, those whose object says pageCache: Warm (with --drop: all).",
         ),
     ] = None,
     memory: Annotated[str | None, _flag("memory", "SIZE")] = None,
@@ -99,26 +101,31 @@ def warm(
     )
     if daemon and (names or drop):
         raise UsageError("--daemon takes neither names nor --drop: the catalog says what is warm")
-    budget = None if drop else find_budget(found.memory, memory_limit(), machine_memory())
+    machine = machine_memory()
+
+    def budget_now() -> Budget:
+        return find_budget(found.memory, memory_limit(), machine)
+
     if daemon:
-        assert budget is not None
-        _keep_warm(found, budget)
+        _keep_warm(found, budget_now)
         if output is Format.JSON:
             print_json("WarmResult", {"models": []})
         return 0
+    budget = None if drop else budget_now()
     content = Content(found.root)
     asked = _asked(content, names or [], drop=drop)
     set_io_priority(found.warm_io_priority)
-    if drop:
+    if budget is None:
         results = [_drop(content.layout, model) for model in asked]
     else:
-        assert budget is not None
+        if budget.size > machine.available:
+            budget = Budget(machine.available, "the memory that is available")
         results = _warm(content.layout, asked, budget, bars=output is Format.TABLE)
     _tell(results, budget, output)
     return 0 if all(result.whole for result in results) else ModelCacheError.exit_code
 
 
-def _keep_warm(found: WarmSettings, budget: Budget) -> None:
+def _keep_warm(found: WarmSettings, budget: Callable[[], Budget]) -> None:
     people = found.log_format == "console" or (
         found.log_format == "auto" and Console(stderr=True).is_terminal
     )
@@ -174,7 +181,7 @@ def _warm(layout: Layout, asked: list[Candidate], budget: Budget, *, bars: bool)
                 result.read = warm_model(
                     layout,
                     model,
-                    on_bytes=lambda size, task=task: progress.advance(task, size),  # type: ignore[misc]
+                    on_bytes=lambda size, _, task=task: progress.advance(task, size),  # type: ignore[misc]
                 )
                 result.resident = resident_in(layout, model)
             except (OSError, UsageError) as error:
@@ -185,8 +192,10 @@ def _warm(layout: Layout, asked: list[Candidate], budget: Budget, *, bars: bool)
         if model.name in choice.missing:
             missing = choice.missing[model.name]
             message = f"does not fit: {human_bytes(missing)} more than {budget.reason} leaves"
-            resident = resident_in(layout, model)
-            results.append(_Result(model, resident=resident, missing=missing, message=message))
+            result = _Result(model, missing=missing, message=message)
+            with suppress(OSError, UsageError):  # that it does not fit is enough to say
+                result.resident = resident_in(layout, model)
+            results.append(result)
     return results
 
 

@@ -31,6 +31,8 @@ log = structlog.get_logger(__name__)
 
 _CHECK_SECONDS: Final = 600.0
 _PROGRESS_FACTOR: Final = 3.0
+_RESIDENT_SECONDS: Final = 600.0
+"""What is in memory changes each minute on each node; where only that is new, it waits so long."""
 _NO_DISK: Final = DiskReport(capacity=0, available=0, used=0, reserved=0)
 
 
@@ -59,7 +61,8 @@ class NodeCacheWriter:
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`seconds`: at least so many between two writes; where only progress is new, more."""
+        """`seconds`: at least so many between two writes; where only progress is new, three times
+        as many, and ten minutes where only what is in memory is."""
         self._client = client
         self._name = name
         self._seconds = seconds
@@ -82,9 +85,14 @@ class NodeCacheWriter:
         news = status.model_copy(update={"disk": _NO_DISK})
         if self._written is not None and news == self._written:
             return None
-        due = self._written_at + self._seconds
-        if self._written is not None and _coarse(news) == _coarse(self._written):
-            due = self._written_at + self._seconds * _PROGRESS_FACTOR
+        pause = self._seconds
+        if self._written is not None and _same(news, self._written, "resident_bytes"):
+            pause = max(pause, _RESIDENT_SECONDS)
+        elif self._written is not None and _same(
+            news, self._written, "resident_bytes", "bytes_done"
+        ):
+            pause *= _PROGRESS_FACTOR
+        due = self._written_at + pause
         if now < due:
             return due - now
         self._put(status, owner)
@@ -305,7 +313,12 @@ def _owner(node: NodeView) -> Object:
     return {"apiVersion": "v1", "kind": "Node", "name": node.name, "uid": node.uid}
 
 
-def _coarse(status: NodeCacheStatus) -> NodeCacheStatus:
-    """Without progress."""
-    models = tuple(model.model_copy(update={"bytes_done": 0}) for model in status.models)
-    return status.model_copy(update={"models": models})
+def _same(one: NodeCacheStatus, other: NodeCacheStatus, *but: str) -> bool:
+    """Whether two say the same, but for some fields of the models."""
+
+    def rest(status: NodeCacheStatus) -> NodeCacheStatus:
+        update = dict.fromkeys(but)
+        models = tuple(model.model_copy(update=update) for model in status.models)
+        return status.model_copy(update={"models": models})
+
+    return rest(one) == rest(other)

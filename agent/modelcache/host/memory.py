@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from modelcache.host.mounts import OWN_MOUNTS, Mount, read_mounts
 
-_LIMITS: Final = {"cgroup": "memory.limit_in_bytes", "cgroup2": "memory.max"}
+_LIMITS: Final = {
+    "cgroup": ("memory.limit_in_bytes",),
+    # Beyond `high` pages are taken back just so; kubelet sets it where MemoryQoS is on.
+    "cgroup2": ("memory.max", "memory.high"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +82,8 @@ def _limits(cgroups: str, mounts: tuple[Mount, ...]) -> Iterator[int]:
             except ValueError:
                 # Seen from outside of it, as through a bind mount of the host's.
                 below = PurePosixPath()
-            for folder in (below, *below.parents):
-                limit = _read(Path(mount.point / folder / _LIMITS[mount.fs_type]))
+            for folder, name in product((below, *below.parents), _LIMITS[mount.fs_type]):
+                limit = _read(Path(mount.point / folder / name))
                 if limit is not None:
                     yield limit
 

@@ -23,7 +23,6 @@ import platform
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -74,16 +73,6 @@ class _Counts(ctypes.Structure):
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Warmed:
-    """What bringing a file in came to, in bytes."""
-
-    size: int
-    """The file's size."""
-    read: int
-    """What had to be read; the rest was there."""
-
-
 def resident_bytes(fd: int, size: int) -> int:
     """How much of a file's first `size` bytes is in the page cache, or on its way there.
 
@@ -107,55 +96,69 @@ def warm(
     fd: int,
     size: int,
     *,
-    on_bytes: Callable[[int], None] = lambda _: None,
+    on_bytes: Callable[[int, int], None] = lambda *_: None,
     check: Callable[[], None] = lambda: None,
-) -> Warmed:
+) -> int:
     """Bring a file's first `size` bytes into the page cache, in order.
+
+    What is there is not touched: the kernel would take it for used, and kubelet for needed.
 
     Args:
         fd: the open file.
         size: in bytes.
-        on_bytes: told of bytes that are in memory.
+        on_bytes: told of bytes that are in memory, and how many of them had to be read.
         check: called between pieces of 2 MiB; to stop, it raises.
+
+    Returns:
+        How many bytes had to be read; the rest was there.
 
     Raises:
         NotTold: the file is another user's.
         OSError: the disk failed.
     """
-    if size and _read_ahead(fd) >= _FAR_BYTES and _can_populate():
-        return _populate(fd, size, on_bytes, check)
+    mapping = _read_ahead(fd) >= _FAR_BYTES and _can_populate()
+    pieces = _map(fd, size, check) if mapping else _ask(fd, size, check)
+    total = 0
+    for length, read in pieces:
+        total += read
+        on_bytes(length, read)
+    return total
+
+
+def _map(fd: int, size: int, check: Callable[[], None]) -> Iterator[tuple[int, int]]:
+    """Warm by mapping: the device reads ahead by itself. Gives pieces, and what was read of each.
+
+    One piece is mapped at a time: page tables are charged to the container, too.
+    """
+    pieces = [(start, min(_PIECE_BYTES, size - start)) for start in range(0, size, _PIECE_BYTES)]
+    # All of them first: one that was read ahead is mapped, too, or the kernel stops reading ahead.
+    cold = [length - _resident(fd, start, length) for start, length in pieces]
+    for (start, length), missing in zip(pieces, cold, strict=True):
+        check()
+        if missing:
+            with _mapped(fd, start, length) as address:
+                failed = _libc.madvise(address, length, _POPULATE_READ)
+            if failed:
+                _read(fd, start, length)  # it says that it failed, and this says why
+        yield length, missing
+
+
+def _ask(fd: int, size: int, check: Callable[[], None]) -> Iterator[tuple[int, int]]:
+    """Warm by asking for what comes next. Gives pieces, and what was read of each."""
     asking = _Asking(fd)
-    under_way: deque[tuple[int, int, bool]] = deque()
-    read = 0
+    under_way: deque[tuple[int, int, int]] = deque()
     for start in range(0, size, _PIECE_BYTES):
         check()
         length = min(_PIECE_BYTES, size - start)
         cold = length - _resident(fd, start, length)
-        if cold > 0:
+        if cold:
             asking.ask(start, length)
-            read += cold
-        under_way.append((start, length, cold > 0))
+        under_way.append((start, length, cold))
         if len(under_way) * _PIECE_BYTES >= _WINDOW_BYTES:
-            on_bytes(_arrive(fd, *under_way.popleft()))
+            yield _await(fd, *under_way.popleft())
     while under_way:
         check()
-        on_bytes(_arrive(fd, *under_way.popleft()))
-    return Warmed(size, read)
-
-
-def _populate(
-    fd: int, size: int, on_bytes: Callable[[int], None], check: Callable[[], None]
-) -> Warmed:
-    """As `warm`, by mapping the file: the device reads ahead by itself."""
-    cold = size - _resident(fd, 0, size)
-    with _mapped(fd, 0, size) as address:
-        for start in range(0, size, _PIECE_BYTES):
-            check()
-            length = min(_PIECE_BYTES, size - start)
-            if _libc.madvise(address + start, length, _POPULATE_READ):
-                _read(fd, start, length)  # it says that it failed, and this says why
-            on_bytes(length)
-    return Warmed(size, cold)
+        yield _await(fd, *under_way.popleft())
 
 
 @lru_cache(maxsize=1)
@@ -202,17 +205,18 @@ class _Asking:
             start += size
 
 
-def _arrive(fd: int, start: int, length: int, asked: bool) -> int:
+def _await(fd: int, start: int, length: int, cold: int) -> tuple[int, int]:
     """Wait for a piece that was asked for, and read what of it did not come.
 
     Raises:
         OSError: the disk failed.
     """
-    if asked:
+    if cold:
         os.pread(fd, 1, start + length - 1)
-        if _mincore(fd, start, length) < length:
+        # Who is not told is told that all has come.
+        if not _may_ask(fd) or _mincore(fd, start, length) < length:
             _read(fd, start, length)
-    return length
+    return length, cold
 
 
 def _read(fd: int, start: int, length: int) -> None:

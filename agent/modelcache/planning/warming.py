@@ -5,7 +5,7 @@ A model is warm as a whole or not at all: an engine that finds half of one waits
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 
@@ -54,21 +54,3 @@ def choose(candidates: Iterable[Candidate], budget: int) -> Choice:
         else:
             missing[each.name] = more - left
     return Choice(tuple(warm), missing)
-
-
-def to_release(resident: Sequence[tuple[str, int]], unclaimed: int, keep: int) -> list[str]:
-    """Which models to drop so that others find memory.
-
-    Args:
-        resident: the models that were warmed, those to be kept longest first, with their bytes.
-        unclaimed: bytes of memory that nobody uses.
-        keep: how many there should be.
-    """
-    released = []
-    for name, size in reversed(resident):
-        if unclaimed >= keep:
-            break
-        if size:
-            released.append(name)
-            unclaimed += size
-    return released

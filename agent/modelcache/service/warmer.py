@@ -1,14 +1,14 @@
 """The daemon that keeps models warm: in a container of its own, whose memory limit is the budget.
 
-What to keep is said by the agent's report (`node.json`); nothing is written but logs. What it has
-brought in and is no longer asked for, it drops again; what somebody else brought in, it leaves.
+What to keep is said by the agent's report (`node.json`); nothing is written but logs. What was
+asked for and is no longer, it drops; other models it leaves alone.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -20,7 +20,7 @@ from modelcache.errors import UsageError
 from modelcache.host.ioprio import set_io_priority
 from modelcache.host.memory import Memory, machine_memory
 from modelcache.metrics import CONTENT_TYPE, WarmerMetrics, WarmerState, WarmModel
-from modelcache.planning.warming import Candidate, Choice, choose, to_release
+from modelcache.planning.warming import Candidate, Choice, choose
 from modelcache.service.endpoints import Answer, Endpoints, host_and_port, text
 from modelcache.service.heartbeats import Task, Tasks
 from modelcache.service.reporting import read_node_report
@@ -38,6 +38,11 @@ _AWAIT_SECONDS: Final = 1.0
 _END_SECONDS: Final = 2.0
 _WHOLE: Final = 0.99
 """Above this share a model is not read again: the kernel takes a page now and then."""
+_PAUSE_SHARE: Final = 100.0
+"""Looking what is in memory takes at most one part in so many of the time."""
+_MARGIN: Final = 1.25
+"""So much of what is left to others must be there before a model is read: dropped at less than it,
+none comes and goes with each change."""
 
 
 class _Enough(Exception):
@@ -50,32 +55,36 @@ class Warmer:
     def __init__(
         self,
         settings: WarmSettings,
-        budget: Budget,
+        budget: Callable[[], Budget],
         *,
         memory: Callable[[], Memory] = machine_memory,
     ) -> None:
-        """Listen.
+        """Listen. `budget` is asked in each round: a container's limit may change while it runs.
 
         Raises:
-            UsageError: the address can't be had.
+            UsageError: the address can't be had, or the budget.
         """
         self._settings = settings
-        self._budget = budget
+        self._find_budget = budget
+        self._budget = budget()
         self._memory = memory
         self._layout = Layout(settings.root.absolute())
         self._content: Content | None = None
         self._cancel = Cancel()
         self._news = threading.Event()
-        self._held: dict[str, Candidate] = {}
-        """What was brought in here."""
+        self._wished: dict[str, ModelReport] = {}
+        self._blind = False
+        self._kept: dict[str, Candidate] = {}
+        """What was asked for, and fits."""
         self._whole: set[str] = set()
+        self._waiting: set[str] = set()
         self._skipped: dict[str, int] = {}
         self._failed: dict[str, str] = {}
         self._state: WarmerState | None = None
         self._metrics = WarmerMetrics(lambda: self._state)
         self._task = Task("warm", self.cycle, late_after=_LATE_SECONDS)
         self._tasks = Tasks([self._task])
-        self._watch = CatalogWatch(self._layout.node_report, self._reported)
+        self._watch = CatalogWatch(self._layout.node_report, self._reported, what="the report")
         routes = {
             "/livez": self._tasks.livez,
             "/readyz": self._readyz,
@@ -109,8 +118,11 @@ class Warmer:
         log.info("warmer.stopped")
 
     def _reported(self) -> None:
-        self._news.set()
-        self._task.wake()
+        # While something is fetched, there is a report each second.
+        wishes = self._wishes()
+        if wishes is not None and _gist(wishes) != _gist(self._wished):
+            self._news.set()
+            self._task.wake()
 
     def _readyz(self) -> Answer:
         return text(200, "ok") if self._state else text(503, "nothing was looked at yet")
@@ -127,34 +139,54 @@ class Warmer:
             self._content = Content(self._settings.root)
         set_io_priority(self._settings.warm_io_priority)
         self._news.clear()
+        self._budget = self._find_budget()
         asked = self._asked(self._content)
         choice = choose(asked, self._budget.size)
         self._tell_skipped(choice)
         self._drop_unasked(choice)
+        began = time.monotonic()
         resident = {model.name: self._resident(model) for model in choice.warm}
-        self._release(choice, resident)
-        pause = self._settings.warm_seconds
-        for model in choice.warm:
-            if not self._has_room(model, resident[model.name]):
-                continue
+        pause = max(self._settings.warm_seconds, (time.monotonic() - began) * _PAUSE_SHARE)
+        memory = self._memory()
+        self._give_back(
+            choice.warm, self._settings.keep_bytes(memory.total) - memory.unclaimed, resident
+        )
+        there: dict[str, int] = {}
+        for place, model in enumerate(choice.warm):
             if self._is_cold(model, resident[model.name]):
-                done, before = self._warm(model), resident[model.name]
+                if not self._has_room(model, there, choice.warm[place + 1 :], resident):
+                    continue
+                done = self._warm(model)
                 resident[model.name] = self._resident(model)
-                self._metrics.read(max(0, resident[model.name] - before))
                 if not done:
                     pause = 0.0
                     break
+            there |= model.blobs
         self._publish(asked, choice, resident)
         return pause
 
-    def _asked(self, content: Content) -> list[Candidate]:
+    def _wishes(self) -> dict[str, ModelReport] | None:
+        """What the agent says is to be warm; None: it says nothing."""
         report = read_node_report(self._layout)
-        models = report.status.models if report and report.status else ()
-        told: dict[str, ModelReport] = {
-            m.name: m for m in models if m.wanted and m.page_cache is PageCache.WARM
+        if report is None or report.status is None:
+            return None
+        return {
+            m.name: m for m in report.status.models if m.wanted and m.page_cache is PageCache.WARM
         }
+
+    def _asked(self, content: Content) -> list[Candidate]:
+        # A report that can't be read changes nothing: gigabytes would be dropped, and read again.
+        wishes = self._wishes()
+        if wishes is not None:
+            self._wished = wishes
+        blind = wishes is None and self._layout.node_report.exists()
+        if blind and not self._blind:
+            log.warning("report.unreadable", path=str(self._layout.node_report))
+        self._blind = blind
         shown = content.shown()
-        return [candidate_of(shown[name], told[name]) for name in told if name in shown]
+        return [
+            candidate_of(shown[name], told) for name, told in self._wished.items() if name in shown
+        ]
 
     def _tell_skipped(self, choice: Choice) -> None:
         for name, missing in choice.missing.items():
@@ -169,33 +201,56 @@ class Warmer:
         self._skipped = dict(choice.missing)
 
     def _drop_unasked(self, choice: Choice) -> None:
-        """Drop what was brought in here and is no longer asked for, or is another content now."""
+        """Drop what is no longer asked for, or is another content now."""
         asked = {model.name: model for model in choice.warm}
-        kept = {digest: size for model in choice.warm for digest, size in model.blobs.items()}
-        for name, model in list(self._held.items()):
-            if asked.get(name) != model:
-                self._drop(model, "unwanted", keep=kept)
-                self._held.pop(name, None)
-                self._whole.discard(name)
+        for name, model in self._kept.items():
+            if name not in asked or asked[name].blobs != model.blobs:
+                self._drop(model, "unwanted", keep=choice.warm)
+        self._kept = asked
+        self._waiting &= asked.keys()
 
-    def _release(self, choice: Choice, resident: dict[str, int]) -> None:
-        """Give memory back that others need."""
-        held = [(m.name, resident[m.name]) for m in choice.warm if m.name in self._held]
-        memory = self._memory()
-        keep = self._settings.keep_bytes(memory.total)
-        for name in to_release(held, memory.unclaimed, keep):
-            others = [m for m in choice.warm if m.name != name]
-            kept = {digest: size for m in others for digest, size in m.blobs.items()}
-            self._drop(self._held[name], "memory", keep=kept)
-            self._held.pop(name)
-            self._whole.discard(name)
-            resident[name] = self._resident(next(m for m in choice.warm if m.name == name))
+    def _give_back(
+        self, models: Sequence[Candidate], missing: int, resident: dict[str, int]
+    ) -> int:
+        """Drop models, the last first, until so many bytes were dropped; how many that were."""
+        dropped = 0
+        for model in reversed(models):
+            if dropped >= missing:
+                break
+            if resident[model.name]:
+                others = [m for m in self._kept.values() if m is not model]
+                dropped += self._drop(model, "memory", keep=others)
+                resident[model.name] = self._resident(model)
+        return dropped
 
-    def _has_room(self, model: Candidate, resident: int) -> bool:
-        """Whether there would be enough left for others, were all of it in use."""
+    def _has_room(
+        self,
+        model: Candidate,
+        there: Mapping[str, int],
+        behind: Sequence[Candidate],
+        resident: dict[str, int],
+    ) -> bool:
+        """Whether there would be enough left for others, were all of it in use.
+
+        Args:
+            model: the one.
+            there: content that comes before it, and is in memory.
+            behind: models that give way to it.
+            resident: how much of each model is in memory; changed where one gives way.
+        """
         memory = self._memory()
-        cold = model.size - resident
-        return memory.unclaimed - cold >= self._settings.keep_bytes(memory.total)
+        keep = int(self._settings.keep_bytes(memory.total) * _MARGIN)
+        # Pages that were used once count as unclaimed, those of other models too: but for this, one
+        # model would push the other out, in turns.
+        missing = keep + sum({**there, **model.blobs}.values()) - memory.available
+        if missing <= 0:
+            missing = keep + model.size - resident[model.name] - memory.unclaimed
+            if 0 < missing <= sum(resident[each.name] for each in behind):
+                missing -= self._give_back(behind, missing, resident)
+        if missing > 0 and model.name not in self._waiting:
+            self._waiting.add(model.name)
+            log.warning("model.waits_for_memory", model=model.name, missing=missing)
+        return missing <= 0
 
     def _is_cold(self, model: Candidate, resident: int) -> bool:
         least = _WHOLE if model.name in self._whole else 1.0
@@ -211,9 +266,11 @@ class Warmer:
                 raise _Enough
 
         first = model.name not in self._whole
-        self._held[model.name] = model
+        self._waiting.discard(model.name)
         try:
-            warm_model(self._layout, model, check=check)
+            warm_model(
+                self._layout, model, on_bytes=lambda _, read: self._metrics.read(read), check=check
+            )
         except _Enough:
             return False
         except (OSError, UsageError) as error:
@@ -225,14 +282,19 @@ class Warmer:
             log.info("model.warm", model=model.name, bytes=model.size)
         return True
 
-    def _drop(self, model: Candidate, cause: str, *, keep: dict[str, int]) -> None:
+    def _drop(self, model: Candidate, cause: str, *, keep: Iterable[Candidate]) -> int:
+        """Drop a model, but for what it shares with others; how many bytes that were."""
+        self._whole.discard(model.name)
+        kept = {digest: size for each in keep for digest, size in each.blobs.items()}
         try:
-            dropped = drop_model(self._layout, model, keep)
+            dropped = drop_model(self._layout, model, kept)
         except (OSError, UsageError) as error:
             self._complain(model.name, str(error))
-            return
-        self._metrics.dropped(cause, dropped)
-        log.info("model.dropped", model=model.name, cause=cause, bytes=dropped)
+            return 0
+        if dropped:
+            self._metrics.dropped(cause, dropped)
+            log.info("model.dropped", model=model.name, cause=cause, bytes=dropped)
+        return dropped
 
     def _resident(self, model: Candidate) -> int:
         try:
@@ -260,3 +322,8 @@ class Warmer:
                 for model in asked
             ),
         )
+
+
+def _gist(wishes: Mapping[str, ModelReport]) -> dict[str, tuple[object, ...]]:
+    """What of them makes a difference here: not how far a fetch is, nor what is in memory."""
+    return {name: (m.priority, m.revision, m.finished_at) for name, m in wishes.items()}

@@ -85,20 +85,18 @@ def warm_model(
     layout: Layout,
     model: Candidate,
     *,
-    on_bytes: Callable[[int], None] = lambda _: None,
+    on_bytes: Callable[[int, int], None] = lambda *_: None,
     check: Callable[[], None] = lambda: None,
 ) -> int:
     """Bring a model in; how many bytes had to be read.
 
-    `check` is called all the time and raises to stop. What is gone meanwhile is passed over.
+    `on_bytes` and `check` as in host/pagecache. What is gone meanwhile is passed over.
 
     Raises:
         NotTold: the cache is another user's.
         OSError: the disk failed.
     """
-    return sum(
-        warm(fd, size, on_bytes=on_bytes, check=check).read for fd, size in _files(layout, model)
-    )
+    return sum(warm(fd, size, on_bytes=on_bytes, check=check) for fd, size in _files(layout, model))
 
 
 def drop_model(layout: Layout, model: Candidate, keep: Mapping[str, int] | None = None) -> int:

@@ -266,6 +266,30 @@ def test_progress_is_written_now_and_then_and_a_change_of_state_sooner(node: Nod
     assert model["state"] == "Failed"
 
 
+def test_what_is_in_memory_is_no_reason_to_write_each_minute(node: Node) -> None:
+    def written() -> int:
+        (model,) = node.cluster.api(NODE_CACHE)["status"]["models"][:1]
+        return int(model["residentBytes"])
+
+    def resident(size: int) -> ModelReport:
+        return ready("a").model_copy(update={"resident_bytes": size})
+
+    node.models = [resident(1)]
+    node.publish()
+    node.models, node.now = [resident(2)], 60.0
+    assert node.publish() == pytest.approx(540.0)
+    assert written() == 1
+    node.models, node.now = [resident(2), fetching("b", 1)], 61.0
+    node.publish()
+    assert written() == 2, "with what else is new"
+    node.models, node.now = [resident(3), fetching("b", 2)], 76.0
+    node.publish()
+    assert written() == 3
+    node.models, node.now = [resident(4), fetching("b", 2)], 676.0
+    node.publish()
+    assert written() == 4
+
+
 def test_a_nodecache_that_was_deleted_comes_back(node: Node) -> None:
     node.models = [ready("a")]
     node.publish()

@@ -15,6 +15,7 @@ import pytest
 
 from modelcache.host import pagecache
 from modelcache.host.pagecache import NotTold, drop, resident_bytes, warm
+from tests.support.cgroups import memory_group
 from tests.support.mounts import emptied_loop, loop_mounted, tmpfs
 
 MEBIBYTE = 1 << 20
@@ -57,9 +58,16 @@ def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     with loop_mounted(tmp_path / "disk", 256 * MEBIBYTE, "mkfs.ext4", "-q") as place:
         device = place.stat().st_dev
         queue = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/queue")
-        (queue / "max_sectors_kb").write_text("128")
-        (queue / "read_ahead_kb").write_text(str(request.param))
-        yield place
+        given = {"max_sectors_kb": "128", "read_ahead_kb": str(request.param)}
+        # Put back: a loop device keeps what its user before has set.
+        usual = {name: (queue / name).read_text() for name in given}
+        for name, value in given.items():
+            (queue / name).write_text(value)
+        try:
+            yield place
+        finally:
+            for name, value in usual.items():
+                (queue / name).write_text(value)
 
 
 @pytest.mark.root
@@ -70,12 +78,12 @@ def test_a_cold_file_is_brought_in_and_dropped(
     monkeypatch.setattr(pagecache, "_CACHESTAT", cachestat)
     with opened(put(disk)) as fd:
         assert resident_bytes(fd, SIZE) == 0
-        told: list[int] = []
-        assert warm(fd, SIZE, on_bytes=told.append).read == SIZE
+        told: list[tuple[int, int]] = []
+        assert warm(fd, SIZE, on_bytes=lambda *each: told.append(each)) == SIZE
         assert mostly(resident_bytes(fd, SIZE))
         assert mostly(pagecache._mincore(fd, 0, SIZE)), "it has come from the disk"
-        assert sum(told) == SIZE
-        assert warm(fd, SIZE).read < SIZE // 2
+        assert [sum(each) for each in zip(*told, strict=True)] == [SIZE, SIZE]
+        assert warm(fd, SIZE) < SIZE // 2
         drop(fd)
         assert resident_bytes(fd, SIZE) == 0
 
@@ -103,7 +111,7 @@ def test_a_device_that_reads_far_ahead_is_mapped(disk: Path) -> None:
             patches.delattr(os, "posix_fadvise")
         else:
             assert pagecache._read_ahead(fd) == 128 * 1024
-            patches.setattr(pagecache, "_populate", None)
+            patches.setattr(pagecache, "_map", None)
         warm(fd, SIZE)
 
 
@@ -114,8 +122,42 @@ def test_what_is_there_is_not_read_again(disk: Path) -> None:
         os.pread(fd, 3 * MEBIBYTE, 20 * MEBIBYTE)
         there = resident_bytes(fd, SIZE)
         assert 2 * MEBIBYTE < there <= 3 * MEBIBYTE
-        assert SIZE - there <= warm(fd, SIZE).read < SIZE
+        assert SIZE - there <= warm(fd, SIZE) < SIZE
         assert mostly(resident_bytes(fd, SIZE))
+
+
+WARM = """
+import os, sys
+from modelcache.host.pagecache import warm
+fd = os.open(sys.argv[1], os.O_RDONLY)
+for piece in range(3):
+    warm(fd, os.fstat(fd).st_size)
+    os.posix_fadvise(fd, piece << 20, 1 << 20, os.POSIX_FADV_DONTNEED)
+"""
+
+
+@pytest.mark.root
+def test_what_is_there_does_not_count_as_used(disk: Path) -> None:
+    """kubelet takes file pages that were used twice for memory that is needed."""
+    path = put(disk)
+    with memory_group(300 * MEBIBYTE) as group:
+        subprocess.run(group.command(sys.executable, "-c", WARM, path), check=True)
+        assert group.stat("active_file") < SIZE // 2
+
+
+@pytest.mark.root
+def test_a_file_is_not_mapped_as_a_whole(disk: Path) -> None:
+    """Its page tables would take from the container's limit."""
+
+    def mapped() -> int:
+        status = Path("/proc/self/status").read_text().split()
+        return int(status[status.index("RssFile:") + 1]) * 1024
+
+    with opened(put(disk)) as fd:
+        before = mapped()
+        most: list[int] = []
+        warm(fd, SIZE, on_bytes=lambda *_: most.append(mapped() - before))
+        assert max(most) < 8 * MEBIBYTE
 
 
 @pytest.mark.root
@@ -151,7 +193,7 @@ def test_no_more_is_under_way_than_the_window(disk: Path) -> None:
     with opened(put(disk)) as fd:
         arrived = 0
 
-        def arrives(size: int) -> None:
+        def arrives(size: int, _read: int) -> None:
             nonlocal arrived
             ahead = resident_bytes(fd, SIZE) - arrived
             assert ahead <= pagecache._WINDOW_BYTES
@@ -167,7 +209,7 @@ def test_a_file_in_memory_has_nothing_to_be_read(tmp_path: Path) -> None:
         opened(put(place)) as fd,
     ):
         assert resident_bytes(fd, SIZE) == SIZE
-        assert warm(fd, SIZE).read == 0
+        assert warm(fd, SIZE) == 0
 
 
 @pytest.mark.root
@@ -221,7 +263,7 @@ def test_nothing_is_all_there(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     with opened(tmp_path / "empty") as fd:
         assert resident_bytes(fd, 0) == 0
-        assert warm(fd, 0).size == 0
+        assert warm(fd, 0) == 0
 
 
 def test_the_errors_are_a_persons_to_mend() -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
+import mmap
 import os
 import random
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
+from watchdog.observers.api import BaseObserver
 
 from modelcache.api import (
     DiskReport,
@@ -22,10 +28,11 @@ from modelcache.api import (
 )
 from modelcache.api.nodecache import NodeMeta
 from modelcache.host import pagecache
-from modelcache.host.memory import Memory
+from modelcache.host.memory import Memory, machine_memory
 from modelcache.host.pagecache import drop, resident_bytes
+from modelcache.service import warmer
 from modelcache.service.warmer import Warmer
-from modelcache.service.warming import Budget, find_budget
+from modelcache.service.warming import Budget, find_budget, warm_model
 from modelcache.settings import WarmSettings
 from modelcache.store import Store
 from tests.support.agent import COMMAND, DaemonProcess, modelcache
@@ -161,6 +168,13 @@ def test_the_containers_limit_is_the_budget_and_is_kept(store: Store) -> None:
     assert share(store, "large") == 0
 
 
+def test_no_more_than_there_is_memory(store: Store) -> None:
+    root = ("--root", store.layout.root)
+    document = json.loads(modelcache("warm", *root, "--memory", "9Ti", "-o", "json").stdout)
+    assert document["budgetBytes"] < machine_memory().total
+    assert document["budgetReason"] == "the memory that is available"
+
+
 def test_a_limit_that_leaves_nothing() -> None:
     memory = Memory(total=1000 * MEBIBYTE, available=800 * MEBIBYTE, unclaimed=0)
     with pytest.raises(Exception, match="limit of 100 MiB leaves nothing for models"):
@@ -182,6 +196,18 @@ def test_a_file_that_cannot_be_read_is_told_and_the_others_go_on(store: Store) -
     assert "Too many levels of symbolic links" in models["bad"]["message"]
     assert models["good"]["message"] == ""
     assert mostly(share(store, "good"))
+
+
+def test_what_neither_fits_nor_can_be_looked_at_keeps_nothing_back(store: Store) -> None:
+    bad = put(store, "bad", {"w.bin": content(9, 1)})
+    put(store, "good", {"w.bin": content(2, 2)})
+    blob = store.blobs.path(bad.files[0].sha256)
+    blob.unlink()
+    blob.symlink_to("/etc/passwd")
+    code, models = warm(store, "bad", "good", "--memory", "4Mi")
+    assert code == 1
+    assert models["bad"]["message"] == "does not fit: 7.0 MiB more than --memory leaves"
+    assert models["good"]["message"] == ""
 
 
 class WarmerProcess(DaemonProcess):
@@ -223,14 +249,22 @@ class Node:
 
     def __init__(self, store: Store, **given: Any) -> None:
         self.store = store
-        self.unclaimed = 1000 * MEBIBYTE
+        self.unclaimed = self.available = 1000 * MEBIBYTE
+        self.budget = 500 * MEBIBYTE
         settings = WarmSettings(
             root=store.layout.root, keep_memory="100Mi", warm_listen="", warm_seconds=5, **given
         )
-        self.warmer = Warmer(settings, Budget(500 * MEBIBYTE, "--memory"), memory=self.memory)
+        self.warmer = Warmer(settings, lambda: Budget(self.budget, "--memory"), memory=self.memory)
 
     def memory(self) -> Memory:
-        return Memory(total=2000 * MEBIBYTE, available=0, unclaimed=self.unclaimed)
+        return Memory(2000 * MEBIBYTE, self.available, self.unclaimed)
+
+    @property
+    def read(self) -> int:
+        """Bytes that it read from the disk, as its metrics tell."""
+        lines = self.warmer._metrics.exposition().decode().splitlines()
+        (found,) = [line for line in lines if line.startswith("modelcache_warmer_read_bytes_total")]
+        return int(float(found.split()[1]))
 
 
 def test_memory_that_others_need_is_given_back(store: Store) -> None:
@@ -245,12 +279,25 @@ def test_memory_that_others_need_is_given_back(store: Store) -> None:
     node.warmer.cycle()
     assert mostly(share(store, "high"))
     assert 0.25 < share(store, "low") <= 0.5, "what it shares stays"
-    node.unclaimed = 104 * MEBIBYTE
+    node.unclaimed = 132 * MEBIBYTE
     node.warmer.cycle()
-    assert share(store, "low") <= 0.5, "there is not room enough to have it again"
-    node.unclaimed = 200 * MEBIBYTE
+    assert share(store, "low") <= 0.5, "it would be dropped again at the next change"
+    node.unclaimed = 133 * MEBIBYTE
     node.warmer.cycle()
     assert share(store, "low") > 0.6
+
+
+def test_a_limit_that_changes_while_it_runs(store: Store) -> None:
+    """kubectl patch pod --subresource resize."""
+    for seed, name in enumerate("ab"):
+        put(store, name, {"w.bin": content(8, seed)})
+    report(store, *map(wanted, "ab"))
+    node = Node(store)
+    node.warmer.cycle()
+    node.budget = 9 * MEBIBYTE
+    node.warmer.cycle()
+    assert mostly(share(store, "a"))
+    assert share(store, "b") == 0
 
 
 def test_what_somebody_else_brought_in_is_left_alone(store: Store) -> None:
@@ -275,15 +322,138 @@ def test_what_the_kernel_took_is_brought_back(store: Store) -> None:
     assert mostly(share(store, "a"))
 
 
+def test_without_inotify_the_log_speaks_of_the_report(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "inotify limit")
+
+    monkeypatch.setattr(BaseObserver, "schedule", refuse)
+    watch = Node(store).warmer._watch
+    with capture_logs() as logs:
+        watch.start()
+        watch.stop()
+    assert [log["event"] for log in logs] == ["the report can't be watched and is polled only"]
+
+
 def test_a_root_that_is_not_made_yet_is_waited_for(tmp_path: Path) -> None:
     settings = WarmSettings(root=tmp_path / "none", warm_listen="")
-    warmer = Warmer(settings, Budget(1, "--memory"))
-    assert warmer.cycle() == 1
+    waiting = Warmer(settings, lambda: Budget(1, "--memory"))
+    assert waiting.cycle() == 1
     Store(tmp_path / "none")
-    assert warmer.cycle() == settings.warm_seconds
+    assert waiting.cycle() == settings.warm_seconds
 
 
-def test_a_new_report_ends_a_long_round(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_of_more_priority_takes_the_memory_of_others(store: Store) -> None:
+    put(store, "low", {"w.bin": content(8, 1)})
+    put(store, "high", {"w.bin": content(8, 2)})
+    report(store, wanted("low"))
+    node = Node(store)
+    node.warmer.cycle()
+    assert mostly(share(store, "low"))
+    node.unclaimed = 124 * MEBIBYTE
+    report(store, wanted("low"), wanted("high", priority=1))
+    with capture_logs() as logs:
+        node.warmer.cycle()
+        node.warmer.cycle()
+    assert share(store, "high") == 0
+    assert mostly(share(store, "low")), "it would not be enough"
+    waits = {"event": "model.waits_for_memory", "model": "high", "log_level": "warning"}
+    assert logs == [waits | {"missing": 9 * MEBIBYTE}]
+    node.unclaimed = 126 * MEBIBYTE
+    node.warmer.cycle()
+    assert mostly(share(store, "high"))
+    assert share(store, "low") == 0
+
+
+def test_what_a_process_has_mapped_gives_nothing_back(store: Store) -> None:
+    for seed, name in enumerate(("high", "low")):
+        put(store, name, {"w.bin": content(8, seed)})
+    report(store, wanted("high", priority=1), wanted("low"))
+    node = Node(store)
+    node.warmer.cycle()
+    blob = store.layout.current("low") / "w.bin"
+    with blob.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+        assert mapped[:: mmap.PAGESIZE]
+        node.unclaimed = 95 * MEBIBYTE
+        node.warmer.cycle()
+        assert mostly(share(store, "low"))
+    assert share(store, "high") == 0
+
+
+def test_models_do_not_push_each_other_out(store: Store) -> None:
+    """Pages that were used once count as unclaimed, also a warm model's."""
+    for seed, name in enumerate("abc"):
+        put(store, name, {"w.bin": content(8, seed)})
+    report(store, *map(wanted, "abc"))
+    node = Node(store)
+    node.available = (125 + 20) * MEBIBYTE
+    node.warmer.cycle()
+    assert mostly(share(store, "a"))
+    assert mostly(share(store, "b"))
+    assert share(store, "c") == 0
+
+
+@pytest.mark.parametrize("restarted", [True, False])
+def test_what_was_warm_before_is_dropped_too(store: Store, restarted: bool) -> None:
+    """After a restart, and after a change of its priority."""
+    put(store, "a", {"w.bin": content(8, 1)})
+    report(store, wanted("a"))
+    node = Node(store)
+    node.warmer.cycle()
+    report(store, wanted("a", priority=1))
+    if restarted:
+        node = Node(store)
+    node.warmer.cycle()
+    assert mostly(share(store, "a"))
+    report(store, wanted("a", PageCache.NONE))
+    node.warmer.cycle()
+    assert share(store, "a") == 0
+
+
+def test_a_report_that_cannot_be_read_changes_nothing(store: Store) -> None:
+    put(store, "a", {"w.bin": content(8, 1)})
+    report(store, wanted("a"))
+    node = Node(store)
+    node.warmer.cycle()
+    store.layout.node_report.write_text("{")
+    with capture_logs() as logs:
+        node.warmer.cycle()
+        node.warmer.cycle()
+    assert mostly(share(store, "a"))
+    assert [log["event"] for log in logs] == ["report.unreadable"]
+
+
+def test_what_was_read_is_counted_though_the_kernel_takes_it_at_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = put(store, "a", {"w.bin": content(8, 1)})
+    report(store, wanted("a"))
+    node = Node(store)
+
+    def warm_and_lose(*given: Any, **more: Any) -> None:
+        warm_model(*given, **more)
+        assert modelcache("warm", "--drop", "--root", store.layout.root).returncode == 0
+
+    monkeypatch.setattr(warmer, "warm_model", warm_and_lose)
+    node.warmer.cycle()
+    assert share(store, "a") == 0
+    assert node.read == model.size
+
+
+def test_looking_takes_little_of_the_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(store, "a", {"w.bin": b"a"})
+    report(store, wanted("a"))
+    seconds = itertools.count()
+    monkeypatch.setattr(warmer, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    assert Node(store).warmer.cycle() == 100, "a look took one second"
+
+
+@pytest.mark.parametrize("news", [True, False])
+def test_only_another_wish_ends_a_long_round(
+    store: Store, monkeypatch: pytest.MonkeyPatch, news: bool
+) -> None:
+    """While something is fetched there is a report each second."""
     put(store, "a", {"w.bin": content(64, 1)})
     report(store, wanted("a"))
     node = Node(store)
@@ -294,12 +464,15 @@ def test_a_new_report_ends_a_long_round(store: Store, monkeypatch: pytest.Monkey
     def fadvise(fd: int, offset: int, size: int, advice: int) -> None:
         asked.append(offset)
         if len(asked) == 3:
+            fetching = ModelReport(name="b", state=ModelState.DOWNLOADING, bytes_done=5)
+            report(store, wanted("a", resident_bytes=7, priority=int(news)), fetching)
             node.warmer._reported()
         real(fd, offset, size, advice)
 
     monkeypatch.setattr(os, "posix_fadvise", fadvise)
-    assert node.warmer.cycle() == 0
-    assert share(store, "a") < 0.5
+    if news:
+        assert node.warmer.cycle() == 0
+        assert share(store, "a") < 0.5
     assert node.warmer.cycle() == 5
     assert mostly(share(store, "a"))
 

@@ -39,6 +39,8 @@ from tests.unit.cli.conftest import Command
         (["prefetch", "hf://a/b", "--name", "A_B"], "--name 'A_B'"),
         (["prefetch", "hf://a/b", "--connections", "many"], "--connections"),
         (["prefetch", "hf://a/b", "--connections", "0"], "MODELCACHE_CONNECTIONS"),
+        (["warm", "--seconds", "0"], "--seconds (or MODELCACHE_WARM_SECONDS)"),
+        (["warm", "--listen", "x"], "--listen (or MODELCACHE_WARM_LISTEN)"),
         (["ls", "--root", "/no/such/root"], "give --root"),
         (["validate", "/no/such/file"], "/no/such/file is not there"),
         (["agent", "--once", "--keep-free", "x", "--root", "/tmp/x"], "--keep-free"),

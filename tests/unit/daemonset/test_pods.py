@@ -240,7 +240,7 @@ def test_the_warmer_runs_with_its_arguments_and_answers_what_it_is_asked(tmp_pat
         {"name": "root", "mountPath": "/var/lib/modelcache", "readOnly": True}
     ]
     settings = WarmSettings(root=tmp_path, warm_listen="127.0.0.1:0")
-    running = Warmer(settings, Budget(1, "--memory"))
+    running = Warmer(settings, lambda: Budget(1, "--memory"))
     assert running._endpoints is not None
     try:
         known = running._endpoints._server.routes.keys()

@@ -67,6 +67,9 @@ V1 = (
             1000,
             id="v2-above",
         ),
+        pytest.param(
+            "0::/\n", V2, {"sys/memory.max": "1000", "sys/memory.high": "900"}, 900, id="v2-high"
+        ),
         pytest.param("0::/../x\n", V2, {"sys/memory.max": "77"}, 77, id="v2-outside"),
         pytest.param(
             "5:cpu:/p/c\n4:memory:/p/c\n0::/\n",

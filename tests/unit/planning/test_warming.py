@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelcache.planning.warming import Candidate, choose, to_release
+from modelcache.planning.warming import Candidate, choose
 
 
 def model(name: str, priority: int = 0, **blobs: int) -> Candidate:
@@ -60,11 +60,3 @@ def test_it_keeps_to_the_budget_and_leaves_out_nothing_that_fits(
             # What was taken after it may be content that it shares.
             assert choice.missing[each.name] > 0
             assert sum(taken.values()) + more > budget or more < each.size
-
-
-def test_the_last_is_released_first_and_no_more_than_need_be() -> None:
-    resident = [("a", 10), ("cold", 0), ("b", 20), ("c", 30)]
-    assert to_release(resident, unclaimed=100, keep=100) == []
-    assert to_release(resident, unclaimed=99, keep=100) == ["c"]
-    assert to_release(resident, unclaimed=60, keep=100) == ["c", "b"]
-    assert to_release(resident, unclaimed=0, keep=100) == ["c", "b", "a"]
