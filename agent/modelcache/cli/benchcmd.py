@@ -190,7 +190,8 @@ def _ended_in_order() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) is end:  # else it ends now
+                signal.signal(number, handler)
 
 
 @contextmanager

@@ -18,6 +18,9 @@ NO_DIFFERENCE: Final = "no difference worth changing"
 _FEWEST_ROUNDS: Final = 2
 _ROUNDS_FOR_A_SLIP: Final = 5
 """In one of so many rounds it may be slower all the same: something else may have been read."""
+_CLEAR: Final = 2.0
+_ROUNDS_FOR_A_CLEAR_SLIP: Final = 3
+"""The same where it is so many times as fast."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +64,9 @@ class Verdict:
 def judge(figures: Sequence[Figure], way: Way, present_kb: int) -> Verdict:
     """Recommend a read-ahead for a way: the smallest that is near the best.
 
-    It has to beat what is set at present by `WORTH`, and to be faster in each round: a round's
-    readings are made at about the same time, while the disk itself may be faster in one round than
-    in another.
+    It has to beat what is set at present by `WORTH`, and to be faster in each round, but for a
+    slip: a round's readings are made at about the same time, while the disk itself may be faster in
+    one round than in another.
 
     Args:
         figures: of any ways, each with as many rounds.
@@ -93,7 +96,8 @@ def judge(figures: Sequence[Figure], way: Way, present_kb: int) -> Verdict:
     if rounds < _FEWEST_ROUNDS:
         return Verdict(None, f"{speeds}, but in one round only, which may be chance: give it more")
     slower = sum(c <= p for c, p in zip(chosen.rates, present.rates, strict=False))
-    if slower > rounds // _ROUNDS_FOR_A_SLIP:
+    is_clear = chosen.median >= _CLEAR * present.median
+    if slower > rounds // (_ROUNDS_FOR_A_CLEAR_SLIP if is_clear else _ROUNDS_FOR_A_SLIP):
         unsure = f"{speeds}, but no faster in {slower} of {rounds} rounds"
         return Verdict(None, f"{NO_DIFFERENCE}: {unsure}")
     times = chosen.median / present.median if present.median else float("inf")

@@ -53,7 +53,8 @@ def test_a_smaller_one_than_is_set_may_be_better() -> None:
         ),
         ({"kb128": (60, 99, 140), "kb1024": (110, 130, 131)}, "but no faster in 1 of 3 rounds"),
         ({"kb128": (99, 99, 99), "kb1024": (60, 130, 300)}, "but no faster in 1 of 3 rounds"),
-        ({"kb128": (9,) * 10, "kb1024": (*(90,) * 7, 1, 1, 1)}, "no faster in 3 of 10 rounds"),
+        ({"kb128": (9,) * 10, "kb1024": (*(12,) * 7, 1, 1, 1)}, "no faster in 3 of 10 rounds"),
+        ({"kb128": (100, 100), "kb1024": (900, 90)}, "no faster in 1 of 2 rounds"),
         ({"kb128": 100, "kb64": 90}, "100 MiB/s at the 128 KiB that are set now is the best"),
     ],
 )
@@ -70,8 +71,9 @@ def test_no_difference_worth_changing(rates: dict[str, tuple[float, ...]], why: 
         {"kb128": (20, 53, 54), "kb1024": (300, 400, 1200)},
         # A disk that has spent its credits: less in each round, and 1024 is still the better one.
         {"kb128": (500, 100, 90), "kb1024": (900, 180, 170)},
-        # Of many rounds one may go wrong.
-        {"kb128": (99, 98, 99, 97, 99), "kb1024": (690, 680, 80, 690, 700)},
+        # Of many rounds one may go wrong, and of few, if the others are clear.
+        {"kb128": (99, 98, 99, 97, 99), "kb1024": (120, 120, 80, 120, 120)},
+        {"kb128": (99, 98, 99), "kb1024": (690, 680, 80)},
     ],
 )
 def test_what_is_faster_round_by_round_is_faster(rates: dict[str, tuple[float, ...]]) -> None:
