@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import secrets
+import signal
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,7 +122,7 @@ def _slowed(device: str, read_iops: int) -> Iterator[None]:
         )
         if ("blkio" in controllers.split(",") if not v2 else not controllers)
     )
-    group = root / f"modelcache-test-{os.getpid()}"
+    group = root / f"modelcache-test-{os.getpid()}-{secrets.token_hex(4)}"
     if v2:
         (root / "cgroup.subtree_control").write_text("+io")
     group.mkdir()
@@ -132,4 +135,20 @@ def _slowed(device: str, read_iops: int) -> Iterator[None]:
         yield
     finally:
         (root / before.lstrip("/") / "cgroup.procs").write_text(str(os.getpid()))
-        group.rmdir()
+        _end(group)
+
+
+def _end(group: Path) -> None:
+    """Remove a cgroup, and end what a failed test has left in it."""
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            group.rmdir()
+            return
+        except OSError:
+            for pid in (group / "cgroup.procs").read_text().split():
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)  # a cgroup tells nobody that its last process is gone

@@ -18,7 +18,7 @@ from modelcache.api import ModelReport, PageCache
 from modelcache.cli.options import Output, Root, flag, settings
 from modelcache.cli.output import Format, human_bytes, print_json, print_notes, print_table
 from modelcache.errors import ModelCacheError, UsageError
-from modelcache.host.ioprio import set_io_priority
+from modelcache.host import ioprio
 from modelcache.host.memory import machine_memory, memory_limit
 from modelcache.planning.warming import Candidate, choose
 from modelcache.service.logs import configure_logs
@@ -114,13 +114,13 @@ def warm(
     budget = None if drop else budget_now()
     content = Content(found.root)
     asked = _asked(content, names or [], drop=drop)
-    set_io_priority(found.warm_io_priority)
     if budget is None:
         results = [_drop(content.layout, model) for model in asked]
     else:
         if budget.size > machine.available:
             budget = Budget(machine.available, "the memory that is available")
-        results = _warm(content.layout, asked, budget, bars=output is Format.TABLE)
+        with ioprio.io_priority(found.warm_io_priority):
+            results = _warm(content.layout, asked, budget, bars=output is Format.TABLE)
     _tell(results, budget, output)
     return 0 if all(result.whole for result in results) else ModelCacheError.exit_code
 

@@ -17,7 +17,7 @@ from modelcache import __version__
 from modelcache.api import ModelReport, PageCache
 from modelcache.catalog.watching import CatalogWatch
 from modelcache.errors import UsageError
-from modelcache.host.ioprio import set_io_priority
+from modelcache.host.ioprio import io_priority
 from modelcache.host.memory import Memory, machine_memory
 from modelcache.metrics import CONTENT_TYPE, WarmerMetrics, WarmerState, WarmModel
 from modelcache.planning.warming import Candidate, Choice, choose
@@ -137,10 +137,13 @@ class Warmer:
             if not self._layout.marker.exists():
                 return _AWAIT_SECONDS  # the agent, beside us, has yet to make it
             self._content = Content(self._settings.root)
-        set_io_priority(self._settings.warm_io_priority)
+        with io_priority(self._settings.warm_io_priority):
+            return self._round(self._content)
+
+    def _round(self, content: Content) -> float:
         self._news.clear()
         self._budget = self._find_budget()
-        asked = self._asked(self._content)
+        asked = self._asked(content)
         choice = choose(asked, self._budget.size)
         self._tell_skipped(choice)
         self._drop_unasked(choice)

@@ -9,7 +9,7 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import pytest
 
 from tests.support.agent import COMMAND, modelcache
 from tests.support.mounts import bound, tmpfs
+from tests.support.signals import usual_signals
 from tests.support.slowdisk import SlowDisk, slow_disk
 
 MEBIBYTE = 2**20
@@ -44,7 +45,9 @@ def state(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def running(slow: SlowDisk, state: Path) -> Iterator[subprocess.Popen[str]]:
+def running(
+    slow: SlowDisk, state: Path, ignored: Sequence[signal.Signals] = ()
+) -> Iterator[subprocess.Popen[str]]:
     """A long measurement, once it has set another value."""
     command = [COMMAND, "bench", "load", slow.place, "--yes", "--tune-state", state]
     with subprocess.Popen(
@@ -53,6 +56,7 @@ def running(slow: SlowDisk, state: Path) -> Iterator[subprocess.Popen[str]]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=usual_signals(ignored),
     ) as process:
         try:
             deadline = time.monotonic() + 30
@@ -184,30 +188,25 @@ def test_one_signal_after_the_other(slow: SlowDisk, state: Path) -> None:
 
 
 def test_what_nohup_has_ignored_does_not_stop_it(slow: SlowDisk, state: Path) -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with running(slow, state) as process:
-            signal.signal(signal.SIGHUP, before)
-            process.send_signal(signal.SIGHUP)
-            with pytest.raises(subprocess.TimeoutExpired):
-                process.communicate(timeout=2)
-            process.send_signal(signal.SIGINT)
-            process.communicate(timeout=30)
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    with running(slow, state, [signal.SIGHUP]) as process:
+        process.send_signal(signal.SIGHUP)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.communicate(timeout=2)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
     assert process.returncode == 130
 
 
 def test_what_it_says_to_set_selects_the_mount(tmp_path: Path, state: Path) -> None:
-    with slow_disk(tmp_path / "a 'b', [c] *", 2 * SIZE, read_iops=None) as disk:
-        disk.set(0)
+    with slow_disk(tmp_path / "a 'b', [c] *", 2 * SIZE) as disk:
+        disk.set(128)
         disk.put("weights.gguf", SIZE)
         ended = modelcache(
             *("bench", "load", disk.place, "--yes", "--tune-state", state),
             *("--read-ahead-values", "1024", "--read-ways", "mmap"),
         )
         said = ended.stdout.splitlines()[-1].removeprefix("Set it: modelcache ")
-        assert disk.read_ahead_kb == 0
+        assert disk.read_ahead_kb == 128
         ended = modelcache(*shlex.split(said), "--tune-state", state)
         assert ended.returncode == 0, ended.stderr
         assert disk.read_ahead_kb == 1024
