@@ -52,6 +52,9 @@ def _plain_line(line: str) -> str:
 def tell(study: Study, mount: Mount, finding: Finding) -> None:
     """For a person: a table, and what to set."""
     print(_plain_line(storage(study, mount)))
+    if finding.from_memory is not None:
+        speed = f"{finding.from_memory / 2**20:.0f} MiB/s by {finding.way.value}"
+        print(f"As found, in memory: {speed}. Below, from the device.")
     if finding.figures:
         _tell_figures(finding)
     for note in finding.notes:
@@ -124,6 +127,9 @@ def plain(finding: Finding) -> dict[str, Any]:
         "recommendedFor": finding.way.value,
         "reason": finding.reason,
         "cold": finding.cold,
+        "fromMemoryBytesPerSecond": (
+            None if finding.from_memory is None else round(finding.from_memory)
+        ),
         "notes": list(finding.notes),
         "figures": [
             {

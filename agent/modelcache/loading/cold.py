@@ -47,6 +47,18 @@ class Cold:
         self._told = True
         self._stuck = 0
 
+    def all_in_memory(self) -> bool:
+        """Whether (nearly) all that is read is in memory now. Not known is no.
+
+        Raises:
+            ReadFailed: a file is gone.
+        """
+        there = 0
+        for part in self._parts:
+            with _opened(part) as fd, suppress(NotTold):
+                there += resident_bytes(fd, part.size)
+        return there >= (1 - _WARM) * sum(part.size for part in self._parts)
+
     def make(self) -> None:
         """Drop the files' pages. What the reading before had asked for ahead, and is still on its
         way from the disk, is waited for: until it has come it can't be dropped, and the disk is

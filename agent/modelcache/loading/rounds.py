@@ -71,11 +71,13 @@ class Measured:
 
     Attributes:
         rates: bytes a second in each round, of each cell. Only whole rounds count.
+        from_memory: bytes a second of the files as they were found, if that was in memory.
         not_cold: why nothing was learnt about the device; empty: the files got cold.
         notes: what is to be said besides.
     """
 
     rates: dict[Cell, list[float]]
+    from_memory: float | None = None
     not_cold: str = ""
     notes: list[str] = field(default_factory=list)
 
@@ -136,9 +138,17 @@ def measure(
         cold.check(reading)
         return reading
 
+    def warm() -> float | None:
+        try:
+            return read_apart(plan.cells[0].way, plan.parts, plan.cell_seconds).done.rate
+        except WayFailed:  # told when its turn comes
+            return None
+
     run = _Run(plan, dial, read_cold, on_reading)
     with _holding(dial):
         try:
+            if cold.all_in_memory():
+                run.measured.from_memory = warm()
             read_cold(Way.PREAD)  # doesn't count
             for number in range(plan.rounds):
                 shuffle(run.cells)

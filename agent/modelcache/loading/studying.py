@@ -33,6 +33,7 @@ class Finding:
         present_kb: KiB that were, and are, set; None: nothing reads these files ahead.
         figures: all that was measured.
         notes: what is to be said besides.
+        from_memory: bytes a second of the files as they were found, if that was in memory.
         cold: whether the files got cold. If not, nothing was learnt about the device: it is worth
             another try, and not worth remembering.
     """
@@ -43,6 +44,7 @@ class Finding:
     present_kb: int | None = None
     figures: tuple[Figure, ...] = ()
     notes: tuple[str, ...] = ()
+    from_memory: float | None = None
     cold: bool = True
 
 
@@ -165,7 +167,7 @@ def carry_out(
         verdict = Verdict(None, measured.not_cold)
     return Finding(
         *(verdict.read_ahead_kb, verdict.reason, study.way, study.present_kb),
-        *(measured.figures, tuple(measured.notes)),
+        *(measured.figures, tuple(measured.notes), measured.from_memory),
         cold=not measured.not_cold,
     )
 
