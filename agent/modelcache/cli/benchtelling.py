@@ -52,9 +52,9 @@ def _plain_line(line: str) -> str:
 def tell(study: Study, mount: Mount, finding: Finding) -> None:
     """For a person: a table, and what to set."""
     print(_plain_line(storage(study, mount)))
-    if finding.from_memory is not None:
-        speed = f"{finding.from_memory / 2**20:.0f} MiB/s by {finding.way.value}"
-        print(f"As found, in memory: {speed}. Below, from the device.")
+    if found := finding.as_found:
+        speed = f"{found.rate / 2**20:.0f} MiB/s by {finding.way.value}"
+        print(f"As found, {found.in_memory:.0%} in memory: {speed}. Below, from the device.")
     if finding.figures:
         _tell_figures(finding)
     for note in finding.notes:
@@ -121,15 +121,15 @@ def plain_storage(study: Study, mount: Mount) -> dict[str, Any]:
 
 def plain(finding: Finding) -> dict[str, Any]:
     """What was found, as the document has it."""
+    found = finding.as_found
     return {
         "presentReadAheadKb": finding.present_kb,
         "recommendedReadAheadKb": finding.read_ahead_kb,
         "recommendedFor": finding.way.value,
         "reason": finding.reason,
         "cold": finding.cold,
-        "fromMemoryBytesPerSecond": (
-            None if finding.from_memory is None else round(finding.from_memory)
-        ),
+        "asFound": found
+        and {"inMemory": round(found.in_memory, 3), "bytesPerSecond": round(found.rate)},
         "notes": list(finding.notes),
         "figures": [
             {

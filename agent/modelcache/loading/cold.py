@@ -47,8 +47,8 @@ class Cold:
         self._told = True
         self._stuck = 0
 
-    def all_in_memory(self) -> bool:
-        """Whether (nearly) all that is read is in memory now. Not known is no.
+    def share_in_memory(self) -> float:
+        """How much of what is read is in memory now, from 0 to 1; 0 where the kernel doesn't tell.
 
         Raises:
             ReadFailed: a file is gone.
@@ -57,7 +57,7 @@ class Cold:
         for part in self._parts:
             with _opened(part) as fd, suppress(NotTold):
                 there += resident_bytes(fd, part.size)
-        return there >= (1 - _WARM) * sum(part.size for part in self._parts)
+        return there / sum(part.size for part in self._parts)
 
     def make(self) -> None:
         """Drop the files' pages. What the reading before had asked for ahead, and is still on its

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Final
 
 from modelcache.host.readahead import PAGE_KB
 from modelcache.loading.cold import Cold, NotCold
@@ -19,6 +20,9 @@ from modelcache.loading.plan import Cell, Plan
 from modelcache.loading.reader import ReadFailed, Reading, WayFailed, read_apart
 from modelcache.loading.verdict import Figure
 from modelcache.loading.ways import Done, Way
+
+IN_MEMORY: Final = 0.95
+"""So much of the files in memory is worth a reading of its own."""
 
 
 class Dial:
@@ -65,19 +69,32 @@ class Dial:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class AsFound:
+    """A reading of files that were in memory, before anything was dropped.
+
+    Attributes:
+        in_memory: how much of them, from 0 to 1.
+        rate: bytes a second.
+    """
+
+    in_memory: float
+    rate: float
+
+
 @dataclass(slots=True)
 class Measured:
     """What came of it.
 
     Attributes:
         rates: bytes a second in each round, of each cell. Only whole rounds count.
-        from_memory: bytes a second of the files as they were found, if that was in memory.
+        as_found: of the files as they were found, if that was in memory.
         not_cold: why nothing was learnt about the device; empty: the files got cold.
         notes: what is to be said besides.
     """
 
     rates: dict[Cell, list[float]]
-    from_memory: float | None = None
+    as_found: AsFound | None = None
     not_cold: str = ""
     notes: list[str] = field(default_factory=list)
 
@@ -138,17 +155,18 @@ def measure(
         cold.check(reading)
         return reading
 
-    def warm() -> float | None:
+    def as_found(share: float) -> AsFound | None:
         try:
-            return read_apart(plan.cells[0].way, plan.parts, plan.cell_seconds).done.rate
+            reading = read_apart(plan.cells[0].way, plan.parts, plan.cell_seconds)
         except WayFailed:  # told when its turn comes
             return None
+        return AsFound(share, reading.done.rate)
 
     run = _Run(plan, dial, read_cold, on_reading)
     with _holding(dial):
         try:
-            if cold.all_in_memory():
-                run.measured.from_memory = warm()
+            if (share := cold.share_in_memory()) >= IN_MEMORY:
+                run.measured.as_found = as_found(share)
             read_cold(Way.PREAD)  # doesn't count
             for number in range(plan.rounds):
                 shuffle(run.cells)

@@ -14,7 +14,7 @@ from modelcache.host.readahead import PAGE_KB
 from modelcache.host.selecting import check_wish
 from modelcache.loading.choosing import choose
 from modelcache.loading.plan import Cell, Limits, Plan, make_plan
-from modelcache.loading.rounds import Dial, measure
+from modelcache.loading.rounds import AsFound, Dial, measure
 from modelcache.loading.verdict import Figure, Verdict, judge
 from modelcache.loading.ways import Done, Way
 
@@ -33,7 +33,7 @@ class Finding:
         present_kb: KiB that were, and are, set; None: nothing reads these files ahead.
         figures: all that was measured.
         notes: what is to be said besides.
-        from_memory: bytes a second of the files as they were found, if that was in memory.
+        as_found: of the files as they were found, if that was in memory.
         cold: whether the files got cold. If not, nothing was learnt about the device: it is worth
             another try, and not worth remembering.
     """
@@ -44,7 +44,7 @@ class Finding:
     present_kb: int | None = None
     figures: tuple[Figure, ...] = ()
     notes: tuple[str, ...] = ()
-    from_memory: float | None = None
+    as_found: AsFound | None = None
     cold: bool = True
 
 
@@ -167,7 +167,7 @@ def carry_out(
         verdict = Verdict(None, measured.not_cold)
     return Finding(
         *(verdict.read_ahead_kb, verdict.reason, study.way, study.present_kb),
-        *(measured.figures, tuple(measured.notes), measured.from_memory),
+        *(measured.figures, tuple(measured.notes), measured.as_found),
         cold=not measured.not_cold,
     )
 

@@ -83,7 +83,7 @@ def test_it_says_what_it_will_do_and_recommends(slow: SlowDisk, state: Path) -> 
     assert "reads 64.0 MiB of 1 file at a time, 640.0 MiB and 2 min in all at most" in reads
     assert "drops 1 file from the page cache" in drops
     assert "Recommended" in ended.stdout, ended.stdout
-    told = [x for x in ended.stdout.splitlines() if not x.startswith("As found, in memory: ")]
+    told = [x for x in ended.stdout.splitlines() if not x.startswith("As found, ")]
     on, title, _, header, now, best, direct, *rest = told
     assert storage.startswith(on)
     assert title == "MiB/s: median of 3, ± half of slowest to fastest"
@@ -129,11 +129,15 @@ def test_files_in_memory_are_read_as_they_are_at_first(slow: SlowDisk, state: Pa
     with file.open("rb") as opened:
         drop(opened.fileno())
     cold = json.loads(modelcache("bench", "load", file, *flags).stdout)
-    assert cold["fromMemoryBytesPerSecond"] is None
-    file.read_bytes()
-    warm = json.loads(modelcache("bench", "load", file, *flags).stdout)
+    assert cold["asFound"] is None
+    for _ in range(5):  # some kernels take idle pages within a second
+        file.read_bytes()
+        warm = json.loads(modelcache("bench", "load", file, *flags).stdout)
+        if warm["asFound"] is not None:
+            break
     # What 800 reads a second of 128 KiB can't be.
-    assert warm["fromMemoryBytesPerSecond"] > 2 * 800 * 128 * 1024
+    assert warm["asFound"]["bytesPerSecond"] > 2 * 800 * 128 * 1024
+    assert warm["asFound"]["inMemory"] >= 0.95
     assert warm["cold"]
 
 
