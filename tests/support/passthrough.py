@@ -1,8 +1,9 @@
 """A FUSE file system that shows another directory, read-only, with a delay for each request.
 
-    python -m tests.support.passthrough SOURCE PLACE MILLISECONDS
+    python -m tests.support.passthrough SOURCE PLACE MILLISECONDS MILLISECONDS-AT-FIRST
 
-It stands for those that ask a server for each read. libfuse's threads answer side by side.
+It stands for those that ask a server for each read, and for a server that has in memory what was
+asked for before. libfuse's threads answer side by side.
 """
 
 from __future__ import annotations
@@ -17,13 +18,17 @@ from pathlib import Path
 from typing import Any
 
 FS_TYPE = "fuse.modelcache-test"
+_BLOCK = 64 * 1024
 
 
 @contextmanager
-def passed_through(source: Path, place: Path, delay_ms: float = 0) -> Iterator[Path]:
-    """`source`, at `place`."""
+def passed_through(
+    source: Path, place: Path, delay_ms: float = 0, first_delay_ms: float = 0
+) -> Iterator[Path]:
+    """`source`, at `place`; `first_delay_ms` for what nobody has asked for before."""
     place.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", __name__, str(source), str(place), str(delay_ms)]
+    delays = (str(delay_ms), str(first_delay_ms))
+    command = [sys.executable, "-m", __name__, str(source), str(place), *delays]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     try:
@@ -36,8 +41,10 @@ def passed_through(source: Path, place: Path, delay_ms: float = 0) -> Iterator[P
         server.stdout.close()
 
 
-def _serve(source: Path, place: Path, delay_ms: float) -> None:
+def _serve(source: Path, place: Path, delay_ms: float, first_delay_ms: float) -> None:
     import mfusepy  # here: it wants libfuse, which only tests that run as root have
+
+    known: set[tuple[str, int]] = set()
 
     class Passing(mfusepy.Operations):  # type: ignore[misc]
         use_ns = True
@@ -57,7 +64,10 @@ def _serve(source: Path, place: Path, delay_ms: float) -> None:
             return os.open(self._of(path), os.O_RDONLY)
 
         def read(self, path: str, size: int, offset: int, fh: int) -> bytes:
-            time.sleep(delay_ms / 1000)  # what is tested
+            asked = {(path, at // _BLOCK) for at in range(offset, offset + size, _BLOCK)}
+            wait = delay_ms if asked <= known else delay_ms + first_delay_ms
+            known.update(asked)
+            time.sleep(wait / 1000)  # what is tested
             return os.pread(fh, size, offset)
 
         def release(self, path: str, fh: int) -> int:
@@ -80,4 +90,4 @@ def _serve(source: Path, place: Path, delay_ms: float) -> None:
 
 
 if __name__ == "__main__":
-    _serve(Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]))
+    _serve(Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4]))
