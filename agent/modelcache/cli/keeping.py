@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from modelcache.api import Manifest
+from modelcache.cli.bars import byte_bars
 from modelcache.cli.inspecting import Name, find_report, find_snapshots
 from modelcache.cli.options import Output, Root, open_store
 from modelcache.cli.output import Format, human_bytes, print_json, print_table
@@ -68,15 +67,7 @@ def _verify(
     store: Store, snapshots: list[Manifest], *, bars: bool
 ) -> list[tuple[Manifest, list[Damage]]]:
     damages = []
-    console = Console(stderr=True)
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        console=console,
-        disable=not (bars and console.is_terminal),
-    ) as progress:
+    with byte_bars(wanted=bars) as progress:
         for manifest in snapshots:
             task = progress.add_task(manifest.model, total=manifest.size)
             found = store.verify(

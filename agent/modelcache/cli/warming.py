@@ -12,9 +12,9 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from modelcache.api import ModelReport, PageCache
+from modelcache.cli.bars import byte_bars
 from modelcache.cli.options import Output, Root, flag, settings
 from modelcache.cli.output import Format, human_bytes, print_json, print_notes, print_table
 from modelcache.errors import ModelCacheError, UsageError
@@ -163,16 +163,8 @@ def _drop(layout: Layout, model: Candidate) -> _Result:
 
 def _warm(layout: Layout, asked: list[Candidate], budget: Budget, *, bars: bool) -> list[_Result]:
     choice = choose(asked, budget.size)
-    console = Console(stderr=True)
     results = []
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        console=console,
-        disable=not (bars and console.is_terminal),
-    ) as progress:
+    with byte_bars(wanted=bars) as progress:
         for model in choice.warm:
             task = progress.add_task(model.name, total=model.size)
             result = _Result(model)
