@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import statistics
 import subprocess
@@ -57,7 +58,9 @@ def run(
                     if not secure or step == "receive":
                         floor = _floor(step, chosen[0], origin, secure, Path(temporary))
                         runs.setdefault(("floor", secure, step), []).append(floor)
-            for case, secure, client in product(chosen, (False, True)[: 1 + tls], clients):
+            # Another order in each round: who comes after whom is not to matter.
+            shuffled = random.Random(number).sample(clients, len(clients))
+            for case, secure, client in product(chosen, (False, True)[: 1 + tls], shuffled):
                 if not (secure or client.plain):
                     continue
                 try:

@@ -1,4 +1,4 @@
-"""nginx on loopback as an origin: S3-style URLs and a Hub, with the files in the page cache.
+"""nginx on loopback as an origin: S3-style URLs and a Hub, with the files locked in memory.
 
 nginx gives the bytes. What it can't make up itself lies ready as files: the Hub's answers to
 questions for a commit; and the listing of a bucket comes from a stub behind it.
@@ -10,12 +10,13 @@ import base64
 import hashlib
 import html
 import json
+import mmap
 import os
 import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -31,6 +32,8 @@ from tests.support.cluster.waiting import eventually
 MIB = 1024 * 1024
 COMMIT = "c" * 40
 BUCKET = "models"
+_MAP_LOCKED = 0x2000
+"""As mmap(2) has it on x86 and Arm; the module mmap doesn't."""
 _CONFIG = """\
 daemon off;
 user root;
@@ -163,6 +166,7 @@ def serve(folder: Path, cases: list[Case]) -> Iterator[Origin]:
             key=pair.key,
         )
     )
+    locked = _lock([folder / BUCKET / case.name / file for case in cases for file in case.files])
     nginx = Program("nginx", [program, "-p", str(folder), "-c", str(folder / "nginx.conf")], folder)
     nginx.start()
     try:
@@ -175,6 +179,22 @@ def serve(folder: Path, cases: list[Case]) -> Iterator[Origin]:
         nginx.stop()
         stub.shutdown()
         stub.server_close()
+        locked.close()
+
+
+def _lock(paths: list[Path]) -> ExitStack:
+    """Keep files in memory. A kernel that takes idle pages back (DAMON, a host that is short of
+    memory) would have whoever comes first wait for the disk.
+
+    Raises:
+        PermissionError: `ulimit -l` is too low.
+    """
+    stack = ExitStack()
+    for path in paths:
+        with path.open("rb") as file:
+            flags = mmap.MAP_SHARED | mmap.MAP_POPULATE | _MAP_LOCKED
+            stack.enter_context(mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ))
+    return stack
 
 
 def _make(folder: Path, case: Case) -> list[tuple[str, str]]:
