@@ -125,6 +125,7 @@ def serve(folder: Path, cases: list[Case]) -> Iterator[Origin]:
 
     Raises:
         FileNotFoundError: there is no nginx.
+        PermissionError: the files can't be locked in memory; with what to do.
     """
     program = shutil.which("nginx") or "/usr/sbin/nginx"
     if not os.access(program, os.X_OK):
@@ -166,7 +167,7 @@ def serve(folder: Path, cases: list[Case]) -> Iterator[Origin]:
             key=pair.key,
         )
     )
-    locked = _lock([folder / BUCKET / case.name / file for case in cases for file in case.files])
+    files = [folder / BUCKET / case.name / file for case in cases for file in case.files]
     nginx = Program("nginx", [program, "-p", str(folder), "-c", str(folder / "nginx.conf")], folder)
     nginx.start()
     try:
@@ -174,27 +175,35 @@ def serve(folder: Path, cases: list[Case]) -> Iterator[Origin]:
         eventually(
             lambda: subprocess.run(["curl", "-sf", "-o", os.devnull, f"{url}/up"], check=True)
         )
-        yield Origin(url, f"https://127.0.0.1:{tls_port}", authority.certificate)
+        with _locked(files):
+            yield Origin(url, f"https://127.0.0.1:{tls_port}", authority.certificate)
     finally:
         nginx.stop()
         stub.shutdown()
         stub.server_close()
-        locked.close()
 
 
-def _lock(paths: list[Path]) -> ExitStack:
+@contextmanager
+def _locked(paths: list[Path]) -> Iterator[None]:
     """Keep files in memory. A kernel that takes idle pages back (DAMON, a host that is short of
     memory) would have whoever comes first wait for the disk.
 
     Raises:
-        PermissionError: `ulimit -l` is too low.
+        PermissionError: so much may not be locked; with what to do.
     """
-    stack = ExitStack()
-    for path in paths:
-        with path.open("rb") as file:
-            flags = mmap.MAP_SHARED | mmap.MAP_POPULATE | _MAP_LOCKED
-            stack.enter_context(mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ))
-    return stack
+    with ExitStack() as stack:
+        for path in paths:
+            with path.open("rb") as file:
+                flags = mmap.MAP_SHARED | mmap.MAP_POPULATE | _MAP_LOCKED
+                try:
+                    pages = mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ)
+                except OSError as error:  # EAGAIN beyond the limit, EPERM where it is none
+                    raise PermissionError(
+                        "the origin's files can't be locked in memory: run this as root, or with"
+                        " `ulimit -l unlimited`"
+                    ) from error
+                stack.enter_context(pages)
+        yield
 
 
 def _make(folder: Path, case: Case) -> list[tuple[str, str]]:
