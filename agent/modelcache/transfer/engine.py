@@ -207,13 +207,18 @@ class Engine:
         """The jobs that may have one more connection, the first to be asked first.
 
         Those that would only replace a silent one come last: else a job of many that hang would
-        take all that comes free.
+        take all that comes free. Before a job gets its second one while nothing has come by the
+        first, all others get theirs: of jobs whose origin hangs there may be many.
         """
         working = [job for job in self._jobs if job.has_work(now, self._ways)]
         shares = {job: self._share(job, len(working) - 1) for job in working}
         return sorted(
             (job for job in working if loud[job] < shares[job]),
-            key=lambda job: (job.units >= shares[job], job.order),
+            key=lambda job: (
+                job.units >= shares[job],
+                job.units > 0 and not job.heard,
+                job.order,
+            ),
         )
 
     def _share(self, job: Job, others: int) -> int:

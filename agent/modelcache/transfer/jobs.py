@@ -104,6 +104,7 @@ class Unit:
         """Bytes came, so all is well."""
         self.heard = time.monotonic()
         self.job.failing = False
+        self.job.heard = True
         self.task.failures = self.task.expirations = 0
 
 
@@ -120,6 +121,8 @@ class Job:
     opened: list[FileTask] = field(default_factory=list)
     units: int = 0
     failing: bool = False
+    heard: bool = False
+    """Whether any byte has come."""
     error: BaseException | None = None
     finished: threading.Event = field(default_factory=threading.Event)
     woken: threading.Event = field(default_factory=threading.Event)
