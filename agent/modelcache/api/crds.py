@@ -74,7 +74,10 @@ _KINDS: Final[dict[type[ApiModel], _Presentation]] = {
         columns=(
             ("Model", "string", ".spec.model"),
             ("Engine", "string", ".spec.engine.name"),
-            ("Ready", "string", '.status.conditions[?(@.type=="Ready")].status'),
+            ("Ready", "string", ".status.readyNodes"),
+            ("Missing", "integer", ".status.nodes.missing"),
+            ("Failed", "integer", ".status.nodes.failed"),
+            ("Status", "string", '.status.conditions[?(@.type=="Ready")].reason'),
         ),
         wide_columns=(
             ("Image", "string", ".spec.engine.image"),

@@ -79,6 +79,67 @@ class ModelReport(ApiModel):
     """The hub view: what HF_HUB_CACHE is set to. Hugging Face origins only."""
 
 
+class CompileState(StrEnum):
+    """How far a compile cache is on this node."""
+
+    PENDING = "Pending"
+    """Nothing was looked up yet."""
+    MISSING = "Missing"
+    """Nothing was published for this node's key: the next pod that starts here compiles."""
+    DOWNLOADING = "Downloading"
+    READY = "Ready"
+    """A trusted bundle for this node's key is here."""
+    FAILED = "Failed"
+
+
+class StartReport(ApiModel):
+    """How a start from a compile cache went."""
+
+    result: Literal["Hit", "Partial", "Miss", "Unknown"]
+    """Whether the engine used what it was given."""
+    at: datetime
+    """When it was judged."""
+    compile_milliseconds: NonNegative | None = None
+    """How long the engine says it compiled."""
+    reason: str | None = None
+    """For a miss, the likely reason, as one CamelCase word."""
+    message: str | None = None
+    """The same as a sentence."""
+
+
+class CompileReport(ApiModel):
+    """One compile cache on this node."""
+
+    name: str
+    """The CompileCache's name."""
+    state: CompileState
+    """How far it is."""
+    key: str | None = None
+    """This node's key for the object: 64 hex digits."""
+    digest: str | None = None
+    """The bundle that is here, or is being fetched."""
+    bytes: NonNegative = 0
+    """Its size on this disk."""
+    accelerator: str | None = None
+    """What this node compiles for, for people."""
+    verified: bool = False
+    """Whether a start loaded the bundle."""
+    path: str | None = None
+    """The directory on this node with the bundle."""
+    reason: Reason | None = None
+    """Why the last try failed."""
+    message: str | None = None
+    """Why, as a sentence; or which part of the key other bundles differ in."""
+    attempts: NonNegative = 0
+    """Failed tries in a row."""
+    retry_at: datetime | None = None
+    """When it is tried again."""
+    last_start: StartReport | None = None
+    """How the last start on this node went."""
+    last_miss: StartReport | None = None
+    """The last start on this node that did not hit."""
+
+
 def _of(field: str) -> Callable[[dict[str, Any]], str]:
     return lambda disk: quantity(disk[field])
 
@@ -134,6 +195,8 @@ class NodeCacheStatus(ApiModel):
     until the next boot, whatever is wanted meanwhile."""
     models: tuple[ModelReport, ...] = ()
     """The models, by name."""
+    compile_caches: tuple[CompileReport, ...] = ()
+    """The compile caches, by name."""
     ready_models: str = Field(default_factory=_ready_models)
     """Ready and wanted models for people: 3/4."""
     disk: DiskReport

@@ -16,8 +16,10 @@ from modelcache.api.cachedmodel import DURATION_PATTERN
 from modelcache.api.compilecache import (
     BUNDLES_PATTERN,
     DIGEST_PATTERN,
+    DIRECTORY_PATTERN,
     ENV_NAME_PATTERN,
     IMAGE_PATTERN,
+    KEY_PATTERN,
 )
 from modelcache.api.meta import LABEL_VALUE_PATTERN, NAME_PATTERN, SUBDOMAIN_PATTERN, ApiModel
 from modelcache.api.schemas import described_schema
@@ -34,6 +36,8 @@ RULES: Final = {
     DURATION_PATTERN: "a number and s, m, h or d: 90s, 15m, 1h30m",
     DIGEST_PATTERN: "sha256: and 64 hex digits",
     ENV_NAME_PATTERN: "letters, digits and underscores, the first no digit",
+    DIRECTORY_PATTERN: "an absolute path of letters, digits, '.', '_' and '-', without '..'",
+    KEY_PATTERN: "64 hex digits",
     IMAGE_PATTERN: "an image by digest: registry/name@sha256:<64 hex digits>",
     BUNDLES_PATTERN: "oci://registry/repository, s3://bucket/prefix, gs://bucket/prefix "
     "or file:///path, without spaces",

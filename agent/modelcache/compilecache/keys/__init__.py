@@ -1,0 +1,1 @@
+"""Keys: what a compile cache was compiled for."""

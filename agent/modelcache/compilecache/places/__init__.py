@@ -1,0 +1,1 @@
+"""Places: where bundles are published for other nodes."""

@@ -1,0 +1,1 @@
+"""Directory trees of compile caches on the disk: scanning, becoming quiet, copying."""
