@@ -14,5 +14,5 @@ every pod that is seeded from it.
 | `starts` | one start: seeding before, judging and capturing after; what a node holds |
 | `pods` | the same beside an engine in a pod: the init container and the sidecar |
 
-Imports go `pods → starts → places → bundles → trees | engines | keys`.
+Imports go `pods → starts → places → bundles → engines | keys → trees`.
 """

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from modelcache.api.compilecache import Digest
 from modelcache.api.meta import API_VERSION, ApiModel
-from modelcache.compilecache.engines.evidence import Evidence
+from modelcache.compilecache.engines.evidence import EngineHashes, Evidence
 from modelcache.compilecache.keys.parts import Key, canonical
 
 
@@ -29,18 +29,6 @@ class Archive(ApiModel):
     """How many files there are in it."""
     bytes: Annotated[int, Field(ge=0)]
     """Bytes of all files, unpacked."""
-
-
-class EngineHashes(ApiModel):
-    """The engine's own hashes: recorded, never computed here."""
-
-    directories: tuple[str, ...] = ()
-    """Names of the directories that the engine named by its hash: 10 or 64 hex digits."""
-    ranks: tuple[str, ...] = ()
-    """`rank_0_0`, ..."""
-    factors: dict[str, str] = Field(default={})
-    """What went into the hash, by part (vLLM's cache_key_factors.json), each as 16 hex digits of a
-    SHA-256: it may hold secrets."""
 
 
 class Producer(ApiModel):

@@ -32,3 +32,15 @@ class Evidence(ApiModel):
     """As its log says; empty: unknown."""
     lines: tuple[Annotated[str, Field(max_length=500)], ...] = ()
     """The telling lines of its log, at most 32, without secrets."""
+
+
+class EngineHashes(ApiModel):
+    """The engine's own hashes: recorded, never computed here."""
+
+    directories: tuple[str, ...] = ()
+    """Names of the directories that the engine named by its hash: 10 or 64 hex digits."""
+    ranks: tuple[str, ...] = ()
+    """`rank_0_0`, ..."""
+    factors: dict[str, str] = Field(default={})
+    """What went into the hash, by part (vLLM's cache_key_factors.json), each as 16 hex digits of a
+    SHA-256: it may hold secrets."""
