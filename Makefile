@@ -7,7 +7,7 @@ WORKERS ?= 2
 LOCK   := requirements.txt requirements-dev.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench cluster lock crds clean
+.PHONY: help setup demo test check lint bench cluster lock crds clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -26,12 +26,14 @@ $(VENV)/.ready: $(LOCK) pyproject.toml
 demo: setup ## Fill a cache from a catalog and show what the node holds (two minutes)
 	$(BIN)/python -m tests.demo
 
-check: setup ## Lint, types, import layers, fast tests
+check: lint ## Lint, types, import layers, fast tests
+	$(BIN)/pytest tests/unit -q
+
+lint: setup ## Lint, types, import layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest tests/unit -q
 
 test: setup ## All tests; as root also the ones that mount; after `make cluster` on a Kubernetes
 	$(BIN)/pytest tests -n $(WORKERS) --dist loadfile --no-loadscope-reorder
