@@ -3,7 +3,7 @@ import unicodedata
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from modelcache.errors import UnsafePath
@@ -117,6 +117,8 @@ NAMES = st.text(st.characters(), max_size=30) | st.text(st.sampled_from("./\\aAÃ
 
 
 @given(st.lists(NAMES, max_size=5))
+@example(["a/../../b"])
+@example(["a/./b"])
 def test_what_passes_stays_inside_and_stays_apart(paths: Sequence[str]) -> None:
     try:
         check_names(paths)
