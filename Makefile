@@ -7,10 +7,10 @@ WORKERS ?= 2
 LOCK   := requirements.txt requirements-dev.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint bench cluster lock crds clean
+.PHONY: help setup demo test test-mutations check lint bench cluster lock crds clean
 
 help: ## Show the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.ready ## Make .venv with the locked dependencies and the command modelcache
 
@@ -37,6 +37,9 @@ lint: setup ## Lint, types, import layers
 
 test: setup ## All tests; as root also the ones that mount; after `make cluster` on a Kubernetes
 	$(BIN)/pytest tests -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+test-mutations: setup ## Break the code in each known way, and see that a test notices
+	$(BIN)/python -m tests.mutations $(MUTATIONS)
 
 cluster: setup ## Put a control plane for the tests together (minutes, once for a machine)
 	$(BIN)/python -m tests.support.cluster.building

@@ -1,0 +1,189 @@
+"""The power cut, and the process killed, before each call of the kernel that matters."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from modelcache.store import Store
+from tests.support.powercut import PowerCuts
+from tests.support.store import COMMIT, OTHER_COMMIT, REPOSITORY, check, leftovers, put
+
+FILES = {"a/w": b"weights", "config.json": b"{}"}
+NEXT = {**FILES, "config.json": b"[]"}
+SOME = {"config.json": b"{}"}
+
+
+def commit(store: Store) -> None:
+    put(store, "m", FILES, repository=REPOSITORY)
+
+
+def commit_the_next(store: Store) -> None:
+    put(store, "m", NEXT, commit=OTHER_COMMIT, repository=REPOSITORY)
+
+
+def commit_a_selection(store: Store) -> None:
+    put(store, "m", SOME, selection="x", repository=REPOSITORY)
+
+
+def commit_another(store: Store) -> None:
+    put(store, "other", FILES)
+
+
+def evict_a_snapshot(store: Store) -> None:
+    store.evict("m", COMMIT)
+
+
+def evict(store: Store) -> None:
+    store.evict("m")
+
+
+def withdraw(store: Store) -> None:
+    for manifest in store.snapshots("m")[:1]:
+        store.blobs.set_aside(manifest.files[0].sha256)
+        store.withdraw(manifest, store.look(manifest))
+
+
+def show_the_first(store: Store) -> None:
+    store.show(store.snapshots("m")[0])
+
+
+Step = Callable[[Store], None]
+WORK: list[tuple[tuple[Step, ...], Step]] = [
+    ((), commit),
+    ((commit,), commit),
+    ((commit,), commit_the_next),
+    ((commit,), commit_a_selection),
+    ((commit,), commit_another),
+    ((commit, commit_the_next), evict_a_snapshot),
+    ((commit, commit_the_next), show_the_first),
+    ((commit, commit_another), evict),
+    ((commit, commit_the_next, commit_another), withdraw),
+]
+EACH = pytest.mark.parametrize(
+    ("before", "step"), WORK, ids=lambda given: getattr(given, "__name__", None)
+)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """In memory: thousands of fsyncs cost nothing there, and what they promise is played here."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        yield Path(folder)
+
+
+def heals(root: Path, step: Step) -> None:
+    """A store that was interrupted is good, does what it did not come to, and can be emptied."""
+    store = Store(root)
+    if step is withdraw:
+        # It was damaged before: what an agent does as soon as it looks.
+        for manifest in store.manifests():
+            if damages := store.look(manifest):
+                store.withdraw(manifest, damages)
+    check(store)
+    for manifest in store.manifests():
+        store.show(manifest)
+    check(store)
+    if step.__name__.startswith("commit"):
+        step(store)
+        check(store)
+        assert store.current("other" if step is commit_another else "m") is not None
+    for name in ("m", "other"):
+        store.evict(name)
+    store.sweep(older_than=0)
+    assert leftovers(store) == []
+
+
+@pytest.mark.heavy
+@EACH
+def test_a_power_cut_at_any_moment(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, before: tuple[Step, ...], step: Step
+) -> None:
+    root, left = folder / "root", folder / "left"
+    store = Store(root)
+    for each in before:
+        each(store)
+    moments: list[str] = []
+
+    def cut(call: str) -> None:
+        moments.append(call)
+        for chance in (None, random.Random(len(moments))):
+            cuts.cut(left, chance)
+            heals(left, step)
+            shutil.rmtree(left)
+
+    with monkeypatch.context() as patch:
+        cuts = PowerCuts(root, patch, cut)
+        step(store)
+    cut("end")
+    cuts.close()
+    assert len(moments) > 3
+
+
+@pytest.mark.heavy
+def test_what_was_shown_is_there_after_a_power_cut(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once `commit` has returned, nothing that a power cut may take is missing."""
+    root, left = folder / "root", folder / "left"
+    store = Store(root)
+    with monkeypatch.context() as patch:
+        cuts = PowerCuts(root, patch, lambda _: None)
+        commit(store)
+        cuts.cut(left)
+    cuts.close()
+    after = Store(left)
+    assert [after.verify(manifest) for manifest in after.manifests()] == [[]]
+    assert after.current("m") == store.current("m")
+
+
+def killed(root: Path, monkeypatch: pytest.MonkeyPatch, step: Step, moment: int) -> bool:
+    """Have a process do it that is killed before one of its calls; whether it came that far."""
+    child = os.fork()
+    if child == 0:
+        calls = iter(range(moment))
+
+        def die(_: str) -> None:
+            if next(calls, None) is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            store = Store(root)
+            PowerCuts(root, monkeypatch, die)
+            step(store)
+        except BaseException:  # noqa: BLE001 - nothing of it may reach the test's own process
+            os._exit(3)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert status in (0, signal.SIGKILL), status
+    return status != 0
+
+
+@pytest.mark.heavy
+@EACH
+def test_a_kill_at_any_moment(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, before: tuple[Step, ...], step: Step
+) -> None:
+    prepared, root = folder / "prepared", folder / "root"
+    store = Store(prepared)
+    for each in before:
+        each(store)
+    moment = 0
+    while True:
+        # With its hard links, which shutil's copy doesn't keep.
+        PowerCuts(prepared, monkeypatch, lambda _: None).cut(root)
+        monkeypatch.undo()
+        came = killed(root, monkeypatch, step, moment)
+        heals(root, step)
+        shutil.rmtree(root)
+        if not came:
+            break
+        moment += 1
+    assert moment > 3
