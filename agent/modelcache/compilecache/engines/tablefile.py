@@ -14,7 +14,7 @@ from modelcache.api.meta import ApiModel, Name
 from modelcache.catalog.composing import Node, Unreadable, compose
 from modelcache.catalog.constructing import Fault, construct
 from modelcache.catalog.wording import RULES, dotted, explain, nearest
-from modelcache.compilecache.engines.roots import CacheRoot, Engine, LogFormat
+from modelcache.compilecache.engines.roots import CacheRoot, Engine
 from modelcache.errors import UsageError
 
 MAX_BYTES: Final = 256 * 1024
@@ -99,8 +99,11 @@ class EngineDocument(ApiModel):
         Field(max_length=64),
     ] = ()
     """Python modules that start it (python -m ...)."""
-    log: LogFormat | None = None
-    """Whose lines its log has."""
+    ready: Annotated[
+        tuple[Annotated[str, StringConstraints(min_length=1, max_length=256)], ...],
+        Field(max_length=16),
+    ] = ()
+    """What its log says when it serves: any of these, anywhere in a line."""
 
     def engine(self, name: str, base: Engine | None) -> Engine:
         """The engine that comes of it."""
@@ -114,7 +117,7 @@ class EngineDocument(ApiModel):
             {**(base.settings if base is not None else {}), **self.settings},
             (*(base.programs if base is not None and same else ()), *self.programs),
             (*(base.modules if base is not None and same else ()), *self.modules),
-            self.log or (base.log if base is not None else "none"),
+            self.ready or (base.ready if base is not None else ()),
         )
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -40,7 +41,7 @@ from modelcache.compilecache.engines.table import BUILT_IN, engine_of, table
         ("echo vllm", "other"),
     ],
 )
-def test_which_engine(command, engine):
+def test_which_engine(command: str, engine: str) -> None:
     try:
         argv = shlex.split(command)
     except ValueError:
@@ -48,11 +49,11 @@ def test_which_engine(command, engine):
     assert engine_of(argv) == engine
 
 
-def test_no_command_at_all():
+def test_no_command_at_all() -> None:
     assert engine_of([]) == "other"
 
 
-def test_programs_of_the_users_table(tmp_path):
+def test_programs_of_the_users_table(tmp_path: Path) -> None:
     path = tmp_path / "engines.yaml"
     path.write_text("engines: {mine: {extends: vllm, programs: [vllm], modules: [my.server]}}")
     engines = table(path)
@@ -62,6 +63,6 @@ def test_programs_of_the_users_table(tmp_path):
 
 
 @given(st.lists(st.text(max_size=50), max_size=80))
-def test_any_command_is_answered_for(argv):
+def test_any_command_is_answered_for(argv: list[str]) -> None:
     assert engine_of(argv) in BUILT_IN
     assert engine_of(["sh", "-c", *argv]) in BUILT_IN

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelcache.compilecache.engines.table import BUILT_IN, table
+from modelcache.compilecache.engines.table import BUILT_IN, Engine, table
 from modelcache.errors import UsageError
 
 CACHE_DIR = Path("/var/cache/modelcache")
@@ -21,7 +21,7 @@ def write(folder: Path, text: str) -> Path:
 
 
 @pytest.mark.parametrize("engine", BUILT_IN.values(), ids=BUILT_IN)
-def test_every_cache_lies_below_the_cache_directory(engine):
+def test_every_cache_lies_below_the_cache_directory(engine: Engine) -> None:
     environment = engine.environment(CACHE_DIR)
     for root in engine.roots:
         if root.variable:
@@ -29,7 +29,7 @@ def test_every_cache_lies_below_the_cache_directory(engine):
             assert environment[root.variable] == str(CACHE_DIR / root.subdirectory)
 
 
-def test_the_variables_of_vllm():
+def test_the_variables_of_vllm() -> None:
     assert BUILT_IN["vllm"].environment(CACHE_DIR) == {
         "VLLM_CACHE_ROOT": "/var/cache/modelcache/vllm",
         "TORCHINDUCTOR_CACHE_DIR": "/var/cache/modelcache/inductor",
@@ -43,14 +43,14 @@ def test_the_variables_of_vllm():
     }
 
 
-def test_torch_is_told_to_keep_its_graphs():
+def test_torch_is_told_to_keep_its_graphs() -> None:
     environment = BUILT_IN["torch"].environment(CACHE_DIR)
     assert environment["TORCHINDUCTOR_FX_GRAPH_CACHE"] == "1"
     assert environment["TORCHINDUCTOR_CACHE_DIR"] == "/var/cache/modelcache/inductor"
     assert environment["TRITON_CACHE_DIR"] == "/var/cache/modelcache/triton"
 
 
-def test_sglang_is_told_twice_where_deepgemm_is():
+def test_sglang_is_told_twice_where_deepgemm_is() -> None:
     environment = BUILT_IN["sglang"].environment(CACHE_DIR)
     assert environment["SGLANG_DG_CACHE_DIR"] == environment["DG_JIT_CACHE_DIR"]
 
@@ -73,7 +73,7 @@ def test_sglang_is_told_twice_where_deepgemm_is():
         "torch-extensions/py312_cu128/x/x.so",
     ],
 )
-def test_captured_of_vllm(path):
+def test_captured_of_vllm(path: str) -> None:
     assert BUILT_IN["vllm"].wanted(path)
 
 
@@ -100,11 +100,11 @@ def test_captured_of_vllm(path):
         "vllm",
     ],
 )
-def test_not_captured_of_vllm(path):
+def test_not_captured_of_vllm(path: str) -> None:
     assert not BUILT_IN["vllm"].wanted(path)
 
 
-def test_any_directory_has_all_but_what_is_never_captured():
+def test_any_directory_has_all_but_what_is_never_captured() -> None:
     other = BUILT_IN["other"]
     assert other.environment(CACHE_DIR) == {}
     assert other.wanted("whatever/it/is")
@@ -113,13 +113,13 @@ def test_any_directory_has_all_but_what_is_never_captured():
 
 
 @given(st.text(max_size=200))
-def test_any_name_is_answered_for(path):
+def test_any_name_is_answered_for(path: str) -> None:
     for engine in BUILT_IN.values():
         assert not engine.wanted(f"{path}/cache_key_factors.json")
         assert engine.wanted(path) in (True, False)
 
 
-def test_what_is_being_written_is_known_by_its_name():
+def test_what_is_being_written_is_known_by_its_name() -> None:
     vllm = BUILT_IN["vllm"]
     assert vllm.temporary(f"{AOT}/rank_0_0/model.812.tmp")
     assert vllm.temporary("triton/ABCDEF/tmp.pid_12_34/kernel.json")
@@ -127,11 +127,11 @@ def test_what_is_being_written_is_known_by_its_name():
     assert not vllm.temporary("somebody.tmp")
 
 
-def test_without_a_file_the_table_is_the_built_in_one():
+def test_without_a_file_the_table_is_the_built_in_one() -> None:
     assert table(None) is BUILT_IN
 
 
-def test_a_file_adds_a_cache_to_a_known_engine(tmp_path):
+def test_a_file_adds_a_cache_to_a_known_engine(tmp_path: Path) -> None:
     text = """
 engines:
   vllm:
@@ -146,21 +146,24 @@ engines:
     assert environment["VLLM_CACHE_ROOT"] == "/var/cache/modelcache/vllm"
     assert vllm.wanted("lmcache/a")
     assert not vllm.wanted("lmcache/tmp/a")
-    assert vllm.log == "vllm"
+    assert vllm.ready == BUILT_IN["vllm"].ready
     assert vllm.programs == ("vllm",)
 
 
-def test_a_file_adds_an_engine_that_extends_another(tmp_path):
-    text = "engines: {mine: {extends: torch, programs: [serve-it], settings: {A: '1'}, log: vllm}}"
+def test_a_file_adds_an_engine_that_extends_another(tmp_path: Path) -> None:
+    text = """
+engines:
+  mine: {extends: torch, programs: [serve-it], settings: {A: '1'}, ready: [it serves]}
+"""
     engines = table(write(tmp_path, text))
     mine = engines["mine"]
     assert mine.environment(CACHE_DIR) == {**BUILT_IN["torch"].environment(CACHE_DIR), "A": "1"}
     assert mine.programs == ("serve-it",)
-    assert mine.log == "vllm"
+    assert mine.ready == ("it serves",)
     assert set(engines) == {*BUILT_IN, "mine"}
 
 
-def test_a_cache_within_another_has_its_own_patterns(tmp_path):
+def test_a_cache_within_another_has_its_own_patterns(tmp_path: Path) -> None:
     text = """
 engines:
   mine:
@@ -191,28 +194,28 @@ engines:
         ("engines: {x: {roots: [{name: a, subdirectory: .modelcache-x}]}}", "own"),
         ("engines: {x: {roots: [{name: a, variable: 1A}]}}", "no name of a variable"),
         ("engines: {x: {roots: [{name: a, defaults: [b]}]}}", "must begin with /, ~ or $NAME"),
-        ("engines: {x: {extends: torch, log: ray}}", "vllm, sglang or none"),
+        ("engines: {x: {extends: torch, ready: ['']}}", "ready[0]: is empty"),
         ("engines: {x: {extends: torch}, x: {}}", "is given twice"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_told(tmp_path, text, told):
+def test_what_is_wrong_with_a_file_is_told(tmp_path: Path, text: str, told: str) -> None:
     with pytest.raises(UsageError, match=re.escape(told)) as error:
         table(write(tmp_path, text))
     assert str(tmp_path) in str(error.value)
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path):
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="can't be read: No such file"):
         table(tmp_path / "none.yaml")
 
 
-def test_a_file_that_is_no_text_is_told(tmp_path):
+def test_a_file_that_is_no_text_is_told(tmp_path: Path) -> None:
     path = tmp_path / "engines.yaml"
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="no text in UTF-8"):
         table(path)
 
 
-def test_a_file_that_is_too_large_is_not_read(tmp_path):
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="larger than 256 KiB"):
         table(write(tmp_path, "#" * (256 * 1024 + 1)))
