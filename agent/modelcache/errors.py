@@ -152,6 +152,11 @@ class StoreDamaged(ModelCacheError):
     """The root is not a cache of ours, or was written by a newer version."""
 
 
+class AcceleratorUnknown(ModelCacheError):
+    """Which accelerator the machine computes on can't be told, or there are several kinds of them:
+    a compile cache for one is none for the other."""
+
+
 class ClusterError(ModelCacheError):
     """The API server refused a request, or gave no answer that can be used.
 
