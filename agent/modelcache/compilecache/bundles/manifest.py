@@ -30,8 +30,8 @@ class BundleFile(ApiModel):
     mode: Literal[0o644, 0o755] = FILE_MODE
     """Permission bits: 0o755 for what is executed, and nothing else."""
     mtime: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """When it was last changed, in nanoseconds since 1970. It comes back with the file: ninja, by
-    which FlashInfer and torch's extensions are built, builds again what is older than its source."""
+    """When it was last changed, in ns since 1970. It comes back with the file: ninja, which builds
+    FlashInfer's kernels and torch's extensions, builds again what is older than its source."""
 
 
 class BundleManifest(ApiModel):

@@ -8,9 +8,10 @@ compared. A link, a device, a second file of one name: each is a header that is 
     io.vllm.manifest/manifest.json        what GKM's MCV says of such a cache (foreign members)
     io.vllm.cache/torch_compile_cache/…   the files, by path
 
-In the layout `vllm` files are named as MCV has them: what is below `vllm/` (VLLM_CACHE_ROOT) lies at
-the top, beside the engine's other caches, whose place MCV reads from a label (`mcv.labels`); in
-`triton` it is a Triton cache alone. https://github.com/redhat-et/GKM/blob/main/mcv/docs/spec-compat.md
+In the layout `vllm` files are named as MCV has them: what is below `vllm/` (VLLM_CACHE_ROOT) lies
+at the top, beside the engine's other caches, whose place MCV reads from a label (`mcv.labels`); in
+`triton` it is a Triton cache alone.
+https://github.com/redhat-et/GKM/blob/main/mcv/docs/spec-compat.md
 """
 
 from __future__ import annotations

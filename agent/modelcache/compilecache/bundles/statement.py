@@ -1,8 +1,8 @@
 """What a bundle says of itself, and is signed: for which key, and which archive.
 
-Statements are read by later versions and by earlier ones, and their bytes are digested. A field that
-is added later has to be left out of the document where it is not set (its default is None), here
-and in all classes that a statement has in it: else the bytes of an old statement would be others.
+Statements are read by later versions and by earlier ones, and their bytes are digested. A field
+that is added later has to be left out of the document where it is not set (its default is None),
+here and in all classes that a statement has in it: else an old statement's bytes would be others.
 """
 
 from __future__ import annotations
