@@ -1,15 +1,16 @@
-"""Bundles for tests of what carries them about."""
+"""Bundles for tests of what carries them about: real ones, small."""
 
 from __future__ import annotations
 
-import json
-from base64 import b64encode
-from dataclasses import dataclass
+import os
+import random
 from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
 
-from modelcache.compilecache.bundles.statement import Archive, Envelope, Producer, Statement
+from modelcache.compilecache.bundles.local import LocalBundle
+from modelcache.compilecache.bundles.packing import Compression, pack
+from modelcache.compilecache.bundles.signing import SigningKey, unsigned
+from modelcache.compilecache.bundles.statement import Producer, Statement
 from modelcache.compilecache.engines.evidence import Evidence
 from modelcache.compilecache.keys.parts import (
     Accelerator,
@@ -18,6 +19,10 @@ from modelcache.compilecache.keys.parts import (
     Key,
     ModelIdentity,
 )
+from modelcache.compilecache.trees.scanning import scan
+from modelcache.store.durable import Durable
+
+CREATED = datetime(2026, 11, 22, tzinfo=UTC)
 
 
 def a_key(model: str = "org/tiny", product: str = "NVIDIA-H100-80GB-HBM3") -> Key:
@@ -29,32 +34,37 @@ def a_key(model: str = "org/tiny", product: str = "NVIDIA-H100-80GB-HBM3") -> Ke
     )
 
 
-@dataclass(frozen=True)
-class _Bundle:
-    statement: Statement
-    envelope_bytes: bytes
-    archive: Path
-
-
 def a_bundle(
-    folder: Path, content: bytes = b"a", *, key: Key | None = None, name: str = "tiny"
-) -> _Bundle:
-    folder.mkdir(parents=True)
-    archive = folder / "archive.tar.zst"
-    archive.write_bytes(content)
+    folder: Path,
+    content: bytes = b"a",
+    *,
+    key: Key | None = None,
+    signed_by: SigningKey | None = None,
+    compression: Compression = "zstd",
+    created: datetime = CREATED,
+) -> LocalBundle:
+    """A bundle with one file. The same content and key give the same digest."""
+    tree = folder.with_name(f"{folder.name}.tree")
+    path = tree / "inductor" / "code.py"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    os.utime(path, (1, 1))
+    archive = folder.with_name(f"{folder.name}.archive")
+    packed = pack(tree, scan(tree), archive, compression=compression)
     statement = Statement(
-        name=name,
+        name="tiny",
         key=key or a_key(),
-        archive=Archive(
-            digest=f"sha256:{sha256(content).hexdigest()}",
-            size=len(content),
-            manifest=f"sha256:{'2' * 64}",
-            files=1,
-            bytes=1,
-        ),
+        archive=packed.archive,
         producer=Producer(version="0"),
         evidence=Evidence(source="files"),
-        created_at=datetime(2026, 11, 22, tzinfo=UTC),
+        created_at=created,
     )
-    envelope = Envelope(statement=b64encode(statement.to_bytes()).decode())
-    return _Bundle(statement, json.dumps(envelope.to_document()).encode(), archive)
+    envelope = signed_by.sign(statement) if signed_by else unsigned(statement)
+    scratch = folder.with_name(f"{folder.name}.scratch")
+    scratch.mkdir()
+    return LocalBundle.write(folder, envelope, archive, Durable(scratch))
+
+
+def noise(size: int, seed: int = 0) -> bytes:
+    """Bytes that hardly compress."""
+    return random.Random(seed).randbytes(size)

@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from modelcache.api import parse_uri
+from modelcache.compilecache.bundles.local import LocalBundle
 from modelcache.compilecache.places.directories import DirectoryPlace
-from tests.support.bundles import a_bundle
+from tests.support.bundles import a_bundle, noise
 
-CONTENT = b"x" * 3_000_000
+CONTENT = noise(3_000_000)
 _STEPS = ("mkdir", "rename", "fsync", "chmod", "fchmod", "open")
 
 
-def publish(place: Path, bundle: Any, killed_at: int) -> int:
+def publish(place: Path, bundle: LocalBundle, killed_at: int) -> int:
     """Publish in a process of its own. How many steps it took; 0: it was killed."""
     count = 0
 

@@ -16,13 +16,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from modelcache.api import SourceURI
+from modelcache.compilecache.bundles.local import (
+    ARCHIVE_NAMES,
+    ENVELOPE_NAME,
+    LocalBundle,
+    archive_name,
+)
+from modelcache.compilecache.bundles.statement import MAX_ENVELOPE_BYTES, Archive
 from modelcache.compilecache.places.protocol import (
-    ARCHIVES,
-    ENVELOPE,
     LEFTOVER_SECONDS,
-    MAX_ENVELOPE_BYTES,
     MAX_NAMES,
     Placed,
     folder_of,
@@ -32,7 +37,7 @@ from modelcache.compilecache.places.protocol import (
 from modelcache.compilecache.places.whole import require_whole
 from modelcache.errors import (
     AuthFailed,
-    BrokenContent,
+    BrokenBundle,
     InsufficientDisk,
     ModelCacheError,
     NotFound,
@@ -42,11 +47,6 @@ from modelcache.errors import (
 from modelcache.origins.file import Bounds
 from modelcache.origins.protocol import LocalLocation
 from modelcache.store.durable import Durable
-
-if TYPE_CHECKING:
-    from modelcache.api import SourceURI
-    from modelcache.compilecache.bundles.local import LocalBundle
-    from modelcache.compilecache.bundles.statement import Archive
 
 STAGING: Final = ".staging"
 """What is not yet whole, and what is about to go, below the place's root."""
@@ -87,7 +87,7 @@ class DirectoryPlace:
         statement = bundle.statement
         target = root / folder_of(statement.key.digest, statement.digest)
         with _writing(root):
-            if (target / ENVELOPE).exists():
+            if (target / ENVELOPE_NAME).exists():
                 return False
             require_whole(bundle)
             durable = _durable(root)
@@ -126,18 +126,18 @@ class DirectoryPlace:
 
     def envelope(self, placed: Placed) -> bytes:
         """The envelope. See `Place.envelope`."""
-        location = self._located(placed, ENVELOPE)
+        location = self._located(placed, ENVELOPE_NAME)
         if location.size > MAX_ENVELOPE_BYTES:
-            raise BrokenContent(f"{location.path} is longer than any envelope: remove the bundle")
+            raise BrokenBundle(f"{location.path} is longer than any envelope: remove the bundle")
         fd = location.open()
         with os.fdopen(fd, "rb") as file, _reading(location.path):
             return file.read(MAX_ENVELOPE_BYTES)
 
     def locate(self, placed: Placed, archive: Archive) -> LocalLocation:
         """The archive's path, to be opened with `LocalLocation.open`."""
-        location = self._located(placed, ARCHIVES[archive.compression])
+        location = self._located(placed, archive_name(archive))
         if location.size != archive.size:
-            raise BrokenContent(
+            raise BrokenBundle(
                 f"{location.path} has {location.size} bytes, and its statement says {archive.size}:"
                 " remove the bundle, and publish it again"
             )
@@ -182,11 +182,11 @@ class DirectoryPlace:
         folder = root / key / name
         with _reading(str(folder)):
             try:
-                envelope = os.lstat(folder / ENVELOPE)
+                envelope = os.lstat(folder / ENVELOPE_NAME)
             except (FileNotFoundError, NotADirectoryError):
                 return None
             sizes = [0]
-            for archive in ARCHIVES.values():
+            for archive in ARCHIVE_NAMES.values():
                 with suppress(FileNotFoundError):
                     sizes.append(os.lstat(folder / archive).st_size)
         created = datetime.fromtimestamp(envelope.st_mtime, UTC)
@@ -194,10 +194,10 @@ class DirectoryPlace:
 
 
 def _fill(durable: Durable, staged: Path, bundle: LocalBundle) -> None:
-    archive = staged / ARCHIVES[bundle.statement.archive.compression]
+    archive = staged / bundle.archive.name
     shutil.copyfile(bundle.archive, archive)
-    (staged / ENVELOPE).write_bytes(bundle.envelope_bytes)
-    for path in (archive, staged / ENVELOPE):
+    (staged / ENVELOPE_NAME).write_bytes(bundle.envelope_bytes)
+    for path in (archive, staged / ENVELOPE_NAME):
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fchmod(fd, 0o644)
@@ -216,7 +216,7 @@ def _move_in(durable: Durable, staged: Path, target: Path) -> bool:
             return True
         except FileNotFoundError:
             # A client of NFS that asks again is told so of what it has done itself.
-            if not staged.exists() and (target / ENVELOPE).exists():
+            if not staged.exists() and (target / ENVELOPE_NAME).exists():
                 return True
             # Or who removed the last bundle of the key has taken its folder away.
             if not left:
@@ -224,7 +224,7 @@ def _move_in(durable: Durable, staged: Path, target: Path) -> bool:
         except OSError as error:
             if error.errno not in _TAKEN:
                 raise
-            if (target / ENVELOPE).exists():
+            if (target / ENVELOPE_NAME).exists():
                 return False
             # By hand, or by another program: a bundle without an envelope is none.
             durable.rename(target, _staged(target.parents[1], ".gone") / "bundle")
@@ -259,7 +259,7 @@ def _sweep(root: Path, newest: Path) -> None:
 
 
 def _has_any(folder: Path) -> bool:
-    return any((folder / name / ENVELOPE).exists() for name in _names(folder))
+    return any((folder / name / ENVELOPE_NAME).exists() for name in _names(folder))
 
 
 def _names(folder: Path) -> list[str]:

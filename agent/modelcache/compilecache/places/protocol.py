@@ -16,20 +16,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
+from modelcache.compilecache.bundles.local import LocalBundle
+from modelcache.compilecache.bundles.statement import Archive
 from modelcache.origins.protocol import Location
 
-if TYPE_CHECKING:
-    from modelcache.compilecache.bundles.local import LocalBundle
-    from modelcache.compilecache.bundles.statement import Archive
-
-ENVELOPE: Final = "bundle.json"
-"""The envelope's name in directories and buckets."""
-ARCHIVES: Final = {"zstd": "archive.tar.zst", "gzip": "archive.tar.gz"}
-"""The archive's, by its compression."""
-MAX_ENVELOPE_BYTES: Final = 1024 * 1024
-"""More is no envelope."""
 MAX_NAMES: Final = 100_000
 """Names that are looked at in one listing: more are no place for bundles."""
 LEFTOVER_SECONDS: Final = 86_400.0
@@ -87,7 +79,7 @@ class Place(Protocol):
             False: it was there already.
 
         Raises:
-            BrokenContent: its archive is not the one that its statement names; nothing is sent.
+            BrokenBundle: its archive is not the one that its statement names; nothing is sent.
         """
         ...
 

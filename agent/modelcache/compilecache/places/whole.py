@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import TYPE_CHECKING
 
-from modelcache.errors import BrokenContent
-
-if TYPE_CHECKING:
-    from modelcache.compilecache.bundles.local import LocalBundle
+from modelcache.compilecache.bundles.local import LocalBundle
+from modelcache.errors import BrokenBundle
 
 _BLOCK = 1024 * 1024
 
@@ -17,7 +14,7 @@ def require_whole(bundle: LocalBundle) -> None:
     """Compare the archive with the statement.
 
     Raises:
-        BrokenContent: it is another, or was cut.
+        BrokenBundle: it is another, or was cut.
     """
     digest, size = sha256(), 0
     with bundle.archive.open("rb") as file:
@@ -26,6 +23,6 @@ def require_whole(bundle: LocalBundle) -> None:
             size += len(block)
     wanted = bundle.statement.archive
     if (f"sha256:{digest.hexdigest()}", size) != (wanted.digest, wanted.size):
-        raise BrokenContent(
+        raise BrokenBundle(
             f"{bundle.archive} is not the archive that its bundle.json names: pack it again"
         )
