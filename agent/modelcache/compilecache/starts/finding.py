@@ -46,7 +46,7 @@ def find(holding: Holding, marks: Marks, trust: Trust, name: str, key: str) -> F
     Raises:
         UnsafePath: no compile cache can have that name.
     """
-    passed = []
+    passed: list[Passed] = []
     for held in reversed(holding.of(name)):
         if held.key != key:
             continue
