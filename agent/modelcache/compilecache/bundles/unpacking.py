@@ -40,7 +40,8 @@ from modelcache.compilecache.bundles.members import (
 )
 from modelcache.compilecache.bundles.reading import regular_file
 from modelcache.compilecache.bundles.statement import Statement
-from modelcache.compilecache.bundles.writing import Owner, Writer
+from modelcache.compilecache.bundles.writing import Writer
+from modelcache.compilecache.trees.copying import Owner
 from modelcache.compilecache.trees.naming import shown
 from modelcache.compilecache.trees.scanning import Limits
 from modelcache.errors import BrokenBundle

@@ -224,7 +224,7 @@ def test_every_changed_byte_of_an_archive_is_noticed(tmp_path: Path, archive: Pa
         (["b", "a"], "out of order"),
         (["a", "a/b"], "is a file, and also a directory"),
         ([".modelcache-seed.json"], "kept for this program"),
-        ([".modelcache/x"], "kept for this program"),
+        ([".modelcache-x/y"], "kept for this program"),
         (["/".join("d" * 33) + "/f"], "more than 32 directories deep"),
     ],
 )

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from modelcache.compilecache.bundles.members import PREFIXES
 from modelcache.compilecache.bundles.packing import Compression, pack
 from modelcache.compilecache.bundles.unpacking import check, unpack
+from modelcache.compilecache.trees.copying import Owner
 from modelcache.compilecache.trees.naming import path_trouble
 from modelcache.compilecache.trees.scanning import Limits, scan
 from modelcache.errors import BrokenBundle, Cancelled, TreeChanged
@@ -170,3 +171,11 @@ def test_memory_is_bounded(tmp_path: Path, archive: Path, into: Path) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 16 * 1024 * 1024
+
+
+@pytest.mark.root
+def test_all_of_it_belongs_to_its_owner(tmp_path: Path, archive: Path, into: Path) -> None:
+    said = packed(tmp_path / "root", FILES, archive)
+    unpack(archive, said, into, owner=Owner(12345, 54321))
+    found = [into, *into.rglob("*")]
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in found} == {(12345, 54321)}
