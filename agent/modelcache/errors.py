@@ -180,6 +180,10 @@ class NotQuiet(TreeChanged):
     """A compile cache is not complete yet, or changed while it was captured."""
 
 
+class NotCaptured(ModelCacheError):
+    """What a start left in its compile cache is not to be captured, now or later."""
+
+
 class ClusterError(ModelCacheError):
     """The API server refused a request, or gave no answer that can be used.
 
