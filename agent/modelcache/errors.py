@@ -184,6 +184,11 @@ class NotCaptured(ModelCacheError):
     """What a start left in its compile cache is not to be captured, now or later."""
 
 
+class AcceleratorUnknown(ModelCacheError):
+    """Which accelerator the machine computes on can't be told, or there are several kinds of them:
+    a compile cache for one is none for the other."""
+
+
 class ClusterError(ModelCacheError):
     """The API server refused a request, or gave no answer that can be used.
 
