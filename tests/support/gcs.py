@@ -165,6 +165,7 @@ class GcsServer:
 
 class _Handler(RequestHandler):  # type: ignore[misc]
     protocol_version = "HTTP/1.1"
+    rfile: Any
 
     def __init__(self, gcs: GcsServer, *given: Any) -> None:
         self._gcs = gcs
