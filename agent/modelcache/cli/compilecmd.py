@@ -14,6 +14,9 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "diff": ("compilekeys:diff", "In which part two keys differ."),
     # Bundles.
     # Places.
+    "publish": ("compileplaces:publish", "Bring a bundle to a place."),
+    "pull": ("compileplaces:pull", "Fetch a bundle from a place."),
+    "ls": ("compileplaces:list_place", "List the bundles of a place."),
     # Starts.
     # In pods.
 }
