@@ -18,6 +18,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "pull": ("compileplaces:pull", "Fetch a bundle from a place."),
     "ls": ("compileplaces:list_place", "List the bundles of a place."),
     # Starts.
+    "run": ("compilestarts:run", "Run an engine with its compile cache."),
     # In pods.
 }
 """Each command of the group: the module below `cli` and the function there, and what it does in a

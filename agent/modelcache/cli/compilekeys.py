@@ -82,7 +82,7 @@ def key(
     labels = _labels(node_labels) if node_labels else None
     if file is not None:
         facts = from_machine() if labels is None else from_labels(labels, machine_cpu())
-        cache, model = _object(file, name, root)
+        cache, model = read_object(file, name, root)
         found = key_of_object(cache, facts, model, node_rank=node_rank)
     else:
         assert command is not None
@@ -176,7 +176,7 @@ def _rows(found: Key) -> list[list[str]]:
     return rows
 
 
-def _object(file: Path, name: str, root: Path | None) -> tuple[CompileCache, ModelIdentity]:
+def read_object(file: Path, name: str, root: Path | None) -> tuple[CompileCache, ModelIdentity]:
     """The object in a file, and its model, as far as that or this machine's cache knows it.
 
     Raises:
