@@ -50,7 +50,7 @@ def _transformer(torch: Any, layers: int, width: int) -> Any:
     """Pre-norm blocks with attention and an MLP; attention written out, so that it is compiled."""
     nn = torch.nn
 
-    class Block(nn.Module):  # type: ignore[misc]
+    class Block(nn.Module):  # type: ignore[misc,name-defined]
         def __init__(self) -> None:
             super().__init__()
             self.before, self.after = nn.LayerNorm(width), nn.LayerNorm(width)

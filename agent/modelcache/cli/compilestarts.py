@@ -16,7 +16,7 @@ from modelcache.api import CompileCache
 from modelcache.api.meta import NAME_MAX
 from modelcache.cli.compilekeys import read_object
 from modelcache.cli.options import CaBundle, Root, SecretsDir, flag, settings
-from modelcache.cli.output import one_line
+from modelcache.cli.output import Format, one_line
 from modelcache.compilecache.bundles.signing import SigningKey, TrustedKeys
 from modelcache.compilecache.bundles.trust import Trust
 from modelcache.compilecache.engines.table import Engine, engine_of, table
@@ -34,6 +34,7 @@ from modelcache.compilecache.starts.conducting import not_started
 from modelcache.compilecache.starts.holding import Holding
 from modelcache.compilecache.starts.marks import Marks
 from modelcache.compilecache.starts.ownkey import own_key
+from modelcache.compilecache.starts.reporting import Start, to_bytes
 from modelcache.compilecache.starts.running import Order
 from modelcache.compilecache.starts.running import run as run_order
 from modelcache.compilecache.starts.sources import Sources
@@ -51,7 +52,9 @@ _SCRIPT: Final = re.compile(r"(?:.*/)?([^/]+)\.py")
 def run(
     command: Annotated[
         list[str],
-        typer.Argument(metavar="-- COMMAND...", help="The command that starts the engine."),
+        typer.Argument(
+            metavar="COMMAND", help="The command that starts the engine, best after a `--`."
+        ),
     ],
     file: Annotated[
         Path | None,
@@ -113,6 +116,10 @@ def run(
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Say nothing: the engine's output alone.")
     ] = False,
+    output: Annotated[
+        Format,
+        typer.Option("--output", "-o", help="How to say on standard error what became of it."),
+    ] = Format.TABLE,
 ) -> int:
     """Run a command that starts an engine: from what was compiled before, and keeping what it
     compiles now.
@@ -120,7 +127,14 @@ def run(
     Its output, exit code and signals are its own. Whatever fails of the cache is told on standard
     error, and the command runs all the same.
     """
-    say = _silent if quiet else tell
+    say = _silent if quiet or output is Format.JSON else tell
+
+    def done(start: Start) -> None:
+        if report is not None:
+            report.write_bytes(to_bytes(start))
+        if output is Format.JSON and not quiet:
+            print(to_bytes(start).decode(), end="", file=sys.stderr, flush=True)
+
     given: dict[str, Any] = {
         "cache_dir": cache_dir,
         "root": root,
@@ -140,7 +154,7 @@ def run(
     try:
         found = settings(CompileRunSettings, **given)
         subject = subject_of(command, found, file, name, engine)
-        shelf = Shelf(found, subject)
+        shelf = Shelf(found, subject.name, subject.cache)
         order = Order(
             argv=command,
             env=os.environ,
@@ -157,7 +171,7 @@ def run(
             quiet_seconds=found.quiet_time,
             prepare_seconds=found.prepare_time,
             finish_seconds=found.finish_time,
-            report=report,
+            done=done,
         )
     except (ModelCacheError, OSError) as error:
         say(f"{error}; the command runs without its compile cache")
@@ -281,10 +295,28 @@ def _name(engine: str, command: Sequence[str]) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower())[:NAME_MAX].strip("-") or "cache"
 
 
-class Shelf:
-    """What a subject's bundles are kept on: this machine's root, and a place."""
+def trust_of(
+    found: CompileRunSettings, cache: CompileCache | None, own: SigningKey | None = None
+) -> Trust:
+    """Whose bundles are taken: our own, those by keys that are given, those that an object pins.
 
-    def __init__(self, found: CompileRunSettings, subject: Subject) -> None:
+    Raises:
+        UsageError: a key can't be used.
+    """
+    if own is None and found.signing_key is not None:
+        own = SigningKey.load(found.signing_key)
+    keys = [own.public] if own is not None else []
+    if found.public_keys is not None:
+        keys += TrustedKeys.load(found.public_keys).values()
+    return Trust(TrustedKeys(*keys), frozenset(cache.spec.bundles.digests if cache else ()))
+
+
+class Shelf:
+    """What a compile cache's bundles are kept on: this machine's root, and a place."""
+
+    def __init__(
+        self, found: CompileRunSettings, name: str, cache: CompileCache | None = None
+    ) -> None:
         """Open it.
 
         Raises:
@@ -298,10 +330,9 @@ class Shelf:
         self.durable = Durable(layout.scratch)
         self.holding = Holding(layout, self.durable)
         self.marks = Marks(layout, self.durable)
-        place, fetcher = self._place(subject.cache)
-        self.sources = Sources(
-            subject.name, self.holding, self.marks, self._trust(subject.cache), place, fetcher
-        )
+        self.trust = trust_of(found, cache, self.signing_key())
+        place, fetcher = self._place(cache)
+        self.sources = Sources(name, self.holding, self.marks, self.trust, place, fetcher)
 
     def signing_key(self) -> SigningKey:
         """The key that captures are signed with.
@@ -312,13 +343,6 @@ class Shelf:
         if self._found.signing_key is not None:
             return SigningKey.load(self._found.signing_key)
         return own_key(self._store.layout, self.durable)
-
-    def _trust(self, cache: CompileCache | None) -> Trust:
-        """Bundles by our own keys, by those that are given, and those that the object pins."""
-        keys = [self.signing_key().public]
-        if self._found.public_keys is not None:
-            keys += TrustedKeys.load(self._found.public_keys).values()
-        return Trust(TrustedKeys(*keys), frozenset(cache.spec.bundles.digests if cache else ()))
 
     def _place(self, cache: CompileCache | None) -> tuple[Place | None, BundleFetcher | None]:
         uri = self._found.bundles or (cache.spec.bundles.uri if cache is not None else None)

@@ -35,7 +35,6 @@ from modelcache.compilecache.starts.reporting import (
     Seeding,
     Start,
     lines,
-    to_bytes,
     write_last,
 )
 from modelcache.compilecache.starts.signalling import STOPPING, Signals
@@ -69,8 +68,8 @@ class Order:
         quiet_seconds: for how long nothing may change before a capture.
         prepare_seconds: how long the engine waits for its seed at most.
         finish_seconds: how long the capture of an engine that has ended may take.
-        report: where the document on this start is written to; None: nowhere but in the root.
         tell: says one line to the user.
+        done: takes the document on the start, once all of it is known.
     """
 
     argv: Sequence[str]
@@ -82,13 +81,13 @@ class Order:
     durable: Durable
     signing_key: Callable[[], SigningKey]
     tell: Callable[[str], None]
+    done: Callable[[Start], None] = lambda _start: None
     seeds: bool = True
     captures: bool = True
     compression: Compression = "zstd"
     quiet_seconds: float = 60.0
     prepare_seconds: float = 300.0
     finish_seconds: float = 600.0
-    report: Path | None = None
 
 
 def run(order: Order) -> int:
@@ -260,7 +259,7 @@ class _Run:
         )
 
     def _report(self, following: Following, trouble: str, code: int) -> None:
-        """Tell what became of it: the rest of the lines, the root's note, the user's file."""
+        """Tell what became of it: the rest of the lines, the root's note, the document."""
         order = self._order
         start = self._start(self._verdict, following, trouble, code)
         told = [*lines(start)]
@@ -268,8 +267,7 @@ class _Run:
             order.tell(line)
         try:
             write_last(order.sources.holding.layout, order.durable, start)
-            if order.report is not None:
-                order.report.write_bytes(to_bytes(start))
+            order.done(start)
         except (ModelCacheError, OSError) as error:
             order.tell(f"the report could not be written: {error}")
 
