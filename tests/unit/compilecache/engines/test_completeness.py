@@ -69,6 +69,11 @@ def test_an_artifact_that_is_a_directory(tmp_path: Path) -> None:
     assert missing(tmp_path) == ""
 
 
+def test_an_artifact_that_is_a_directory_and_listed_nowhere(tmp_path: Path) -> None:
+    put(tmp_path, f"vllm/torch_compile_cache/0d42d4420e/rank_0_0/{ARTIFACT}/ab/cabc.py")
+    assert "has artifacts, and no vllm_compile_cache.py that lists them" in missing(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("gone", "told"),
     [
@@ -93,14 +98,16 @@ def test_what_is_missing_of_a_rank(tmp_path: Path, gone: str, told: str) -> None
         "-" * 1_000_000 + "1",
         "1+" * 100_000 + "1",
         "9" * 1_000_000,
-        "{" + "[" * 17 + "]" * 17 + "}",
+        "[" * 17 + "]" * 17,
+        "1+2j",
+        "9" * 100,
         "f'{1}'",
         "{1: 2",
         "{[]: 1}",
         "x" * 5_000_000,
         "\udcff",
     ],
-    ids=range(13),
+    ids=range(15),
 )
 def test_an_index_that_is_no_literal(tmp_path: Path, content: str) -> None:
     put_jit(tmp_path)
@@ -132,6 +139,13 @@ def test_each_rank_has_saved_its_graphs(tmp_path: Path, make: str) -> None:
     assert missing(tmp_path, ranks=2) == "only 1 of 2 ranks have saved their graphs"
     rank("rank_1_0")
     assert missing(tmp_path, ranks=2) == ""
+
+
+def test_graphs_of_all_ranks_are_no_saved_models_of_all_ranks(tmp_path: Path) -> None:
+    put_jit(tmp_path)
+    put_jit(tmp_path, rank="rank_1_0")
+    put_aot(tmp_path, "rank_0_0")
+    assert missing(tmp_path, ranks=2) == "only 1 of 2 ranks have saved their graphs"
 
 
 def test_a_draft_model_may_be_on_one_rank_alone(tmp_path: Path) -> None:
