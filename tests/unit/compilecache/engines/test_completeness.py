@@ -13,6 +13,7 @@ import pytest
 
 from modelcache.compilecache.engines.completeness import MAX_TOLD, STALE_SECONDS, incomplete
 from modelcache.compilecache.engines.table import BUILT_IN
+from modelcache.compilecache.trees.scanning import Entry, Tree
 from tests.unit.compilecache.engines.caches import (
     AOT,
     ARTIFACT,
@@ -261,3 +262,13 @@ def test_few_sentences_are_enough(tmp_path: Path) -> None:
     sentences = incomplete(BUILT_IN["vllm"], tmp_path, tree, 1)
     assert len(sentences) == MAX_TOLD
     assert sentences[-1] == "and 41 more"
+
+
+def test_a_tree_of_many_parts_takes_no_time(tmp_path: Path) -> None:
+    rank = "vllm/torch_compile_cache/0d42d4420e/rank_0_0"
+    names = [f"{rank}/{number}/artifact_x" for number in range(20_000)]
+    names += [f"neuron/MODULE_{number}/model.hlo_module.pb" for number in range(20_000)]
+    tree = Tree(tuple(Entry(name, 1, 0o644, 0, 0, 0, 0) for name in names))
+    began = time.process_time()
+    assert incomplete(BUILT_IN["vllm"], tmp_path, tree, 1)[-1] == "and 59991 more"
+    assert time.process_time() - began < 2.0
