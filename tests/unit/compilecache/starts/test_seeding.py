@@ -18,6 +18,7 @@ from modelcache.compilecache.starts import seeding, seednotes
 from modelcache.compilecache.starts.seeding import STAGING_NAME, seed
 from modelcache.compilecache.starts.seednotes import NOTE_NAME, read_note
 from modelcache.compilecache.trees.copying import Owner
+from modelcache.compilecache.trees.opening import root_folder
 from modelcache.compilecache.trees.scanning import Limits
 from modelcache.errors import BrokenBundle, Cancelled, InsufficientDisk
 from modelcache.transfer.cancelling import Cancel
@@ -209,7 +210,7 @@ def test_a_seeding_that_hangs_holds_up_the_others_no_longer_than_that(
 ) -> None:
     monkeypatch.setattr(seeding, "PATIENCE_SECONDS", 0.0)
     seed(bundle, cache_dir)
-    with seeding.root_folder(cache_dir) as root, seeding._alone(root, Cancel()):
+    with root_folder(cache_dir) as root, seeding._alone(root, Cancel()):
         left = seed(bundle, cache_dir)
     assert (left.how, left.why) == (
         "left",
