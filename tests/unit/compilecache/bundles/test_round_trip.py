@@ -144,6 +144,9 @@ def test_names_that_none_may_have_are_not_packed(tmp_path: Path, archive: Path) 
         pack(root, scan(root), archive, limits=Limits(files=2))
     with pytest.raises(BrokenBundle, match="more than 1 directories deep"):
         pack(root, scan(root), archive, limits=Limits(depth=1))
+    (root / "zeros").write_bytes(bytes(80 * 1024 * 1024))
+    with pytest.raises(BrokenBundle, match="refused as a bomb"):
+        pack(root, scan(root), archive)
     assert not archive.exists()
 
 
