@@ -210,8 +210,8 @@ class Patience:
     """For which nothing may change, after the engine is ready: kernels are also compiled when the
     first requests come."""
     look: float = 5.0
-    """Between two looks, at the least. A look at a large tree takes its time, and a twentieth of a
-    core is what looking may cost."""
+    """Between two looks, at the least. Looks at a large tree, which take their time, are further
+    apart, as long as two are within the window."""
     ready: float = 4 * 3600.0
     """For the engine to be ready: loading from afar takes long."""
     settle: float = 3600.0
@@ -251,8 +251,9 @@ def watch(
     told = ""
     while True:
         cancel.check()
-        began, seen = clock(), evidence()
+        seen, began = evidence(), clock()
         why = waiting.look(seen)
+        pause = max(patience.look, min(20 * (clock() - began), patience.quiet / 2))
         if why is None:
             try:
                 return capture(
@@ -272,7 +273,7 @@ def watch(
             tell(why)
         told = why
         waiting.check_time(why)
-        cancel.wait(max(patience.look, 20 * (clock() - began)))
+        cancel.wait(pause)
 
 
 class _Waiting:

@@ -8,103 +8,135 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from modelcache.compilecache.bundles.packing import Compression
 from modelcache.compilecache.engines.elsewhere import elsewhere
 from modelcache.compilecache.engines.evidence import EngineHashes, Evidence
 from modelcache.compilecache.engines.factors import hashes_of
-from modelcache.compilecache.engines.judging import Result, Verdict, judge
+from modelcache.compilecache.engines.judging import Verdict, judge
 from modelcache.compilecache.engines.logs import LogReader
 from modelcache.compilecache.engines.table import Engine
 from modelcache.compilecache.keys.parts import ParallelLayout
-from modelcache.compilecache.starts.capturing import Captured, Look, capture, check_evidence
-from modelcache.compilecache.starts.marks import Marks
+from modelcache.compilecache.starts.capturing import Captured, Patience, capture, watch
 from modelcache.compilecache.starts.preparing import Prepared
 from modelcache.compilecache.starts.reporting import Capturing
-from modelcache.compilecache.trees.quiet import Quiet
-from modelcache.compilecache.trees.scanning import Limits, Tree, scan
-from modelcache.errors import ModelCacheError, NotCaptured, NotQuiet
+from modelcache.compilecache.starts.seednotes import read_note, write_note, written
+from modelcache.compilecache.trees.scanning import Tree, scan
+from modelcache.errors import Cancelled, ModelCacheError, NotCaptured, NotQuiet, UsageError
 from modelcache.transfer.cancelling import Cancel
 
-_LOOKS: Final = 8
-"""How often a tree is looked at within the time for which it has to be quiet."""
 _NICE: Final = 10
+_SILENT: Final = ("torch", "neuron", "other")
+"""Engines that are programs of any kind: one that says nothing of when it serves is judged by its
+files."""
 
-Keep = Callable[[Captured, Evidence], Capturing]
+Keep = Callable[[Captured], Capturing]
+"""Makes a bundle of a capture."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Engaged:
-    """The engine that is followed."""
+    """An engine that runs. `feed` and `end` are called by who runs it, the rest by who follows."""
 
     engine: Engine
     argv: Sequence[str]
     prepared: Prepared
-    started: float
+    cache_dir: Path
+    started: float = field(default_factory=time.time)
     """Seconds since 1970."""
-    log: LogReader
-    mutex: threading.Lock
-    """Of the log."""
-    ended: threading.Event = field(default_factory=threading.Event)
+    over: Cancel = field(default_factory=Cancel)
     """Set once it has ended and all of its output was read."""
-    code: list[int] = field(default_factory=list)
+    code: int | None = None
     """Its exit code, once it has ended."""
 
-    def evidence(self, new_files: int) -> Evidence:
-        """What was seen of it: in its log, or, of one that tells nothing there, by its files."""
-        with self.mutex:
-            told = self.log.evidence()
-        if told.compiled or told.loaded or told.load_failures or told.save_failures:
-            return told
-        ready = told.ready or self.finished
-        return Evidence(
-            source="files", ready=ready, compiled=new_files, engine_version=told.engine_version
-        )
+    def __post_init__(self) -> None:
+        self._log = LogReader(self.engine)
+        self._mutex = threading.Lock()
 
-    @property
-    def ready(self) -> bool:
-        """Whether it was seen to serve."""
-        with self.mutex:
-            return self.log.ready
+    def feed(self, line: str) -> None:
+        """A line of its output."""
+        with self._mutex:
+            self._log.feed(line)
+
+    def end(self, code: int) -> None:
+        """It has ended."""
+        self.code = code
+        self.over.set()
 
     @property
     def finished(self) -> bool:
         """Whether it has ended, and done its work."""
-        return self.ended.is_set() and self.code == [0]
+        return self.code == 0
+
+    @property
+    def came_so_far(self) -> bool:
+        """Whether all that is compiled at a start was compiled."""
+        with self._mutex:
+            return self._log.ready or self.finished
+
+    def files(self) -> tuple[Tree, int]:
+        """What is in its caches, and how many files of that this start has written.
+
+        Raises:
+            ModelCacheError, OSError
+        """
+        tree = scan(self.cache_dir, self.engine.wanted)
+        note = None
+        with suppress(UsageError):
+            note = read_note(self.cache_dir)
+        if note is not None:
+            return tree, len(written(self.cache_dir, note, tree))
+        before = set(self.prepared.before.entries)
+        return tree, sum(entry not in before for entry in tree.entries)
+
+    def evidence(self, new_files: int) -> Evidence:
+        """What is seen of it by now: in its log, or, of one that tells nothing there, by its
+        files."""
+        with self._mutex:
+            told = self._log.evidence()
+        if told.compiled or told.loaded or told.load_failures or told.save_failures:
+            return told.model_copy(update={"ready": told.ready or self.finished})
+        ready = told.ready or self.finished or (self.engine.name in _SILENT and new_files > 0)
+        return told.model_copy(update={"source": "files", "ready": ready, "compiled": new_files})
 
 
 @dataclass(frozen=True)
 class How:
     """How a capture is made."""
 
+    into: Path
+    """Staging."""
     quiet_seconds: float
     ranks: int = 1
     compression: Compression = "zstd"
-    limits: Limits = field(default_factory=Limits)
+
+
+def ranks_of(parallel: ParallelLayout) -> int:
+    """How many processes of an engine compile on this node, where it is the only one."""
+    return parallel.tensor * parallel.pipeline * parallel.data
 
 
 class Following:
-    """Follows one engine, in a thread of its own."""
+    """Follows one engine. `run` in a thread of its own; what it found may be read at any time."""
 
     def __init__(
         self,
         engaged: Engaged,
-        marks: Marks,
         how: How,
         keep: Keep | None,
-        tell: Callable[[Verdict], None],
+        tell: Callable[[Verdict, Evidence], None],
     ) -> None:
-        """`keep` makes a bundle of a capture; None: nothing is captured. `tell` is called once."""
+        """`keep` makes a bundle of a capture; None: nothing is captured. `tell` is called once,
+        when it is known how the start went."""
         self._engaged = engaged
-        self._marks = marks
         self._how = how
-        self._keep = keep
+        self._keep = keep if engaged.prepared.usable else None
         self._tell = tell
         self.verdict: Verdict | None = None
         self.evidence: Evidence | None = None
-        self.capturing = Capturing(message="" if keep is not None else "it was not asked for")
-        self.notes: tuple[str, ...] = ()
+        self.capturing = Capturing(message="it was not asked for" if keep is None else "")
 
     def run(self, cancel: Cancel) -> None:
         """Until the engine has ended, and what is to be captured is.
@@ -115,69 +147,111 @@ class Following:
         """
         with suppress(OSError):  # compressing gives way to the engine
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
-        quiet = Quiet(self._how.quiet_seconds)
-        engaged = self._engaged
-        pause = max(0.05, self._how.quiet_seconds / _LOOKS)
-        done = not engaged.prepared.usable or self._keep is None
-        while not engaged.ended.wait(pause if engaged.ready or not engaged.engine.ready else 0.2):
+        if self._keep is not None:
+            self._while_it_runs(cancel)
+        while not self._engaged.over.event.wait(1.0):
             cancel.check()
-            if engaged.ready and self.verdict is None:
-                self._judge()
-            if not done and self._may_be_complete():
-                done = self._try(quiet, cancel)
-        cancel.check()
-        self._judge()
-        if not done and self._ended_well():
-            self._try(Quiet(0.0), cancel)
+            if self.verdict is None and self._engaged.came_so_far:
+                self._look()
+        self._look()
+        if self._keep is not None:
+            self._after_it(cancel)
 
-    def _may_be_complete(self) -> bool:
-        """Of a program whose log doesn't say when it serves, the files alone decide."""
-        return self._engaged.ready or self._engaged.engine.name in ("torch", "other", "neuron")
+    def _look(self, *, quiet: bool = False) -> Evidence:
+        """What is seen by now; judged as soon as that can be, or when nothing changes any more."""
+        engaged = self._engaged
+        if not engaged.prepared.usable:
+            tree, new = Tree(()), 0
+        else:
+            tree, new = engaged.files()
+        evidence = engaged.evidence(new)
+        if self.verdict is None and (quiet or engaged.came_so_far or engaged.over.is_set()):
+            self._judge(evidence, tree, new)
+        return evidence
 
-    def _ended_well(self) -> bool:
-        if self._engaged.finished or self._engaged.ready:
-            return True
-        self.capturing = Capturing(message="the engine ended before it served, or with an error")
-        return False
+    def _judge(self, evidence: Evidence, tree: Tree, new: int) -> None:
+        engaged, prepared = self._engaged, self._engaged.prepared
+        bundle, before = prepared.bundle, len(prepared.before.entries)
+        after = hashes_of(engaged.cache_dir, tree) if prepared.usable else EngineHashes()
+        self.evidence = evidence
+        self.verdict = judge(
+            evidence,
+            seeded=before > 0,
+            seeded_files=before,
+            new_files=new,
+            before=bundle.statement.engine_hashes if bundle else EngineHashes(),
+            after=after,
+            env=prepared.env,
+            argv=engaged.argv,
+            cache_dir=engaged.cache_dir,
+            elsewhere=elsewhere(engaged.engine, prepared.env, engaged.cache_dir, engaged.started),
+            finished=engaged.finished,
+        )
+        self._tell(self.verdict, evidence)
 
-    def _try(self, quiet: Quiet, cancel: Cancel) -> bool:
-        """Capture, if it can be now; whether there is nothing more to try."""
-        engaged, how = self._engaged, self._how
-        look = Look(engaged.engine, self._cache_dir, how.ranks, how.limits, None)
+    def _while_it_runs(self, cancel: Cancel) -> None:
+        """Capture as soon as it is complete and quiet; the engine's end ends the waiting."""
+        waiting = Cancel(cancel)
+        quiet = self._how.quiet_seconds
         try:
-            tree = look.scan()
-            was_quiet = quiet.look(tree.state) or how.quiet_seconds == 0 or engaged.ended.is_set()
-            evidence = engaged.evidence(len(self._new(tree)))
-            check_evidence(evidence)
-            look.news(tree)
-            look.check_complete(tree)
-            if not was_quiet:
-                self.capturing = Capturing(message=f"it was not quiet for {how.quiet_seconds:g} s")
-                return False
-            self._capture(evidence, cancel)
-        except NotQuiet as error:
-            quiet.reset()
-            self.capturing = Capturing(message=str(error))
-            return False
+            with self._engaged.over.calling(waiting.set):
+                captured = watch(
+                    self._engaged.engine,
+                    self._engaged.cache_dir,
+                    into=self._how.into,
+                    evidence=self._look,
+                    ranks=self._how.ranks,
+                    patience=Patience(quiet=quiet, look=min(5.0, max(0.1, quiet / 10))),
+                    compression=self._how.compression,
+                    cancel=waiting,
+                    tell=self._not_yet,
+                )
+        except Cancelled:
+            cancel.check()
+            return  # it has ended: see `_after_it`
         except NotCaptured as error:
-            self.capturing = Capturing(message=str(error))
-            # It may still compile something, with the first requests, say.
-            return engaged.ended.is_set()
-        return True
+            self._not_yet(str(error))
+            return
+        finally:
+            waiting.close()
+        self._look(quiet=True)
+        self._take(captured)
 
-    def _capture(self, evidence: Evidence, cancel: Cancel) -> None:
+    def _after_it(self, cancel: Cancel) -> None:
+        """Capture what is new since then: nobody writes any more."""
+        if not self._engaged.came_so_far:
+            self._not_yet("the engine ended before it served, or with an error")
+            return
+        try:
+            captured = capture(
+                self._engaged.engine,
+                self._engaged.cache_dir,
+                into=self._how.into,
+                evidence=self._look(),
+                ranks=self._how.ranks,
+                compression=self._how.compression,
+                cancel=cancel,
+            )
+        except (NotCaptured, NotQuiet) as error:
+            self._not_yet(str(error))
+            return
+        self._take(captured)
+
+    def _not_yet(self, why: str) -> None:
+        """Why nothing is captured; an earlier capture of this start stays what is told."""
+        if self.capturing.digest is None:
+            self.capturing = Capturing(message=why)
+
+    def _take(self, captured: Captured) -> None:
         assert self._keep is not None
         began = time.monotonic()
-        captured = capture(
-            self._engaged.engine,
-            self._cache_dir,
-            into=self._staging,
-            evidence=evidence,
-            ranks=self._how.ranks,
-            limits=self._how.limits,
-            compression=self._how.compression,
-            cancel=cancel,
-        )
         with captured:
-            kept = self._keep(captured, evidence)
+            try:
+                kept = self._keep(captured)
+            except (ModelCacheError, OSError) as error:
+                self._not_yet(str(error))
+                raise
+            if kept.digest is not None:
+                # From here on what is in the directory is this bundle, for the next start as well.
+                write_note(self._engaged.cache_dir, kept.digest, captured.manifest)
         self.capturing = kept.model_copy(update={"seconds": time.monotonic() - began})
