@@ -71,6 +71,8 @@ def _model(path: PurePosixPath, root: PurePosixPath) -> str | None:
     if not path.is_relative_to(root):
         return None
     parts: tuple[Any, ...] = path.relative_to(root).parts
+    if parts[:1] == ("compile",):
+        return None
     if not parts or parts[0] not in ("models", "hub"):
         # The root itself; or what lies in it beside the views, such as the blobs.
         return ""
