@@ -177,8 +177,16 @@ def test_together_with_a_model() -> None:
     for name in ("seed", "capture"):
         mounts = container(spec, name)["volumeMounts"]
         assert not [mount for mount in mounts if mount["mountPath"].startswith("/mnt")]
-    again = inject({**given, "spec": spec}, KNOWN, HERE, CACHES)
-    assert again.pod["spec"] == spec
+    # Not even where the objects aren't known the second time.
+    for caches in (CACHES, None):
+        assert inject({**given, "spec": spec}, KNOWN, HERE, caches).pod["spec"] == spec
+
+
+def test_what_others_put_before_them_stays_there() -> None:
+    once = inject(compiling(), KNOWN, HERE, CACHES).pod
+    once["spec"]["initContainers"].insert(0, {"name": "first", "image": "x"})
+    once["spec"]["initContainers"].append({"name": "last", "image": "x"})
+    assert inject(once, KNOWN, HERE, CACHES).pod == once
 
 
 def test_an_old_server_has_an_ordinary_container() -> None:
