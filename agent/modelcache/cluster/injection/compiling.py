@@ -29,6 +29,7 @@ from modelcache.cluster.injection.compileasking import (
     is_ours,
     must_not_be_root,
 )
+from modelcache.cluster.injection.compilecomparing import differing
 from modelcache.cluster.injection.compilecontainers import (
     BUNDLES_VOLUME,
     CACHE_VOLUME,
@@ -72,6 +73,12 @@ def _added(spec: Object, asked: CacheAsked, caches: Caches | None, config: Confi
     seeds = _can_seed(spec, config)
     for warning in (*_image_warnings(container), *_variables_warnings(container, cache)):
         yield f"{what}: {warning}"
+    other = differing(container, cache)
+    if other:
+        yield (
+            f"{what} is not started as CompileCache {asked.name} says ({other}): what it compiles"
+            " is not published"
+        )
     if seeds:
         prefer_cache(spec, asked.name)
     else:
@@ -88,7 +95,7 @@ def _added(spec: Object, asked: CacheAsked, caches: Caches | None, config: Confi
         root=config.root,
         port=config.compile_port,
         seeds=seeds,
-        publishes=_may_publish(spec, cache, config.namespace),
+        publishes=not other and _may_publish(spec, cache, config.namespace),
         native=config.native_sidecars,
         size=asked.size,
     )

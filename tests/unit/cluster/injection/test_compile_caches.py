@@ -16,6 +16,7 @@ from tests.unit.cluster.injection.samples import (
     DIGEST,
     KNOWN,
     Object,
+    cache_spec,
     compiling,
     variables,
 )
@@ -406,6 +407,74 @@ def test_an_image_without_a_digest_is_told() -> None:
     (warning,) = found.warnings
     assert "v1" in warning
     assert container(found.pod["spec"], "seed")
+
+
+def started(args: list[str], env: Object | None = None, /, **engine: Any) -> tuple[str, str]:
+    """Whether a container that is started so publishes, and the warning."""
+    variables_given = [{"name": name, "value": value} for name, value in (env or {}).items()]
+    caches = {"llama": cache_spec(**engine)}
+    given = compiling(engine={"args": args, "env": variables_given})
+    found = inject(given, KNOWN, HERE, caches)
+    publishes = variables(container(found.pod["spec"], "capture"))["MODELCACHE_COMPILE_PUBLISH"]
+    assert inject(found.pod, KNOWN, HERE, caches) == found
+    return publishes, "".join(found.warnings)
+
+
+SAME = ["--model", "org/model", "--max-model-len", "8192"]
+
+
+@pytest.mark.parametrize(
+    ("args", "env"),
+    [
+        (["--max-model-len=8192", "--model=org/model"], {}),
+        ([*SAME, "--port", "9000", "--api-key", "s3cr3t"], {}),
+        ([*SAME, "--tensor-parallel-size", "2"], {}),
+        (SAME, {"VLLM_API_KEY": "s3cr3t", "PATH": "/bin", "VLLM_HOST_IP": "10.0.0.1"}),
+    ],
+)
+def test_what_doesnt_matter_is_not_compared(args: list[str], env: Object) -> None:
+    assert started(args, env) == ("true", "")
+
+
+@pytest.mark.parametrize(
+    ("args", "env", "said"),
+    [
+        (["--model", "other", "--max-model-len", "8192"], {}, "the model"),
+        (["--model", "org/model", "--max-model-len", "4096"], {}, "--max-model-len"),
+        ([*SAME, "--enforce-eager"], {}, "--enforce-eager"),
+        ([*SAME, "--hf-overrides", '{"s3cr3t": 1}'], {}, "--hf-overrides"),
+        ([*SAME, "-tp", "4"], {}, "tensor parallel size"),
+        (["-c", "a && vllm serve s3cr3t"], {}, "--max-model-len"),
+        (SAME, {"VLLM_USE_V1": "s3cr3t"}, "VLLM_USE_V1"),
+        (SAME, {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE"),
+    ],
+)
+def test_what_is_started_otherwise_is_not_published(
+    args: list[str], env: Object, said: str
+) -> None:
+    publishes, warning = started(args, env)
+    assert publishes == "false"
+    assert said in warning
+    assert "s3cr3t" not in warning
+
+
+def test_sizes_among_the_objects_arguments_are_to_be_there() -> None:
+    args = [*SAME, "--tensor-parallel-size=2"]
+    assert started(args, args=args) == ("true", "")
+    publishes, warning = started(SAME, args=args)
+    assert (publishes, "tensor" in warning) == ("false", True)
+
+
+def test_variables_of_the_object_are_to_be_there() -> None:
+    env = {"VLLM_ATTENTION_BACKEND": "FLASH_ATTN"}
+    wanted = [{"name": name, "value": value} for name, value in env.items()]
+    assert started(SAME, env, env=wanted) == ("true", "")
+    assert "VLLM_ATTENTION_BACKEND" in started(SAME, env=wanted)[1]
+
+
+def test_a_variable_out_of_a_secret_is_not_compared() -> None:
+    hidden = {"name": "VLLM_X", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}
+    injected(compiling(engine={"env": [hidden]}))
 
 
 @pytest.mark.parametrize(

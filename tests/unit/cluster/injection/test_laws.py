@@ -84,9 +84,9 @@ def pods(draw: st.DrawFn) -> Object:
     models = draw(st.lists(st.sampled_from([*KNOWN, "unknown"]), max_size=3))
     found = pod(",".join(models), draw(st.sampled_from(["preferred", "required", None])))
     if draw(st.booleans()):
-        more = {"compile-cache": draw(st.sampled_from([*CACHES, "unknown", "No"]))}
-        more |= {"compile-user": draw(st.sampled_from(["1", "0", "me", ""]))}
-        for name, value in more.items():
+        wanted = {"compile-cache": draw(st.sampled_from([*CACHES, "unknown", "No"]))}
+        wanted |= {"compile-user": draw(st.sampled_from(["1", "0", "me", ""]))}
+        for name, value in wanted.items():
             found["metadata"]["annotations"][f"modelcache.dev/{name}"] = value
         if draw(st.booleans()):
             del found["metadata"]["annotations"]["modelcache.dev/model"]
@@ -97,8 +97,8 @@ def pods(draw: st.DrawFn) -> Object:
         more = draw(st.lists(NAMES.filter(lambda name: name not in names), max_size=2, unique=True))
         spec["initContainers"] = [draw(containers(name)) for name in more]
     if draw(st.booleans()):
-        wanted = draw(st.lists(NAMES, max_size=4, unique=True))
-        spec["volumes"] = [{"name": name, **draw(SOURCES)} for name in wanted]
+        volumes = draw(st.lists(NAMES, max_size=4, unique=True))
+        spec["volumes"] = [{"name": name, **draw(SOURCES)} for name in volumes]
     if draw(st.booleans()):
         required = {"nodeSelectorTerms": draw(TERMS)}
         spec["affinity"] = {
