@@ -55,7 +55,7 @@ def test_copies_share_their_blocks_where_the_file_system_can(
         data = os.urandom(80 * MIB)
         plant(disk / "source", {"big": data, "empty": b""})
         copied = [
-            copy_tree(disk / "source", scan(disk / "source"), disk / f"{n}") for n in range(3)
+            copy_tree(disk / "source", scan(disk / "source"), disk / f"{n}") for n in range(4)
         ]
         assert [one.how for one in copied] == ["reflink"] * 4  # 400 MiB on 320
         with (disk / "0" / "big").open("r+b") as file:
@@ -87,13 +87,23 @@ def test_on_a_full_disk_nothing_stays(tmp_path: Path) -> None:
         assert os.listdir(disk / "copy") == ["theirs"]
 
 
+@pytest.mark.root
+def test_where_there_is_no_inode_left_nothing_stays(tmp_path: Path) -> None:
+    plant(tmp_path / "source", {"a/b/c": b"x"})
+    with tmpfs(tmp_path / "disk", 4 * MIB, inodes=4) as disk:
+        (disk / "copy").mkdir()
+        with pytest.raises(InsufficientDisk):
+            copy_tree(tmp_path / "source", scan(tmp_path / "source"), disk / "copy")
+        assert os.listdir(disk / "copy") == []
+
+
 def test_a_process_that_swaps_a_directory_for_a_link_gets_nothing_copied(tmp_path: Path) -> None:
     source = plant(tmp_path / "source", {f"sub/{n}": b"inner" for n in range(20)})
     plant(tmp_path / "secret", {f"{n}": b"outer" for n in range(20)})
     (source / "link").symlink_to(tmp_path / "secret")
     found, refused = set[bytes](), 0
     with swapped(source / "sub", source / "link"):
-        for number in range(400):
+        for number in range(100):
             into = tmp_path / f"copy{number}"
             try:
                 copy_tree(source, scan(source), into)

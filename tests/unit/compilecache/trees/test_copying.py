@@ -153,7 +153,9 @@ def test_a_full_disk_is_said_and_nothing_stays(
     assert not (tmp_path / "copy").exists()
 
 
-def test_copying_can_be_cancelled(tmp_path: Path, source: Path) -> None:
+@pytest.mark.parametrize("size", [0, 10])
+def test_copying_can_be_cancelled(tmp_path: Path, size: int) -> None:
+    source = plant(tmp_path / "source", {"a": bytes(size)})
     cancel = Cancel()
     cancel.set()
     with pytest.raises(Cancelled):

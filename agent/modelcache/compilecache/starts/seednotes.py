@@ -1,0 +1,160 @@
+"""What a cache directory was seeded with: a note that lies in it, and what has changed since.
+
+The note is the engine's user's to write, as all of the directory is. It decides what is captured
+and what is told of a start, never what is trusted.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from modelcache.api.compilecache import Digest
+from modelcache.api.meta import API_VERSION, ApiModel
+from modelcache.compilecache.bundles.checking import MAX_MANIFEST_BYTES
+from modelcache.compilecache.bundles.manifest import BundleFile, BundleManifest
+from modelcache.compilecache.keys.parts import canonical
+from modelcache.compilecache.trees.copying import Owner
+from modelcache.compilecache.trees.opening import root_folder
+from modelcache.compilecache.trees.scanning import Entry, Tree
+from modelcache.errors import UsageError
+from modelcache.store.durable import disk_errors
+
+NOTE_NAME: Final = ".modelcache-seed.json"
+_NEW_NAME: Final = f"{NOTE_NAME}.new"
+_MAX_BYTES: Final = MAX_MANIFEST_BYTES + 64 * 1024
+_SECOND_NS: Final = 1_000_000_000
+
+
+class SeedNote(ApiModel):
+    """What a cache directory holds of a bundle, or has become one."""
+
+    api_version: Literal["modelcache.dev/v1alpha1"] = API_VERSION
+    kind: Literal["CompileSeed"] = "CompileSeed"
+    digest: Digest
+    """The bundle's."""
+    boot: str = ""
+    """During which boot of the machine it was seeded: what was not synced may be lost by another.
+    The kernel's random boot_id (proc_sys_kernel(5)); empty: unknown."""
+    manifest: BundleManifest
+    """Its files, as they were."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """How the files of a cache differ from those that it was seeded with."""
+
+    new: tuple[Entry, ...] = ()
+    """Files that no bundle brought."""
+    changed: tuple[Entry, ...] = ()
+    """Files that were written again; maybe with the same content."""
+    damaged: tuple[Entry, ...] = ()
+    """Files that are shorter than they were, though nobody wrote to them: lost with the power."""
+    gone: int = 0
+    """Files that are not there any more."""
+
+
+def changes(note: SeedNote | None, tree: Tree) -> Changes:
+    """What has changed since a cache was seeded. Without a note all of it is new.
+
+    Times are compared by the second: not all file systems keep more of them.
+    """
+    seeded = {file.path: file for file in note.manifest.files} if note is not None else {}
+    new, changed, damaged = list[Entry](), list[Entry](), list[Entry]()
+    found = 0
+    for entry in tree.entries:
+        file = seeded.get(entry.path)
+        if file is None:
+            new.append(entry)
+            continue
+        found += 1
+        if not _same_time(file, entry):
+            changed.append(entry)
+        elif file.size != entry.size:
+            damaged.append(entry)
+    return Changes(tuple(new), tuple(changed), tuple(damaged), len(seeded) - found)
+
+
+def differs(note: SeedNote | None, manifest: BundleManifest) -> bool:
+    """Whether any file of a captured tree has other content than was seeded, or is new."""
+    seeded = {file.path: file.sha256 for file in note.manifest.files} if note is not None else {}
+    return any(seeded.get(file.path) != file.sha256 for file in manifest.files)
+
+
+def read_note(cache_dir: Path) -> SeedNote | None:
+    """The note of a cache directory; None: there is none.
+
+    Raises:
+        UsageError: there is one that can't be read.
+        OSError: the disk fails, or there is no such directory.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with root_folder(cache_dir) as root:
+        try:
+            fd = os.open(NOTE_NAME, flags, dir_fd=root)
+        except FileNotFoundError:
+            return None
+    with os.fdopen(fd, "rb") as file:
+        regular = stat.S_ISREG(os.fstat(fd).st_mode)
+        content = file.read(_MAX_BYTES + 1) if regular else b""
+    try:
+        if len(content) > _MAX_BYTES:
+            raise ValueError("it is too large")
+        return SeedNote.model_validate_json(content, strict=True, by_name=False, by_alias=True)
+    except ValueError as error:
+        raise UsageError(
+            f"{cache_dir / NOTE_NAME} can't be read, so nobody knows what was seeded: remove the"
+            " directory, or take another one"
+        ) from error
+
+
+def write_note(
+    cache_dir: Path, digest: str, manifest: BundleManifest, owner: Owner | None = None
+) -> None:
+    """Note what a cache directory holds: after it was seeded, or after all of it was captured.
+
+    Who is killed meanwhile leaves the old note, or none.
+
+    Raises:
+        InsufficientDisk, UsageError
+        OSError: the disk fails.
+    """
+    note = SeedNote(digest=digest, boot=this_boot(), manifest=manifest)
+    content = canonical(note.to_document())
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with root_folder(cache_dir) as root, disk_errors(len(content)):
+        _unlink(_NEW_NAME, root)
+        try:
+            with os.fdopen(os.open(_NEW_NAME, flags, 0o600, dir_fd=root), "wb") as file:
+                file.write(content)
+                file.flush()
+                if owner is not None:
+                    owner.take(file.fileno())
+                os.fchmod(file.fileno(), 0o644)
+                os.fsync(file.fileno())
+            os.rename(_NEW_NAME, NOTE_NAME, src_dir_fd=root, dst_dir_fd=root)
+        except BaseException:
+            _unlink(_NEW_NAME, root)
+            raise
+
+
+def this_boot() -> str:
+    """The id of the machine's present boot; empty: the kernel doesn't say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return ""
+
+
+def _unlink(name: str, root: int) -> None:
+    try:
+        os.unlink(name, dir_fd=root)
+    except FileNotFoundError:
+        return
+
+
+def _same_time(file: BundleFile, entry: Entry) -> bool:
+    return file.mtime // _SECOND_NS == entry.mtime_ns // _SECOND_NS
