@@ -7,20 +7,16 @@ another boot each seeded file that nobody wrote to since is read and compared wi
 from __future__ import annotations
 
 import os
-from hashlib import sha256
 from pathlib import Path
-from typing import Final
 
 from modelcache.compilecache.bundles.local import LocalBundle
 from modelcache.compilecache.bundles.unpacking import unpack
-from modelcache.compilecache.starts.seednotes import SeedNote, changes
+from modelcache.compilecache.starts.seednotes import SeedNote, changes, digest_of
 from modelcache.compilecache.trees.copying import Owner
-from modelcache.compilecache.trees.opening import open_below, opened, root_folder
-from modelcache.compilecache.trees.scanning import Entry, Limits, scan
+from modelcache.compilecache.trees.opening import open_below, root_folder
+from modelcache.compilecache.trees.scanning import Limits, scan
 from modelcache.errors import TreeChanged
 from modelcache.transfer.cancelling import Cancel
-
-_READ_BYTES: Final = 1024 * 1024
 
 
 def mend(
@@ -78,17 +74,8 @@ def _broken(cache_dir: Path, note: SeedNote, limits: Limits, cancel: Cancel) -> 
             if entry.path in changed or entry.path in broken:
                 continue
             try:
-                if _digest(root, entry, cancel) != digests[entry.path]:
+                if digest_of(root, entry, cancel) != digests[entry.path]:
                     broken.add(entry.path)
             except TreeChanged:
                 continue  # somebody does write to it
     return sorted(broken)
-
-
-def _digest(root: int, entry: Entry, cancel: Cancel) -> str:
-    digest = sha256()
-    with opened(root, entry) as fd:
-        while block := os.read(fd, _READ_BYTES):
-            cancel.check()
-            digest.update(block)
-    return digest.hexdigest()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Final, Literal
 
@@ -18,14 +19,16 @@ from modelcache.compilecache.bundles.checking import MAX_MANIFEST_BYTES
 from modelcache.compilecache.bundles.manifest import BundleFile, BundleManifest
 from modelcache.compilecache.keys.parts import canonical
 from modelcache.compilecache.trees.copying import Owner
-from modelcache.compilecache.trees.opening import root_folder
+from modelcache.compilecache.trees.opening import opened, root_folder
 from modelcache.compilecache.trees.scanning import Entry, Tree
-from modelcache.errors import UsageError
+from modelcache.errors import TreeChanged, UsageError
 from modelcache.store.durable import disk_errors
+from modelcache.transfer.cancelling import Cancel
 
 NOTE_NAME: Final = ".modelcache-seed.json"
 _NEW_NAME: Final = f"{NOTE_NAME}.new"
 _MAX_BYTES: Final = MAX_MANIFEST_BYTES + 64 * 1024
+_READ_BYTES: Final = 1024 * 1024
 _SECOND_NS: Final = 1_000_000_000
 
 
@@ -78,10 +81,48 @@ def changes(note: SeedNote | None, tree: Tree) -> Changes:
     return Changes(tuple(new), tuple(changed), tuple(damaged), len(seeded) - found)
 
 
-def differs(note: SeedNote | None, manifest: BundleManifest) -> bool:
-    """Whether any file of a captured tree has other content than was seeded, or is new."""
-    seeded = {file.path: file.sha256 for file in note.manifest.files} if note is not None else {}
-    return any(seeded.get(file.path) != file.sha256 for file in manifest.files)
+def written(cache_dir: Path, note: SeedNote | None, tree: Tree) -> tuple[Entry, ...]:
+    """The files of a scanned cache that the seed doesn't have, or has with other content.
+
+    Engines write some files again at each start, with what was in them before: those are read, and
+    don't count.
+
+    Raises:
+        OSError: the disk fails.
+    """
+    found = changes(note, tree)
+    if note is None or not found.changed:
+        return found.new
+    seeded = {file.path: file for file in note.manifest.files}
+    with root_folder(cache_dir) as root:
+        other = [e for e in found.changed if not _has_content(root, e, seeded[e.path])]
+    return (*found.new, *other)
+
+
+def _has_content(root: int, entry: Entry, file: BundleFile) -> bool:
+    if entry.size != file.size:
+        return False
+    try:
+        return digest_of(root, entry) == file.sha256
+    except TreeChanged:
+        return False
+
+
+def digest_of(root: int, entry: Entry, cancel: Cancel | None = None) -> str:
+    """The SHA-256 in hex of a scanned file, below an open directory.
+
+    Raises:
+        TreeChanged: it is not what was scanned any more.
+        Cancelled
+        OSError: the disk fails.
+    """
+    digest = sha256()
+    with opened(root, entry) as fd:
+        while block := os.read(fd, _READ_BYTES):
+            if cancel is not None:
+                cancel.check()
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def read_note(cache_dir: Path) -> SeedNote | None:
