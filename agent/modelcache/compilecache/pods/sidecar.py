@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
@@ -18,26 +18,32 @@ import structlog
 from pydantic import ValidationError
 
 from modelcache.api.meta import ApiModel
-from modelcache.compilecache.engines.evidence import Evidence
+from modelcache.compilecache.engines.evidence import EngineHashes, Evidence
 from modelcache.compilecache.engines.factors import hashes_of
-from modelcache.compilecache.engines.judging import judge
+from modelcache.compilecache.engines.judging import MissReason, Result, Verdict, judge
 from modelcache.compilecache.engines.table import Engine
 from modelcache.compilecache.pods import environment
+from modelcache.compilecache.pods.accesses import files_read
 from modelcache.compilecache.pods.posting import Agent, Refused, Unavailable, again_and_again
 from modelcache.compilecache.pods.protocol import CaptureAnswer, CaptureDocument, StartDocument
-from modelcache.compilecache.pods.seeding import SeedReport, read_report
+from modelcache.compilecache.pods.seeding import read_report
 from modelcache.compilecache.pods.serving import Serving
 from modelcache.compilecache.starts.capturing import Captured, Patience, watch
-from modelcache.compilecache.starts.seednotes import read_note, written
+from modelcache.compilecache.starts.seednotes import SeedNote, read_note, written
 from modelcache.compilecache.trees.quiet import Quiet
-from modelcache.compilecache.trees.scanning import Limits, Tree, scan
-from modelcache.errors import AuthFailed, Cancelled, ModelCacheError, NotCaptured, NotFound
+from modelcache.compilecache.trees.scanning import Entry, Limits, Tree, scan
+from modelcache.errors import AuthFailed, Cancelled, ModelCacheError, NotCaptured
 from modelcache.transfer.cancelling import Cancel
 
 _TELL_SECONDS: Final = 60.0
 """What telling may hold up a capture."""
 _MAX_REPORT_BYTES: Final = 64 * 1024
 _MAX_MESSAGE: Final = 1024
+
+_UNREAD: Final = (
+    "the engine has read nothing of what was seeded, and written nothing beside it: its caches lie"
+    " elsewhere, or it doesn't compile; see which variables of its container say where they lie"
+)
 
 log = structlog.get_logger(__name__)
 
@@ -58,6 +64,17 @@ class CaptureReport(ApiModel):
     def done(self) -> bool:
         """Whether there is nothing more to do."""
         return self.told and self.outcome != ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """How the cache is now: its files, what was seeded, which are new, how many of the seeded were
+    read (None: nobody knows)."""
+
+    tree: Tree
+    note: SeedNote | None
+    new: Sequence[Entry]
+    read: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +105,9 @@ class Sidecar:
     serving: Serving | None = None
     publish: bool = True
     ranks: int = 1
-    patience: Patience = Patience()
+    patience: Patience = field(default_factory=Patience)
     deliver_seconds: float = 3600.0
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
 
     def run(self, cancel: Cancel) -> CaptureReport:
         """Do it all, once in a pod's life.
@@ -128,29 +145,34 @@ class Sidecar:
             Cancelled, NotFound, TreeTooLarge, UsageError
             OSError: the disk fails.
         """
-        ready = self._is_over(cancel)
-        seeded = read_report(self.work) or SeedReport(how="nothing")
-        tree = self._scan()
-        note = read_note(self.cache_dir)
-        new = len(written(self.cache_dir, note, tree))
-        evidence = Evidence(source="files", ready=ready and self.serving is not None, compiled=new)
+        over = self._is_over(cancel)
+        seen = self._seen()
+        note = seen.note
+        serves = over and self.serving is not None
+        evidence = Evidence(
+            source="files", ready=serves, compiled=len(seen.new), loaded=seen.read or 0
+        )
+        report = read_report(self.work)
         verdict = judge(
             evidence,
             seeded=note is not None,
             seeded_files=len(note.manifest.files) if note is not None else 0,
-            new_files=new,
-            before=seeded.hashes,
-            after=hashes_of(self.cache_dir, tree),
+            new_files=len(seen.new),
+            before=report.hashes if report is not None else EngineHashes(),
+            after=hashes_of(self.cache_dir, seen.tree),
             cache_dir=self.cache_dir,
-            finished=ready and self.serving is None,
+            finished=over and not serves,
         )
+        if verdict.result is Result.HIT and seen.read == 0:
+            verdict = Verdict(Result.MISS, None, MissReason.CACHE_ELSEWHERE, _UNREAD)
         reason = verdict.reason.value if verdict.reason is not None else None
         log.info(
             "start.judged",
             result=verdict.result.value,
             reason=reason,
-            message=verdict.message,
-            new_files=new,
+            why=verdict.message,
+            new_files=len(seen.new),
+            read_files=seen.read,
             seeded=note.digest if note is not None else None,
         )
         return StartDocument(
@@ -172,19 +194,22 @@ class Sidecar:
         return self.serving.wait(cancel, every=patience.look, seconds=patience.ready)
 
     def _is_quiet(self, cancel: Cancel) -> bool:
+        """Wait until something was written, or read of what was seeded, and then nothing more."""
         quiet = Quiet(self.patience.quiet)
         end = time.monotonic() + self.patience.ready
         while time.monotonic() < end:
             began = time.monotonic()
-            tree = self._scan()
-            # As long as nothing was written at all the start may not have begun.
-            if quiet.look(tree.state) and tree.entries:
+            seen = self._seen()
+            if quiet.look(seen.tree.state) and (seen.new or seen.read):
                 return True
             cancel.wait(max(self.patience.look, 20 * (time.monotonic() - began)))
         return False
 
-    def _scan(self) -> Tree:
-        return scan(self.cache_dir, self.engine.wanted, limits=self.limits, owner=os.geteuid())
+    def _seen(self) -> _Seen:
+        tree = scan(self.cache_dir, self.engine.wanted, limits=self.limits, owner=os.geteuid())
+        note = read_note(self.cache_dir)
+        read = files_read(self.cache_dir, note.manifest.files) if note is not None else None
+        return _Seen(tree, note, written(self.cache_dir, note, tree), read)
 
     def _tell(self, start: StartDocument, cancel: Cancel, seconds: float) -> bool:
         """Tell the agent how the start went; whether it needs not be told again."""

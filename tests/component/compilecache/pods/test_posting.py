@@ -187,7 +187,12 @@ def test_a_hanging_agent_holds_nobody_up_who_is_stopped(
 ) -> None:
     agent.hangs, agent.knows_expect = True, knows_expect
     cancel = Cancel()
-    threading.Thread(target=lambda: (agent.asked.wait(20), cancel.set()), daemon=True).start()
+
+    def stop() -> None:
+        agent.asked.wait(20)
+        cancel.set()
+
+    threading.Thread(target=stop, daemon=True).start()
     began = time.monotonic()
     with pytest.raises(Cancelled):
         agent.client.publish("llama", capture, archive, cancel)
