@@ -32,6 +32,8 @@ _LOOKS: Final = 3
 _MOST_OF_LIMIT: Final = 0.8
 """What a bundle may take of the cache's limit: a pod that goes beyond it is evicted."""
 _MAX_REPORT_BYTES: Final = 1 << 20
+_PATIENCE_SECONDS: Final = 10.0
+"""For what was cancelled."""
 
 
 class SeedReport(ApiModel):
@@ -185,7 +187,7 @@ def _bounded(seconds: float) -> Iterator[Cancel]:
     cancel = Cancel()
     timers = [
         threading.Timer(seconds, cancel.set),
-        threading.Timer(seconds + 10, os._exit, (0,)),
+        threading.Timer(seconds + _PATIENCE_SECONDS, os._exit, (0,)),
     ]
     for timer in timers:
         timer.daemon = True

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -25,11 +24,6 @@ DIGEST = f"sha256:{'b' * 64}"
 
 
 @pytest.fixture
-def agent(tmp_path: Path) -> Iterator[CompileAgent]:
-    with CompileAgent(tmp_path) as found:
-        yield found
-
-
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
     path = tmp_path / "archive.tar.zst"
