@@ -24,7 +24,6 @@ DIGEST = f"sha256:{'b' * 64}"
 
 
 @pytest.fixture
-@pytest.fixture
 def archive(tmp_path: Path) -> Path:
     path = tmp_path / "archive.tar.zst"
     path.write_bytes(CONTENT)

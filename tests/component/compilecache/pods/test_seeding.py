@@ -14,6 +14,7 @@ import pytest
 
 from modelcache.compilecache.pods import seeding
 from modelcache.compilecache.pods.seeding import read_report
+from modelcache.compilecache.starts import holding
 from tests.support.agent import modelcache
 from tests.support.podcaches import NAME, SEED, Pod
 from tests.support.trees import content
@@ -156,7 +157,6 @@ def test_a_bundle_that_lies_there_itself(pod: Pod) -> None:
 
 def test_one_that_is_replaced_while_it_is_opened(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
     first = pod.holds(SEED)
-    opened = seeding.in_use
     replaced: list[Any] = []
 
     def in_use(directory: Path) -> Any:
@@ -164,7 +164,7 @@ def test_one_that_is_replaced_while_it_is_opened(pod: Pod, monkeypatch: pytest.M
             replaced.append(pod.holds({"other": b"o"}))
             first.archive.unlink()
             (first.directory / "bundle.json").unlink()
-        return opened(directory)
+        return holding.in_use(directory)
 
     monkeypatch.setattr(seeding, "in_use", in_use)
     report = pod.seeding.run()
