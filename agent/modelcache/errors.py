@@ -142,6 +142,20 @@ class UnsafeFormat(ModelCacheError):
     exit_code = 2
 
 
+class Untrusted(ModelCacheError):
+    """A compile cache that nobody vouches for whom this machine trusts. It is code: not taken."""
+
+    reason = Reason.UNSAFE_FORMAT
+    exit_code = 5
+
+
+class BrokenBundle(ModelCacheError):
+    """A bundle of a compile cache that is not what it says it is, or what none may be."""
+
+    reason = Reason.CHECKSUM_MISMATCH
+    exit_code = 5
+
+
 class Cancelled(ModelCacheError):
     """Stopped on request. What was fetched so far is kept and resumed."""
 
@@ -150,6 +164,20 @@ class Cancelled(ModelCacheError):
 
 class StoreDamaged(ModelCacheError):
     """The root is not a cache of ours, or was written by a newer version."""
+
+
+class TreeChanged(ModelCacheError):
+    """A file of a tree changed, or went, while it was read: somebody still writes."""
+
+    retryable = True
+
+
+class TreeTooLarge(ModelCacheError):
+    """A directory tree has more files or bytes than is allowed, or looking at it takes too long."""
+
+
+class NotQuiet(TreeChanged):
+    """A compile cache is not complete yet, or changed while it was captured."""
 
 
 class ClusterError(ModelCacheError):
