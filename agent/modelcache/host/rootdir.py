@@ -21,7 +21,7 @@ from modelcache.host.mounts import Mount, covering
 MODE: Final = 0o2775
 """Written by owner and group, and what is made in it gets its group; read by all pods."""
 
-MOUNTED_BY_PODS: Final = ("models", "hub")
+MOUNTED_BY_PODS: Final = ("models", "hub", "compile")
 """What pods mount with `DirectoryOrCreate`. kubelet makes it, for root alone, where it is missing:
 the root and its parents as well."""
 

@@ -8,6 +8,10 @@ models/<name>/<snapshot>/      plain views: hard links to blobs
 models/<name>/current          symlink to the ready snapshot
 hub/<name>/models--org--repo/  Hugging Face hub views
 manifests/<name>/<snapshot>.json
+compile/<name>/<key>/<digest>/ bundles of compile caches: the archive is a hard link to a blob
+compile/<name>/current         symlink to the bundle that the next start is seeded from
+compile/<name>/marks/<digest>.json
+keys/                          this machine's own signing key, readable by its owner alone
 node.json                      what this node reports
 """
 
@@ -22,7 +26,8 @@ from modelcache.errors import StoreDamaged
 from modelcache.store.durable import Durable
 
 LAYOUT_VERSION = 1
-_OURS = ("ingest", "blobs", "models", "hub", "manifests", "compile", "node.json")
+_OURS = ("ingest", "blobs", "models", "hub", "manifests", "compile", "keys", "node.json")
+_MADE_BY_KUBELET = ("models", "hub", "compile")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +101,37 @@ class Layout:
         """What this node reports."""
         return self.root / "node.json"
 
+    @property
+    def compile(self) -> Path:
+        """Bundles of compile caches, a directory for each cache."""
+        return self.root / "compile"
+
+    @property
+    def compile_lock(self) -> Path:
+        """Held by who changes which bundles there are."""
+        return self.root / "ingest" / "compile.lock"
+
+    @property
+    def keys(self) -> Path:
+        """This machine's own signing key."""
+        return self.root / "keys"
+
+    def compile_cache(self, name: str) -> Path:
+        """One compile cache: what pods mount."""
+        return self.compile / name
+
+    def compile_bundle(self, name: str, key: str, digest: str) -> Path:
+        """One bundle's directory; key and digest are 64 hex digits each, and were validated."""
+        return self.compile_cache(name) / key / digest
+
+    def compile_current(self, name: str) -> Path:
+        """The symlink to the bundle that the next start is seeded from."""
+        return self.compile_cache(name) / "current"
+
+    def compile_mark(self, name: str, digest: str) -> Path:
+        """What starts have told of a bundle."""
+        return self.compile_cache(name) / "marks" / f"{digest}.json"
+
     def blob(self, digest: str) -> Path:
         """One blob. The digest has been validated."""
         return self.blobs / digest[:2] / digest
@@ -160,6 +196,7 @@ def open_layout(root: Path, durable: Durable | None = None) -> Layout:
             layout.root / "models",
             layout.root / "hub",
             layout.manifests,
+            layout.compile,
         )
         for folder in folders:
             durable.make_directory(folder)
@@ -175,9 +212,16 @@ def open_layout(root: Path, durable: Durable | None = None) -> Layout:
 
 def _is_taken(path: Path) -> bool:
     # kubelet makes what a pod mounts, before any agent ran; prepare-root, so that it needn't.
-    if path.name in ("models", "hub") and path.is_dir() and not path.is_symlink():
-        return any(path.iterdir())
+    if path.name in _MADE_BY_KUBELET and path.is_dir() and not path.is_symlink():
+        if path.name != "compile":
+            return any(path.iterdir())
+        # A pod mounts one compile cache's directory.
+        return any(_has_content(child) for child in path.iterdir())
     return path.exists()
+
+
+def _has_content(path: Path) -> bool:
+    return path.is_symlink() or not path.is_dir() or any(path.iterdir())
 
 
 def check_version(layout: Layout) -> None:

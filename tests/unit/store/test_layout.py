@@ -38,7 +38,7 @@ def test_foreign_content_under_a_name_of_ours_is_refused(tmp_path: Path, name: s
     assert os.listdir(tmp_path) == [name]
 
 
-@pytest.mark.parametrize("name", ["blobs", "manifests", "compile"])
+@pytest.mark.parametrize("name", ["blobs", "manifests", "keys"])
 def test_so_is_an_empty_directory_that_nobody_makes_for_us(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     with pytest.raises(StoreDamaged, match="no layout"):
@@ -46,9 +46,17 @@ def test_so_is_an_empty_directory_that_nobody_makes_for_us(tmp_path: Path, name:
 
 
 def test_what_kubelet_makes_for_a_pod_before_any_agent_is_no_content(tmp_path: Path) -> None:
-    for name in ("models", "hub"):
-        (tmp_path / name).mkdir()
+    for name in ("models", "hub", "compile/llama"):
+        (tmp_path / name).mkdir(parents=True)
     assert open_layout(tmp_path).marker.exists()
+
+
+@pytest.mark.parametrize("path", ["compile/llama/current", "compile/notes.txt"])
+def test_what_somebody_has_put_below_compile_is_refused(tmp_path: Path, path: str) -> None:
+    (tmp_path / path).parent.mkdir(parents=True)
+    (tmp_path / path).write_text("")
+    with pytest.raises(StoreDamaged, match="no layout"):
+        open_layout(tmp_path)
 
 
 def test_a_crash_before_the_marker_is_no_foreign_content(tmp_path: Path) -> None:
