@@ -178,6 +178,8 @@ class TreeTooLarge(ModelCacheError):
 
 class NotQuiet(TreeChanged):
     """A compile cache is not complete yet, or changed while it was captured."""
+
+
 class AcceleratorUnknown(ModelCacheError):
     """Which accelerator the machine computes on can't be told, or there are several kinds of them:
     a compile cache for one is none for the other."""

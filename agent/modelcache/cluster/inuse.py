@@ -1,4 +1,4 @@
-"""Which models the pods of this node use: what they use is not deleted."""
+"""Which models and compile caches the pods of this node use: what they use is not deleted."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from modelcache.cluster.client import Object
 
 MODEL_ANNOTATION: Final = f"{API_GROUP}/model"
 """On a pod: the models that it asks for, comma-separated."""
+COMPILE_ANNOTATION: Final = f"{API_GROUP}/compile-cache"
+"""On a pod: the compile cache that it asks for."""
 
 _ENDED: Final = ("Succeeded", "Failed")
 
@@ -30,10 +32,13 @@ class Use:
 def keep_use(pod: Object) -> Object:
     """What of a Pod a Mirror keeps."""
     metadata: Object = pod["metadata"]
-    asked = (metadata.get("annotations") or {}).get(MODEL_ANNOTATION)
+    annotations = metadata.get("annotations") or {}
+    asked = annotations.get(MODEL_ANNOTATION)
     volumes = (pod.get("spec") or {}).get("volumes") or ()
     return {
         "namespace": metadata.get("namespace", ""),
+        "uid": metadata.get("uid", ""),
+        "compile": annotations.get(COMPILE_ANNOTATION, "").strip(),
         "ended": (pod.get("status") or {}).get("phase") in _ENDED,
         "asked": sorted(part.strip() for part in asked.split(",")) if asked else [],
         "paths": sorted(v["hostPath"]["path"] for v in volumes if v.get("hostPath")),
@@ -66,11 +71,24 @@ def in_use(pods: Iterable[Object], root: str, own_namespace: str) -> Use:
     return Use(frozenset(names), everything)
 
 
+def compile_caches_in_use(pods: Iterable[Object], own_namespace: str) -> frozenset[str]:
+    """The compile caches that pods of this node ask for, or may yet be seeded from.
+
+    Args:
+        pods: as `keep_use` keeps them.
+        own_namespace: the namespace of the agents.
+    """
+    others = (pod for pod in pods if not pod["ended"] and pod["namespace"] != own_namespace)
+    return frozenset(pod["compile"] for pod in others if pod["compile"])
+
+
 def _model(path: PurePosixPath, root: PurePosixPath) -> str | None:
     """The model whose view a path is, or is in; empty: of any; None: of none."""
     if not path.is_relative_to(root):
         return None
     parts: tuple[Any, ...] = path.relative_to(root).parts
+    if len(parts) > 1 and parts[0] == "compile":
+        return None
     if not parts or parts[0] not in ("models", "hub"):
         # The root itself; or what lies in it beside the views, such as the blobs.
         return ""
