@@ -152,6 +152,20 @@ class StoreDamaged(ModelCacheError):
     """The root is not a cache of ours, or was written by a newer version."""
 
 
+class TreeChanged(ModelCacheError):
+    """A file of a tree changed, or went, while it was read: somebody still writes."""
+
+    retryable = True
+
+
+class TreeTooLarge(ModelCacheError):
+    """A directory tree has more files or bytes than is allowed, or looking at it takes too long."""
+
+
+class NotQuiet(TreeChanged):
+    """A compile cache is not complete yet, or changed while it was captured."""
+
+
 class ClusterError(ModelCacheError):
     """The API server refused a request, or gave no answer that can be used.
 
