@@ -166,6 +166,11 @@ class NotQuiet(TreeChanged):
     """A compile cache is not complete yet, or changed while it was captured."""
 
 
+class AcceleratorUnknown(ModelCacheError):
+    """Which accelerator the machine computes on can't be told, or there are several kinds of them:
+    a compile cache for one is none for the other."""
+
+
 class ClusterError(ModelCacheError):
     """The API server refused a request, or gave no answer that can be used.
 

@@ -3,19 +3,54 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Final
+from typing import Any, Final
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-COMMANDS: Final[dict[str, tuple[str, str]]] = {}
-"""Each command of the group: the module below `cli` and the function there, and what it does."""
+COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    # Keys.
+    # Bundles.
+    # Places.
+    # Starts.
+    # In pods.
+}
+"""Each command of the group: the module below `cli` and the function there, and what it does in a
+few words."""
 
 
-def make_group() -> typer.Typer:
-    """The group, with all its commands."""
-    group = typer.Typer(help="Compile caches: keys, bundles, starts.", no_args_is_help=True)
-    for name, (place, summary) in COMMANDS.items():
+class _Group(TyperGroup):
+    """Imports a command's module when it is asked for, and no other's: an init container is not to
+    wait for the SDKs of the places that it never speaks to."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        # The names, for the list and for what is said of a mistyped one.
+        self.commands = dict.fromkeys(COMMANDS, TyperCommand(None))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command, or None where there is none of this name."""
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        place, summary = COMMANDS[cmd_name]
         module, _, function = place.partition(":")
-        command = getattr(import_module(f"modelcache.cli.{module}"), function)
-        group.command(name, short_help=summary)(command)
-    return group
+        alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+        alone.command(cmd_name, short_help=summary)(
+            getattr(import_module(f"modelcache.cli.{module}"), function)
+        )
+        return typer.main.get_command(alone)
+
+
+group = typer.Typer(
+    name="compile",
+    help="Compile caches: what each was compiled for, bundles of them, and starts from them.",
+    cls=_Group,
+    rich_markup_mode=None,
+)
+
+
+@group.callback(invoke_without_command=True)
+def _group(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())

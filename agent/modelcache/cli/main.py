@@ -41,6 +41,7 @@ COMMANDS: Final = {
     "tune": ("tuning:tune", "Set the read-ahead of models' devices."),
     "prepare-root": ("preparing:prepare_root", "Make a directory of the node the agent's."),
     "bench": ("benchcmd:bench", "Measure how fast models load."),
+    "compile": ("compilecmd:group", "Keep what engines compiled."),
     "cleanup": ("cleaning:cleanup", "Take everything of ours off a cluster's nodes."),
 }
 """Each command: the module below `cli` and the function there, and what it does in a few words."""

@@ -5,6 +5,7 @@ from typing import get_args
 
 import pytest
 
+from modelcache.cli import compilecmd
 from modelcache.settings import FetchSettings
 from tests.unit.cli.conftest import Command
 
@@ -12,7 +13,7 @@ COMMANDS = [
     *("agent", "controller", "prefetch", "ls", "show", "verify", "evict", "validate", "labels"),
     *("webhook", "webhook-certificate", "inject", "link", "prepare-root", "cleanup", "tune"),
 ]
-GROUPS = {"bench": ["load"]}
+GROUPS = {"bench": ["load"], "compile": [*compilecmd.COMMANDS]}
 
 
 @pytest.fixture(autouse=True)
