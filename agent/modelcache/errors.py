@@ -142,6 +142,20 @@ class UnsafeFormat(ModelCacheError):
     exit_code = 2
 
 
+class Untrusted(ModelCacheError):
+    """A compile cache that nobody vouches for whom this machine trusts. It is code: not taken."""
+
+    reason = Reason.UNSAFE_FORMAT
+    exit_code = 5
+
+
+class BrokenBundle(ModelCacheError):
+    """A bundle of a compile cache that is not what it says it is, or what none may be."""
+
+    reason = Reason.CHECKSUM_MISMATCH
+    exit_code = 5
+
+
 class Cancelled(ModelCacheError):
     """Stopped on request. What was fetched so far is kept and resumed."""
 

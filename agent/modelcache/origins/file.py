@@ -91,29 +91,41 @@ class FileOrigin:
             file.origin_path, bounds.roots or (), size=found.st_size, mtime_ns=found.st_mtime_ns
         )
 
-    def _bounds(self) -> _Bounds:
-        """What may be read, after a look at the path as it is written.
-
-        That look comes first, so that the answer tells nothing of what is there.
-        """
-        if self._within is None:
-            return _Bounds(None, _real(self._forbidden))
-        path, roots = Path(os.path.normpath(self._path)), tuple(map(_real, self._within))
-        if not any(path.is_relative_to(root) for root in (*self._within, *roots)):
-            allowed = ", ".join(map(str, self._within)) or "none is set"
-            raise UnsafePath(
-                f"{shown(self._path)} is not below a --file-root ({allowed}): move it there, or"
-                " start the agent with one"
-            )
-        return _Bounds(roots, _real(self._forbidden))
+    def _bounds(self) -> Bounds:
+        return Bounds.of(self._path, within=self._within, forbidden=self._forbidden)
 
 
 @dataclass(frozen=True)
-class _Bounds:
+class Bounds:
     """Where files may really lie: below one of the roots (None: anywhere), not in the cache."""
 
     roots: tuple[Path, ...] | None
     cache: Path
+
+    @classmethod
+    def of(cls, path: str, *, within: tuple[Path, ...] | None, forbidden: Path) -> Bounds:
+        """The bounds, after a look at a path as it is written.
+
+        That look comes first, so that the answer tells nothing of what is there.
+
+        Args:
+            path: what is wanted.
+            within: the directories that may be used; None for any.
+            forbidden: the cache itself.
+
+        Raises:
+            UnsafePath: the path is below none of them.
+        """
+        if within is None:
+            return cls(None, _real(forbidden))
+        wanted, roots = Path(os.path.normpath(path)), tuple(map(_real, within))
+        if not any(wanted.is_relative_to(root) for root in (*within, *roots)):
+            allowed = ", ".join(map(str, within)) or "none is set"
+            raise UnsafePath(
+                f"{shown(path)} is not below a --file-root ({allowed}): move it there, or"
+                " start the agent with one"
+            )
+        return cls(roots, _real(forbidden))
 
     def check(self, path: str, real: str) -> None:
         """Check where a path really leads."""
@@ -135,7 +147,7 @@ class _Bounds:
 class _Walk:
     """One walk through a directory tree, links included."""
 
-    def __init__(self, bounds: _Bounds) -> None:
+    def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
         self._cache_inode = bounds.cache_inode()
         self._left = MAX_ENTRIES

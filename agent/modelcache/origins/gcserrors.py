@@ -20,6 +20,8 @@ from modelcache.origins.waiting import retry_after_seconds
 
 LIST: Final = "storage.objects.list"
 GET: Final = "storage.objects.get"
+CREATE: Final = "storage.objects.create"
+DELETE: Final = "storage.objects.delete"
 """The permissions that are needed."""
 
 _PERMISSION = re.compile(r"\b(?:storage\.[a-z]+|serviceusage\.services)\.[A-Za-z]+\b")
@@ -109,9 +111,10 @@ def _advice(message: str, permission: str) -> str:
             f"grant {wanted} on the project that GOOGLE_CLOUD_QUOTA_PROJECT names"
             " (roles/serviceusage.serviceUsageConsumer)"
         )
+    role = f"roles/storage.{'objectViewer' if wanted in (LIST, GET) else 'objectUser'}"
     if not found and message:
-        return f"{shown(message, 160)}; {wanted} is needed (roles/storage.objectViewer has it)"
-    return f"grant {wanted} (roles/storage.objectViewer has it), or set secretName"
+        return f"{shown(message, 160)}; {wanted} is needed ({role} has it)"
+    return f"grant {wanted} ({role} has it), or set secretName"
 
 
 def _line(error: GoogleAuthError) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -24,9 +26,11 @@ from modelcache.errors import (
 from modelcache.origins.names import shown
 from modelcache.origins.waiting import retry_after_seconds
 
+READ: Final = "s3:ListBucket and s3:GetObject"
+"""The permissions that reading needs."""
+
 # https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 _REFUSED = {
-    "AccessDenied": "it refuses access: grant s3:ListBucket and s3:GetObject, or set secretName",
     "ExpiredToken": "the session token has expired: renew the credentials",
     "InvalidAccessKeyId": "it does not know the access key: check AWS_ACCESS_KEY_ID",
     "InvalidToken": "the session token is not valid: renew the credentials",
@@ -47,12 +51,18 @@ _NO_CREDENTIALS = (
 )
 
 
-def from_client_error(error: ClientError, uri: str) -> ModelCacheError:
-    """Our error for one that the service sent. A HEAD has no body, so its code is the status."""
+def from_client_error(error: ClientError, uri: str, needed: str = READ) -> ModelCacheError:
+    """Our error for one that the service sent. A HEAD has no body, so its code is the status.
+
+    `needed`: the permissions that the request wants.
+    """
     code = error.response.get("Error", {}).get("Code", "")
     meta = error.response.get("ResponseMetadata", {})
     status = meta.get("HTTPStatusCode", 0)
     wait = retry_after_seconds(meta.get("HTTPHeaders", {}).get("retry-after"))
+    refusal = AuthFailed(f"{uri}: it refuses access: grant {needed}, or set secretName")
+    if code == "AccessDenied":
+        return refusal
     if reason := _REFUSED.get(code):
         return AuthFailed(f"{uri}: {reason}")
     if code in ("NoSuchBucket", "InvalidBucketName"):
@@ -60,7 +70,7 @@ def from_client_error(error: ClientError, uri: str) -> ModelCacheError:
     if code in _SLOW_DOWN or status in (429, 503):
         return RateLimited(f"{uri}: S3 asks for fewer requests", retry_after=wait)
     if status in (401, 403):
-        return AuthFailed(f"{uri}: {_REFUSED['AccessDenied']}")
+        return refusal
     if status == 404:
         return NotFound(f"{uri}: there is no such object or prefix")
     if status >= 500:

@@ -25,7 +25,7 @@ FILE = RemoteFile("a", "m/a", 1, "gs:x", etag="1")
 
 @pytest.fixture(autouse=True)
 def without_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modelcache.origins.gcs.RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("modelcache.origins.gcsclient.RETRY_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_request_is_repeated_by_the_sdk(gcs: GcsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modelcache.origins.gcs.RETRY_SECONDS", 6.0)
+    monkeypatch.setattr("modelcache.origins.gcsclient.RETRY_SECONDS", 6.0)
     monkeypatch.setattr("time.sleep", lambda _: None)
     bucket = gcs.bucket("repeated")
     gcs.put_many(bucket, {"m/a": b"1"})

@@ -189,7 +189,7 @@ def test_how_a_bucket_is_addressed(
     monkeypatch.setenv("AWS_REGION", "eu-central-1")
     if endpoint:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
-    client = S3Origin(parse_uri(f"s3://{bucket}/m"))._open()
+    client = S3Origin(parse_uri(f"s3://{bucket}/m"))._s3.client()
     what = {"Bucket": bucket, "Key": "k"}
     assert client.generate_presigned_url("get_object", Params=what).startswith(url)
 

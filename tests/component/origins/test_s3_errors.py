@@ -27,7 +27,7 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
     # One attempt: how long botocore waits between three is not what is tested.
-    monkeypatch.setattr("modelcache.origins.s3.ATTEMPTS", 1)
+    monkeypatch.setattr("modelcache.origins.s3client.ATTEMPTS", 1)
 
 
 def failure(monkeypatch: pytest.MonkeyPatch, answer: Answer) -> ModelCacheError:
@@ -138,7 +138,7 @@ def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_three_attempts_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modelcache.origins.s3.ATTEMPTS", 3)
+    monkeypatch.setattr("modelcache.origins.s3client.ATTEMPTS", 3)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     with S3Stub(GET=Answer(500, "InternalError")) as stub:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", stub.endpoint)

@@ -1,0 +1,313 @@
+"""file:///path: a directory that nodes share (NFS, EFS, Filestore), or of this machine.
+
+A bundle is made whole below `.staging`, and renamed into its place: nobody ever sees half of one,
+and of two publishers of the same bundle the second finds the name taken. A rename within one
+directory tree is atomic for all clients of an NFS server, too.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from modelcache.api import SourceURI
+from modelcache.compilecache.bundles.local import (
+    ARCHIVE_NAMES,
+    ENVELOPE_NAME,
+    LocalBundle,
+    archive_name,
+)
+from modelcache.compilecache.bundles.statement import MAX_ENVELOPE_BYTES, Archive
+from modelcache.compilecache.places.protocol import (
+    LEFTOVER_SECONDS,
+    MAX_NAMES,
+    Placed,
+    folder_of,
+    is_hex,
+    newest_first,
+)
+from modelcache.compilecache.places.whole import require_whole
+from modelcache.errors import (
+    AuthFailed,
+    BrokenBundle,
+    InsufficientDisk,
+    ModelCacheError,
+    NotFound,
+    OriginUnavailable,
+    UnsafePath,
+)
+from modelcache.origins.file import Bounds
+from modelcache.origins.protocol import LocalLocation
+from modelcache.store.durable import Durable
+
+STAGING: Final = ".staging"
+"""What is not yet whole, and what is about to go, below the place's root."""
+
+_TRIES = 5
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class DirectoryPlace:
+    """A directory. It has to be there: one that is made may lie below a mount that is missing."""
+
+    def __init__(self, uri: SourceURI, *, within: tuple[Path, ...] | None, forbidden: Path) -> None:
+        """Look at nothing yet.
+
+        Args:
+            uri: `file:///path`.
+            within: the directories that may be used; None for any.
+            forbidden: the cache itself.
+        """
+        self._uri = uri
+        self._within = within
+        self._forbidden = forbidden
+
+    @property
+    def uri(self) -> str:
+        """The place's URI."""
+        return str(self._uri)
+
+    @property
+    def host(self) -> str:
+        """None is asked."""
+        return ""
+
+    def publish(self, bundle: LocalBundle) -> bool:
+        """Copy a bundle there. See `Place.publish`."""
+        root = self._root()
+        statement = bundle.statement
+        target = root / folder_of(statement.key.digest, statement.digest)
+        with _writing(root):
+            if (target / ENVELOPE_NAME).exists():
+                return False
+            require_whole(bundle)
+            durable = _durable(root)
+            staged = _staged(root, ".new")
+            try:
+                _sweep(root, staged)
+                _fill(durable, staged, bundle)
+                return _move_in(durable, staged, target)
+            finally:
+                shutil.rmtree(staged, ignore_errors=True)
+
+    def generations(self, key: str) -> tuple[Placed, ...]:
+        """The bundles of a key. See `Place.generations`."""
+        if not is_hex(key):
+            return ()
+        root = self._root()
+        found = [self._placed(root, key, name) for name in _names(root / key)]
+        return newest_first([placed for placed in found if placed is not None])
+
+    def keys(self) -> tuple[str, ...]:
+        """The keys. See `Place.keys`."""
+        root = self._root()
+        with _reading(str(root)):
+            return tuple(sorted(key for key in _names(root) if _has_any(root / key)))
+
+    def find(self, digest: str) -> Placed | None:
+        """The bundle of a digest. See `Place.find`."""
+        name = digest.removeprefix("sha256:")
+        if not is_hex(name):
+            return None
+        root = self._root()
+        for key in _names(root):
+            if (placed := self._placed(root, key, name)) is not None:
+                return placed
+        return None
+
+    def envelope(self, placed: Placed) -> bytes:
+        """The envelope. See `Place.envelope`."""
+        location = self._located(placed, ENVELOPE_NAME)
+        if location.size > MAX_ENVELOPE_BYTES:
+            raise BrokenBundle(f"{location.path} is longer than any envelope: remove the bundle")
+        fd = location.open()
+        with os.fdopen(fd, "rb") as file, _reading(location.path):
+            return file.read(MAX_ENVELOPE_BYTES)
+
+    def locate(self, placed: Placed, archive: Archive) -> LocalLocation:
+        """The archive's path, to be opened with `LocalLocation.open`."""
+        location = self._located(placed, archive_name(archive))
+        if location.size != archive.size:
+            raise BrokenBundle(
+                f"{location.path} has {location.size} bytes, and its statement says {archive.size}:"
+                " remove the bundle, and publish it again"
+            )
+        return location
+
+    def remove(self, placed: Placed) -> None:
+        """Remove a bundle: it is gone at once, its files bit by bit."""
+        root = self._root()
+        target = root / placed.folder
+        with _writing(root):
+            durable = _durable(root)
+            aside = _staged(root, ".gone")
+            try:
+                with suppress(FileNotFoundError):
+                    durable.rename(target, aside / "bundle")
+                    durable.sync_directory(target.parent)
+                    durable.remove_if_empty(target.parent)
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
+
+    def _root(self) -> Path:
+        path = self._uri.path
+        bounds = Bounds.of(path, within=self._within, forbidden=self._forbidden)
+        with _reading(path):
+            real = os.path.realpath(path)
+            bounds.check(path, real)
+            if not stat.S_ISDIR(os.stat(real).st_mode):
+                raise NotFound(f"{path} is no directory: name one that is there for bundles")
+        return Path(real)
+
+    def _located(self, placed: Placed, name: str) -> LocalLocation:
+        root = self._root()
+        path = root / placed.folder / name
+        with _reading(str(path)):
+            found = os.lstat(path)
+        if not stat.S_ISREG(found.st_mode):
+            raise UnsafePath(f"{path} is no regular file: remove the bundle")
+        return LocalLocation(str(path), (root,), found.st_size, found.st_mtime_ns)
+
+    def _placed(self, root: Path, key: str, name: str) -> Placed | None:
+        """The bundle in a folder; None: there is none, or one that was not finished."""
+        folder = root / key / name
+        with _reading(str(folder)):
+            try:
+                envelope = os.lstat(folder / ENVELOPE_NAME)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            sizes = [0]
+            for archive in ARCHIVE_NAMES.values():
+                with suppress(FileNotFoundError):
+                    sizes.append(os.lstat(folder / archive).st_size)
+        created = datetime.fromtimestamp(envelope.st_mtime, UTC)
+        return Placed(f"sha256:{name}", key, created, max(sizes))
+
+
+def _fill(durable: Durable, staged: Path, bundle: LocalBundle) -> None:
+    archive = staged / bundle.archive.name
+    shutil.copyfile(bundle.archive, archive)
+    (staged / ENVELOPE_NAME).write_bytes(bundle.envelope_bytes)
+    for path in (archive, staged / ENVELOPE_NAME):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fchmod(fd, 0o644)
+            durable.sync(fd)
+        finally:
+            os.close(fd)
+    durable.sync_directory(staged)
+
+
+def _move_in(durable: Durable, staged: Path, target: Path) -> bool:
+    """Rename into place; False: another was first."""
+    for left in reversed(range(_TRIES)):
+        durable.make_directory(target.parent)
+        try:
+            durable.rename(staged, target)
+            return True
+        except FileNotFoundError:
+            # A client of NFS that asks again is told so of what it has done itself.
+            if not staged.exists() and (target / ENVELOPE_NAME).exists():
+                return True
+            # Or who removed the last bundle of the key has taken its folder away.
+            if not left:
+                raise
+        except OSError as error:
+            if error.errno not in _TAKEN:
+                raise
+            if (target / ENVELOPE_NAME).exists():
+                return False
+            # By hand, or by another program: a bundle without an envelope is none.
+            durable.rename(target, _staged(target.parents[1], ".gone") / "bundle")
+    raise OriginUnavailable(f"{target} is made and removed by others again and again")
+
+
+def _durable(root: Path) -> Durable:
+    staging = root / STAGING
+    durable = Durable(staging)
+    durable.make_directory(staging)
+    return durable
+
+
+def _staged(root: Path, suffix: str) -> Path:
+    path = root / STAGING / f"{secrets.token_hex(8)}{suffix}"
+    path.mkdir()
+    path.chmod(0o755)
+    return path
+
+
+def _sweep(root: Path, newest: Path) -> None:
+    """Remove what publishers left that were killed. `newest`: just made, by the server's clock."""
+    now = newest.stat().st_mtime
+    with suppress(PermissionError), os.scandir(root / STAGING) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                times = [entry.stat(follow_symlinks=False).st_mtime]
+                with os.scandir(entry.path) as inside:
+                    times += [found.stat(follow_symlinks=False).st_mtime for found in inside]
+                if now - max(times) >= LEFTOVER_SECONDS:
+                    shutil.rmtree(entry.path, ignore_errors=True)
+
+
+def _has_any(folder: Path) -> bool:
+    return any((folder / name / ENVELOPE_NAME).exists() for name in _names(folder))
+
+
+def _names(folder: Path) -> list[str]:
+    """The directories in a folder that are named by a SHA-256."""
+    found = []
+    with _reading(str(folder)):
+        try:
+            entries = os.scandir(folder)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        with entries:
+            for number, entry in enumerate(entries):
+                if number >= MAX_NAMES:
+                    raise UnsafePath(f"{folder} has more than {MAX_NAMES:,} names in it")
+                if is_hex(entry.name) and entry.is_dir(follow_symlinks=False):
+                    found.append(entry.name)
+    return found
+
+
+@contextmanager
+def _reading(path: str) -> Iterator[None]:
+    """A context for system calls: their errors come out as ours."""
+    try:
+        yield
+    except OSError as error:
+        raise _refused(error, path, "read") from error
+
+
+@contextmanager
+def _writing(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise InsufficientDisk(
+                f"{root} is full: remove bundles that nobody needs any more"
+            ) from error
+        raise _refused(error, str(root), "written") from error
+
+
+def _refused(error: OSError, path: str, done: str) -> ModelCacheError:
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return NotFound(f"{path} is not there: mount it, or make the directory")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        how = "readable" if done == "read" else "writable"
+        return AuthFailed(
+            f"{path} can't be {done} ({error.strerror}): make it {how} for this program's user or"
+            " group"
+        )
+    # ESTALE, EIO, ETIMEDOUT: what a file server in trouble looks like from here.
+    return OriginUnavailable(f"{path} can't be {done}: {error.strerror or error}")
