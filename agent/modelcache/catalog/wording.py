@@ -181,7 +181,9 @@ def _schema_at(model: type[ApiModel], path: Path) -> dict[str, Any]:
         if isinstance(step, int):
             schema = schema.get("items", {})
         else:
-            extra = schema.get("additionalProperties")
+            # A mapping whose keys have a pattern has its values' schema under that.
+            extra = next(iter(schema.get("patternProperties", {}).values()), None)
+            extra = extra or schema.get("additionalProperties")
             schema = schema.get("properties", {}).get(step) or extra or {}
         schema = _resolved(schema, root)
     return schema

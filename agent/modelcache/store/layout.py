@@ -128,6 +128,10 @@ class Layout:
         """The symlink to the bundle that the next start is seeded from."""
         return self.compile_cache(name) / "current"
 
+    def compile_last_start(self, name: str) -> Path:
+        """How the last start went that this machine itself ran."""
+        return self.compile_cache(name) / "last-start.json"
+
     def compile_mark(self, name: str, digest: str) -> Path:
         """What starts have told of a bundle."""
         return self.compile_cache(name) / "marks" / f"{digest}.json"

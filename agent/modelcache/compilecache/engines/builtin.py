@@ -16,6 +16,8 @@ from typing import Final
 
 from modelcache.compilecache.engines.roots import CacheRoot, Engine
 
+UVICORN_READY: Final = "Application startup complete"
+
 _INDUCTOR: Final = CacheRoot(
     "inductor",
     "TORCHINDUCTOR_CACHE_DIR",
@@ -98,7 +100,8 @@ _VLLM: Final = Engine(
     ),
     programs=("vllm",),
     modules=("vllm",),
-    log="vllm",
+    # The first is uvicorn's, which a user may silence; the others come when all is compiled, too.
+    ready=(UVICORN_READY, "Starting vLLM API server ", "Starting vLLM server on"),
 )
 
 _SGLANG: Final = Engine(
@@ -122,7 +125,7 @@ _SGLANG: Final = Engine(
     ),
     programs=("sglang",),
     modules=("sglang",),
-    log="sglang",
+    ready=("The server is fired up and ready to roll!",),
 )
 
 _TORCH: Final = Engine(
@@ -133,6 +136,7 @@ _TORCH: Final = Engine(
         {"TORCHINDUCTOR_FX_GRAPH_CACHE": "1", "TORCHINDUCTOR_AUTOGRAD_CACHE": "1"}
     ),
     programs=("torchrun", "accelerate", "deepspeed"),
+    ready=(UVICORN_READY,),
 )
 
 _NEURON: Final = Engine(
@@ -147,9 +151,10 @@ _NEURON: Final = Engine(
     ),
     programs=("neuron_parallel_compile",),
     modules=("optimum.neuron", "neuronx_distributed_inference", "torch_neuronx"),
+    ready=(UVICORN_READY,),
 )
 
-_OTHER: Final = Engine("other", (CacheRoot("any", "", ""),))
+_OTHER: Final = Engine("other", (CacheRoot("any", "", ""),), ready=(UVICORN_READY,))
 """Any directory: all of what lies below the cache directory."""
 
 BUILT_IN: Final[Mapping[str, Engine]] = MappingProxyType(

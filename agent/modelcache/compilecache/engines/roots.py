@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from fnmatch import translate
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Final, Literal
+from typing import Final
 
 FACTORS_NAME: Final = "cache_key_factors.json"
 """vLLM's note of what went into its hash. It has been seen with the API key in plain text
@@ -34,8 +34,6 @@ NEVER: Final = (
     ".modelcache-*",  # our own
 )
 """What is captured of no engine's cache."""
-
-LogFormat = Literal["vllm", "sglang", "none"]
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ class Engine:
         settings: further variables that it needs to keep its cache on the disk.
         programs: commands that start it.
         modules: Python modules (and what is in them) that start it.
-        log: whose lines its log has.
+        ready: what its log says when it serves; any of these, anywhere in a line.
     """
 
     name: str
@@ -85,7 +83,7 @@ class Engine:
     settings: Mapping[str, str] = field(default_factory=dict)
     programs: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
-    log: LogFormat = "none"
+    ready: tuple[str, ...] = ()
 
     def environment(self, cache_dir: Path) -> dict[str, str]:
         """The variables with which all its caches lie below `cache_dir`, an absolute path."""

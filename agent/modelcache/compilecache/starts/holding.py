@@ -278,6 +278,7 @@ class Holding:
             raise busy
         with self._turns.take():
             self._durable.remove_tree(self.layout.compile_mark(name, "").parent)
+            self._durable.unlink(self.layout.compile_last_start(name))
             self._durable.remove_if_empty(self._cache(name))
         return freed
 

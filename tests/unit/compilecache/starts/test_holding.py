@@ -215,6 +215,7 @@ def test_a_cache_that_is_forgotten_leaves_nothing(holding: Holding) -> None:
     mark = holding.layout.compile_mark("llama", DIGEST)
     mark.parent.mkdir()
     mark.write_text("{}")
+    holding.layout.compile_last_start("llama").write_text("{}")
     holding.forget("llama")
     assert os.listdir(holding.layout.compile) == []
 

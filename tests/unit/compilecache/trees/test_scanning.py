@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
-import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from modelcache.compilecache.trees.naming import path_trouble
-from modelcache.compilecache.trees.opening import opened, root_folder
-from modelcache.compilecache.trees.scanning import MAX_ODD, Limits, Odd, Tree, scan
-from modelcache.errors import NotFound, TreeChanged, TreeTooLarge
+from modelcache.compilecache.trees.opening import open_below, opened, root_folder
+from modelcache.compilecache.trees.scanning import MAX_ODD, Entry, Limits, Odd, Tree, scan
+from modelcache.errors import NotFound, TreeChanged, TreeTooLarge, UnsafePath
 
 
 def put(root: Path, *paths: str, content: bytes = b"x") -> None:
@@ -234,27 +236,63 @@ def test_a_change_of_what_is_not_wanted_is_the_same_state(tmp_path: Path) -> Non
     assert scan(tmp_path, lambda path: path == "a").state == before
 
 
-def test_a_directory_that_is_swapped_for_a_link_all_the_time_leads_nowhere(tmp_path: Path) -> None:
-    put(tmp_path, "tree/sub/inner")
-    put(tmp_path, "secret/outer")
-    place, aside = tmp_path / "tree" / "sub", tmp_path / "aside"
-    stop = threading.Event()
+def test_a_directory_that_is_swapped_for_a_link_before_it_is_opened_leads_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path, "tree/good", "tree/sub/inner", "secret/outer")
+    place = tmp_path / "tree" / "sub"
+    real = os.open
 
-    def swap() -> None:
-        while not stop.is_set():
-            place.rename(aside)
+    def swapping(path: os.PathLike[str] | str, flags: int, *args: int, **named: int) -> int:
+        if path == "sub":
+            place.rename(tmp_path / "aside")
             place.symlink_to(tmp_path / "secret")
-            place.unlink()
-            aside.rename(place)
+        return real(path, flags, *args, **named)
 
-    thread = threading.Thread(target=swap)
-    thread.start()
-    try:
-        seen = {path for _ in range(1500) for path in paths(scan(tmp_path / "tree"))}
-    finally:
-        stop.set()
-        thread.join()
-    assert seen == {"sub/inner"}
+    monkeypatch.setattr(os, "open", swapping)
+    assert paths(scan(tmp_path / "tree")) == ["good"]
+    assert place.is_symlink()
+
+
+def test_what_vanishes_before_it_is_looked_at_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path, "good", "sub/inner")
+    real = os.open
+
+    def removing(path: os.PathLike[str] | str, flags: int, *args: int, **named: int) -> int:
+        if path == "sub":
+            shutil.rmtree(tmp_path / "sub")
+        return real(path, flags, *args, **named)
+
+    monkeypatch.setattr(os, "open", removing)
+    assert paths(scan(tmp_path)) == ["good"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"path": "b"},
+        *({name: 1} for name in ("size", "mode", "mtime_ns", "ctime_ns", "uid", "inode")),
+    ],
+)
+def test_each_part_of_an_entry_is_part_of_the_state(change: dict[str, Any]) -> None:
+    entry = Entry("a", size=0, mode=0, mtime_ns=5, ctime_ns=5, uid=0, inode=0)
+    assert Tree((entry,)).state != Tree((replace(entry, **change),)).state
+
+
+def test_no_link_is_opened_below_a_directory(tmp_path: Path) -> None:
+    put(tmp_path, "real/file")
+    (tmp_path / "folder").symlink_to("real")
+    (tmp_path / "real" / "link").symlink_to("file")
+    with root_folder(tmp_path) as root:
+        os.close(open_below(root, "real/file", os.O_RDONLY))
+        for path in ("folder/file", "real/link"):
+            with pytest.raises(OSError, match=r"symbolic|directory"):
+                open_below(root, path, os.O_RDONLY)
+        for path in ("/etc/passwd", "../a", "real/../real/file", ""):
+            with pytest.raises(UnsafePath):
+                open_below(root, path, os.O_RDONLY)
 
 
 def test_a_scanned_file_is_opened_again_only_while_it_is_the_same(tmp_path: Path) -> None:
