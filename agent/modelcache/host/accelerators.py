@@ -1,8 +1,8 @@
 """Which accelerators this machine has: NVIDIA's by NVML, others' by sysfs.
 
 AMD: Documentation/gpu/amdgpu (product_name) and kfd's topology (linux/drivers/gpu/drm/amd/amdkfd/
-kfd_topology.c). AWS Neuron: /sys/class/neuron_device, and the kind of instance, which Nitro gives as
-the product's name in the DMI table. A container sees all of the machine's sysfs: what counts is
+kfd_topology.c). AWS Neuron: /sys/class/neuron_device, and the kind of instance, which Nitro gives
+as the product's name in the DMI table. A container sees all of the machine's sysfs: what counts is
 whether it was given the device.
 """
 

@@ -20,9 +20,9 @@ _ARMV9: Final = {"sve2"}
 # Inductor does) and is of no level: code with it ends in an illegal instruction elsewhere.
 _X86: Final = """
     amx_bf16 amx_complex amx_fp16 amx_int8 amx_tile avx10 avx512_4fmaps avx512_4vnniw avx512_bf16
-    avx512_bitalg avx512_fp16 avx512_vbmi2 avx512_vnni avx512_vp2intersect avx512_vpopcntdq avx512er
-    avx512ifma avx512pf avx512vbmi avx_ifma avx_ne_convert avx_vnni avx_vnni_int16 avx_vnni_int8 fma4
-    gfni sse4a tbm vaes vpclmulqdq xop"""
+    avx512_bitalg avx512_fp16 avx512_vbmi2 avx512_vnni avx512_vp2intersect avx512_vpopcntdq
+    avx512er avx512ifma avx512pf avx512vbmi avx_ifma avx_ne_convert avx_vnni avx_vnni_int16
+    avx_vnni_int8 fma4 gfni sse4a tbm vaes vpclmulqdq xop"""
 _ARM: Final = """
     asimddp asimdfhm asimdhp asimdrdm atomics bf16 fcma fphp i8mm ilrcpc lrcpc sme sme2 sve sve2
     sve2p1 svebf16 svei8mm"""
@@ -43,11 +43,6 @@ class Processor:
     arch: str
     isa: str
     features: tuple[str, ...] = ()
-
-    @property
-    def precisely(self) -> str:
-        """`x86-64-v4+avx512_bf16+...`: the class, and what goes beyond it."""
-        return "+".join((self.isa, *self.features))
 
 
 def processor(cpuinfo: Path = Path("/proc/cpuinfo"), arch: str | None = None) -> Processor:

@@ -25,7 +25,8 @@ class Accelerator(ApiModel):
     vendor: Literal["nvidia", "amd", "intel", "aws", "google", "cpu"]
     """Who makes it; cpu: there is none."""
     product: str
-    """Its name exactly as torch sees it: NVIDIA H100 80GB HBM3. For a CPU: its ISA class again."""
+    """Its name as torch sees it, blanks as hyphens as in a node's label: NVIDIA-H100-80GB-HBM3. For
+    a CPU: its ISA class again."""
     compute_capability: str = ""
     """9.0, or gfx942; empty where there is no such thing."""
     mig: str = ""
@@ -43,6 +44,10 @@ class Cpu(ApiModel):
     """x86_64, aarch64."""
     isa: str
     """The class of its instruction set: x86-64-v2, x86-64-v3, x86-64-v4, armv8, armv9."""
+    features: tuple[str, ...] = ()
+    """What it has beyond its class and compilers use (-march=native), by the kernel's names,
+    sorted. Only where the engine computes on the processor: code that was compiled for it ends in
+    an illegal instruction elsewhere."""
 
 
 class EngineIdentity(ApiModel):

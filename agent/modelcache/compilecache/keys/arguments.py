@@ -1,0 +1,252 @@
+"""An engine's arguments in a normal form: what changes nothing in its compiled code is left out,
+and two ways to write the same are one.
+
+The form is again a command line: options by name as `--name=value` (several values with blanks
+between), then what is no option after `--`. How the engine is begun (`vllm serve`, `python -m ...`)
+is no part of it, nor are the model and the sizes of the parallel layout, which the key has apart.
+
+How a line is read without knowing each option: an option takes what follows it up to the next, but
+for flags (`--enable-...`) and for those that are known to have one value.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Final
+
+from modelcache.compilecache.keys.parts import ParallelLayout
+from modelcache.compilecache.keys.secrets import hidden, is_secret_name, without_secrets
+
+SERVERS: Final = ("vllm", "sglang")
+"""Engines whose first argument that is no option is the model."""
+
+_END: Final = "--"  # of the options
+_ALIASES: Final = {
+    **dict.fromkeys(("-tp", "--tp", "--tp-size"), "--tensor-parallel-size"),
+    **dict.fromkeys(("-pp", "--pp", "--pp-size"), "--pipeline-parallel-size"),
+    **dict.fromkeys(("-dp", "--dp", "--dp-size"), "--data-parallel-size"),
+    **dict.fromkeys(("--ep", "--ep-size"), "--expert-parallel-size"),
+    "-q": "--quantization",
+    "-cc": "--compilation-config",
+    "--model-path": "--model",
+}
+_PARALLEL: Final = {
+    "--tensor-parallel-size": "tensor",
+    "--pipeline-parallel-size": "pipeline",
+    "--data-parallel-size": "data",
+    "--expert-parallel-size": "expert",
+    "--node-rank": "node_rank",
+}
+
+# Where it listens and to whom it answers; what it calls the model; how much memory the KV cache
+# gets; what it logs; how pods find each other; what requests may ask for. vLLM hashes none of them.
+_LEFT_OUT: Final = {
+    *("--host", "--port", "--uds", "--root-path", "--api-key", "--admin-api-key", "--hf-token"),
+    *(
+        "--ssl-keyfile",
+        "--ssl-certfile",
+        "--ssl-ca-certs",
+        "--ssl-cert-reqs",
+        "--ssl-keyfile-password",
+    ),
+    *("--enable-ssl-refresh", "--allow-credentials", "--allowed-origins", "--allowed-methods"),
+    *("--allowed-headers", "--middleware", "--served-model-name", "--gpu-memory-utilization"),
+    *("--mem-fraction-static", "--tokenizer", "--tokenizer-path", "--tokenizer-worker-num"),
+    *("--uvicorn-log-level", "--disable-uvicorn-access-log", "--disable-access-log-for-endpoints"),
+    *("--log-config-file", "--log-level", "--log-level-http", "--log-requests"),
+    *("--log-requests-level", "--max-log-len", "--disable-log-requests", "--enable-log-requests"),
+    *("--disable-log-stats", "--enable-log-outputs", "--enable-log-deltas", "--show-time-cost"),
+    *("--decode-log-interval", "--enable-metrics", "--enable-metrics-for-all-schedulers"),
+    *("--otlp-traces-endpoint", "--collect-detailed-traces", "--show-hidden-metrics-for-version"),
+    *("--api-server-count", "--headless", "--data-parallel-address", "--data-parallel-rpc-port"),
+    *("--master-addr", "--master-port", "--dist-init-addr", "--nccl-init-addr", "--nccl-port"),
+    *("--rdzv-endpoint", "--rdzv-id", "--response-role", "--chat-template", "--tool-call-parser"),
+    *("--chat-template-content-format", "--enable-auto-tool-choice", "--tool-parser-plugin"),
+    *("--return-tokens-as-token-ids", "--enable-prompt-tokens-details"),
+    *("--enable-server-load-tracking", "--enable-request-id-headers", "--download-dir"),
+}
+_ONE_VALUE: Final = (
+    _PARALLEL.keys()
+    | _LEFT_OUT.difference(("--served-model-name", "--api-key", "--middleware"))
+    | {"--model", "--nproc-per-node", "--nnodes", "--rdzv-backend", "-m", "-c"}
+)
+_FLAGS: Final = re.compile(
+    r"--(?:(?:enable|disable|no|show|return)-.+|enforce-eager|trust-remote-code|headless"
+    r"|skip-tokenizer-init|allow-credentials|log-requests)"
+)
+_NUMBER: Final = re.compile(r"-[0-9.]")
+_LEVEL: Final = re.compile(r"-O[0-9]")
+_MODULE: Final = re.compile(r"(?:vllm|sglang)(?:\.[A-Za-z0-9_.]+)?")
+_PYTHON: Final = re.compile(r"python[0-9.]*")
+_PYTHON_WITH_VALUE: Final = ("-X", "-W", "--check-hash-based-pycs")
+_ASSIGNMENT: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
+_SHELLS: Final = ("sh", "bash", "dash", "ash")
+_NO_SIMPLE_COMMAND: Final = re.compile(r"[;&|<>()$`\\\n*?\[\]{}#~!]")
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """What a command line says.
+
+    Attributes:
+        model: the model as the engine is given it, empty where that isn't said.
+        parallel: the parallel layout.
+        normal: the rest, in the normal form.
+    """
+
+    model: str
+    parallel: ParallelLayout
+    normal: tuple[str, ...]
+
+
+def read_arguments(engine: str, argv: Sequence[str]) -> Arguments:
+    """What a command line, with or without the program's name in front, says.
+
+    Of options with the same name the order is kept, of others it doesn't matter.
+    """
+    options, others = _split(_without_program(engine, [_text(argument) for argument in argv]))
+    model = ""
+    sizes: dict[str, int] = {}
+    kept: list[tuple[str, tuple[str, ...]]] = []
+    if engine in SERVERS and others and others[0] != _END:
+        model = others.pop(0)
+    for name, values in options:
+        if name == "--model" and values and engine in SERVERS:
+            model = values[0]
+        elif name in _PARALLEL and (size := _size(name, values)) is not None:
+            sizes[_PARALLEL[name]] = size
+        elif name not in _LEFT_OUT:
+            kept.append((name, values))
+    normal = [_shown(name, values) for name, values in sorted(kept, key=lambda option: option[0])]
+    others = [without_secrets(other) for other in others if other != _END]
+    return Arguments(
+        without_secrets(model),
+        ParallelLayout(**sizes),
+        (*normal, *([_END, *others] if others else [])),
+    )
+
+
+def normal_arguments(engine: str, argv: Sequence[str]) -> tuple[str, ...]:
+    """The arguments in their normal form, as they stand in a key. Of itself it is the same."""
+    return read_arguments(engine, argv).normal
+
+
+def parallel_of(argv: Sequence[str]) -> ParallelLayout:
+    """The sizes of the parallel layout that a command line sets; what it doesn't set is 1."""
+    return read_arguments("vllm", argv).parallel
+
+
+def _text(argument: str) -> str:
+    """Of bytes that are no UTF-8 (os.fsdecode) something that can be written as JSON."""
+    return argument.encode("utf-8", "backslashreplace").decode()
+
+
+def _split(argv: list[str]) -> tuple[list[tuple[str, tuple[str, ...]]], list[str]]:
+    """Options with their values, and what is none. A `--` stays with what follows it."""
+    options: list[tuple[str, tuple[str, ...]]] = []
+    others: list[str] = []
+    place = 0
+    while place < len(argv):
+        word = argv[place]
+        place += 1
+        if word == _END:
+            others += argv[place - 1 :]
+            break
+        if not _is_option(word):
+            others.append(word)
+            continue
+        if _LEVEL.fullmatch(word):
+            word = f"-O={word[2:]}"
+        name, sign, value = word.partition("=")
+        name = _name(name)
+        if sign:
+            options.append((name, (value,)))
+            continue
+        most = 0 if _FLAGS.fullmatch(name) else 1 if name in _ONE_VALUE else len(argv)
+        end = place
+        while end < min(len(argv), place + most) and not _is_option(argv[end]):
+            end += 1
+        options.append((name, tuple(argv[place:end])))
+        place = end
+    return options, others
+
+
+def _is_option(word: str) -> bool:
+    return word.startswith("-") and len(word) > 1 and not _NUMBER.match(word)
+
+
+def _name(name: str) -> str:
+    """vLLM takes underscores for hyphens, but for what follows a dot: that is a field's name."""
+    option, dot, field = name.partition(".")
+    option = option.replace("_", "-")
+    return _ALIASES.get(option, option) + dot + field
+
+
+def _size(name: str, values: Iterable[str]) -> int | None:
+    text = " ".join(values)
+    if not re.fullmatch(r"[0-9]{1,6}", text):
+        return None
+    return int(text) if int(text) >= (0 if name == "--node-rank" else 1) else None
+
+
+def _shown(name: str, values: tuple[str, ...]) -> str:
+    if not values:
+        return name
+    value = " ".join(values)
+    if name == "-c" or is_secret_name(name):
+        return f"{name}={hidden(value)}"
+    return f"{name}={without_secrets(value)}"
+
+
+def _without_program(engine: str, argv: list[str]) -> list[str]:
+    """A command line from the first argument that is the engine's own."""
+    while argv:
+        program = PurePosixPath(argv[0]).name
+        if program in ("exec", "nohup"):
+            argv = argv[1:]
+        elif program == "env":
+            argv = argv[1:]
+            while argv and _ASSIGNMENT.match(argv[0]):
+                argv = argv[1:]
+        elif program in ("tini", "dumb-init"):
+            argv = argv[2:] if argv[1:2] == [_END] else argv[1:]
+        elif _PYTHON.fullmatch(program):
+            argv = _without_interpreter(argv[1:])
+        elif _is_script(engine, program, argv):
+            place = next(place for place, word in enumerate(argv) if word.endswith("c"))
+            argv = _simple_command(argv[place + 1]) + argv[place + 2 :]
+        elif engine in SERVERS and program in (engine, "serve"):
+            argv = argv[1:]
+        elif engine in SERVERS and argv[0] == "-m" and _MODULE.fullmatch("".join(argv[1:2])):
+            argv = argv[2:]
+        else:
+            break
+    return argv
+
+
+def _without_interpreter(argv: list[str]) -> list[str]:
+    """Without Python's own options (https://docs.python.org/3/using/cmdline.html)."""
+    while argv and argv[0].startswith("-") and argv[0] not in ("-m", "-c", "-", _END):
+        argv = argv[2:] if argv[0] in _PYTHON_WITH_VALUE else argv[1:]
+    return argv
+
+
+def _is_script(engine: str, program: str, argv: list[str]) -> bool:
+    """Whether it is `sh -c SCRIPT`, or, as containers have it in `args`, `-c SCRIPT`."""
+    if program in _SHELLS:
+        return len(argv) > 2 and re.fullmatch(r"-[a-z]*c", argv[1]) is not None
+    return engine in SERVERS and argv[0] == "-c" and len(argv) > 1
+
+
+def _simple_command(script: str) -> list[str]:
+    """The words of a script that is one command and nothing more; else its digest for all of it."""
+    if not _NO_SIMPLE_COMMAND.search(script):
+        try:
+            return shlex.split(script)
+        except ValueError:
+            pass
+    return [_END, hidden(script)]
