@@ -189,18 +189,23 @@ class CompileTrial:
     retry_at: float = 0.0
 
     def looked(
-        self, offers: Iterable[Offer], hinted: frozenset[str], nearest: str, now: float
+        self,
+        offers: Iterable[Offer],
+        hinted: frozenset[str],
+        nearest: str,
+        now: float,
+        refused: Mapping[str, str] | None = None,
     ) -> CompileTrial:
-        """The place has answered."""
+        """The place has answered. `refused`: what it has that can't be used, with why."""
         found = tuple(offers)
         there = {offer.digest for offer in found}
-        refused = {digest: why for digest, why in self.refused.items() if digest in there}
+        before = {digest: why for digest, why in self.refused.items() if digest in there}
         return replace(
             self.succeeded(),
             offers=found,
             looked_at=now,
             hinted=hinted,
-            refused=refused,
+            refused={**before, **(refused or {})},
             nearest=nearest,
         )
 
@@ -278,6 +283,7 @@ def plan(
     now: float,
     limits: Limits | None = None,
     *,
+    left_behind: Mapping[str, int] | None = None,
     idle_since: Mapping[tuple[str, str], float] | None = None,
     removal: Removal | None = None,
 ) -> Plan:
@@ -290,6 +296,7 @@ def plan(
         running: what is under way, by object.
         now: seconds since the epoch.
         limits: how much may run at once.
+        left_behind: by place, how much hangs there that nobody waits for any more.
         idle_since: by object and digest, since when a bundle is of no use (`idle`).
         removal: when what nothing wants any more is deleted; None: never.
     """
@@ -325,7 +332,7 @@ def plan(
         work, wake_at = _work(name, need, mine, trials.get(name), now, limits)
         wanted += [work] if work is not None else []
         wakes += [wake_at] if wake_at is not None else []
-    begin, waiting = _begin(wanted, needs, running, limits)
+    begin, waiting = _begin(wanted, needs, running, left_behind or {}, limits)
     return Plan((*actions, *begin), min(wakes, default=None), waiting)
 
 
@@ -416,12 +423,13 @@ def _begin(
     wanted: Sequence[Work],
     needs: Mapping[str, Need],
     running: Mapping[str, Running],
+    left_behind: Mapping[str, int],
     limits: Limits,
 ) -> tuple[list[Work], frozenset[str]]:
     """Which of these begin now, and the objects of those that wait."""
-    at_place = Counter(what.place for what in running.values())
+    at_place = Counter(what.place for what in running.values()) + Counter(left_behind)
     moving = sum(not what.stuck for what in running.values())
-    every = len(running)
+    every = len(running) + sum(left_behind.values())
     begin: list[Work] = []
     waiting: set[str] = set()
     # First what others wait for, then what pods of this node wait for.
