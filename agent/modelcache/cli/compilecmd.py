@@ -10,6 +10,8 @@ from typer.core import TyperCommand, TyperGroup
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     # Keys.
+    "key": ("compilekeys:key", "What a compile cache is compiled for."),
+    "diff": ("compilekeys:diff", "In which part two keys differ."),
     # Bundles.
     # Places.
     # Starts.

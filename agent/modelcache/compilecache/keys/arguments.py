@@ -15,6 +15,7 @@ import re
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import dropwhile
 from pathlib import PurePosixPath
 from typing import Final
 
@@ -83,8 +84,16 @@ _LEVEL: Final = re.compile(r"-O[0-9]")
 _MODULE: Final = re.compile(r"(?:vllm|sglang)(?:\.[A-Za-z0-9_.]+)?")
 _PYTHON: Final = re.compile(r"python[0-9.]*")
 _PYTHON_WITH_VALUE: Final = ("-X", "-W", "--check-hash-based-pycs")
+_ASSIGNED: Final = "--env="
 _ASSIGNMENT: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
 _SHELLS: Final = ("sh", "bash", "dash", "ash")
+# What begins other programs, and what these may be, when it has options of its own.
+_BEGINNERS: Final = {
+    *("dumb-init", "exec", "gosu", "ionice", "nice", "nohup", "numactl", "nvidia_entrypoint.sh"),
+    *("prlimit", "setpriv", "setsid", "stdbuf", "su-exec", "taskset", "time", "timeout", "tini"),
+}
+_PROGRAMS: Final = {*SERVERS, *_SHELLS, *_BEGINNERS, "env", "torchrun"}
+_WORDS: Final = 64
 _NO_SIMPLE_COMMAND: Final = re.compile(r"[;&|<>()$`\\\n*?\[\]{}#~!]")
 
 
@@ -138,6 +147,18 @@ def normal_arguments(engine: str, argv: Sequence[str]) -> tuple[str, ...]:
 def parallel_of(argv: Sequence[str]) -> ParallelLayout:
     """The sizes of the parallel layout that a command line sets; what it doesn't set is 1."""
     return read_arguments("vllm", argv).parallel
+
+
+def program_of(argv: Sequence[str]) -> str:
+    """The program that a command line runs, behind what only begins others (`env`, `nohup`, `tini`,
+    `sh -c` of a simple command)."""
+    rest = [*argv]
+    while rest:
+        inner = _inner(rest, is_script_alone=False)
+        if inner is None:
+            return rest[0]
+        rest = [word for word in inner if not word.startswith(_ASSIGNED)]
+    return ""
 
 
 def _text(argument: str) -> str:
@@ -203,29 +224,44 @@ def _shown(name: str, values: tuple[str, ...]) -> str:
 
 
 def _without_program(engine: str, argv: list[str]) -> list[str]:
-    """A command line from the first argument that is the engine's own."""
+    """A command line from the first argument that is the engine's own. What is put into its
+    environment on the line (`env A=b vllm ...`) stands as `--env=A=b` before it."""
+    assigned: list[str] = []
     while argv:
         program = PurePosixPath(argv[0]).name
-        if program in ("exec", "nohup"):
-            argv = argv[1:]
-        elif program == "env":
-            argv = argv[1:]
-            while argv and _ASSIGNMENT.match(argv[0]):
-                argv = argv[1:]
-        elif program in ("tini", "dumb-init"):
-            argv = argv[2:] if argv[1:2] == [_END] else argv[1:]
+        inner = _inner(argv, is_script_alone=engine in SERVERS)
+        if inner is not None:
+            argv = inner
+            while argv and argv[0].startswith(_ASSIGNED):
+                assigned.append(argv.pop(0))
         elif _PYTHON.fullmatch(program):
             argv = _without_interpreter(argv[1:])
-        elif _is_script(engine, program, argv):
-            place = next(place for place, word in enumerate(argv) if word.endswith("c"))
-            argv = _simple_command(argv[place + 1]) + argv[place + 2 :]
         elif engine in SERVERS and program in (engine, "serve"):
             argv = argv[1:]
         elif engine in SERVERS and argv[0] == "-m" and _MODULE.fullmatch("".join(argv[1:2])):
             argv = argv[2:]
         else:
             break
-    return argv
+    return assigned + argv
+
+
+def _inner(argv: list[str], *, is_script_alone: bool) -> list[str] | None:
+    """What a program that only begins others begins; None: it is no such program.
+
+    Args:
+        is_script_alone: `-c SCRIPT` is a shell's, too, as containers have it in `args`.
+    """
+    program = PurePosixPath(argv[0]).name
+    if program in _BEGINNERS:
+        return _begun(argv)
+    if program == "env" and "".join(argv[1:2])[:1] != "-":
+        inner = list(dropwhile(_ASSIGNMENT.match, argv[1:]))
+        return [f"{_ASSIGNED}{each}" for each in argv[1 : len(argv) - len(inner)]] + inner
+    if program in _SHELLS and len(argv) > 2 and re.fullmatch(r"-[a-z]*c", argv[1]):
+        return _simple_command(argv[2]) + argv[3:]
+    if is_script_alone and argv[0] == "-c" and len(argv) > 1:
+        return _simple_command(argv[1]) + argv[2:]
+    return None
 
 
 def _without_interpreter(argv: list[str]) -> list[str]:
@@ -235,18 +271,22 @@ def _without_interpreter(argv: list[str]) -> list[str]:
     return argv
 
 
-def _is_script(engine: str, program: str, argv: list[str]) -> bool:
-    """Whether it is `sh -c SCRIPT`, or, as containers have it in `args`, `-c SCRIPT`."""
-    if program in _SHELLS:
-        return len(argv) > 2 and re.fullmatch(r"-[a-z]*c", argv[1]) is not None
-    return engine in SERVERS and argv[0] == "-c" and len(argv) > 1
+def _begun(argv: list[str]) -> list[str] | None:
+    """From the program that one of `_BEGINNERS` begins, behind its own options and their values."""
+    for place, word in enumerate(argv[1:_WORDS], start=1):
+        program = PurePosixPath(word).name
+        if program in _PROGRAMS or _PYTHON.fullmatch(program):
+            return argv[place:]
+    rest = argv[2:] if argv[1:2] == [_END] else argv[1:]
+    return rest if rest and not _is_option(rest[0]) else None
 
 
 def _simple_command(script: str) -> list[str]:
     """The words of a script that is one command and nothing more; else its digest for all of it."""
     if not _NO_SIMPLE_COMMAND.search(script):
         try:
-            return shlex.split(script)
+            words = shlex.split(script)
         except ValueError:
-            pass
+            return [_END, hidden(script)]
+        return ["env", *words] if words and _ASSIGNMENT.match(words[0]) else words
     return [_END, hidden(script)]
