@@ -1,9 +1,10 @@
 """Google Cloud Storage for tests: gcp-storage-emulator, with what it leaves out of the real one.
 
 The emulator stores, lists and serves. Added here, as the documentation of the JSON API has it:
-pages, generations (an object asked for at a generation that is gone is not found), decompressive
-transcoding, tokens and who pays; beside it the two places where Google's libraries get tokens, and
-faults. Google's own client works against it in `test_gcs.py`: that keeps it honest.
+pages, generations (an object asked for at a generation that is gone is not found, and one that is
+to be new is not put in the place of another), decompressive transcoding, tokens and who pays;
+beside it the two places where Google's libraries get tokens, and faults. Google's own client works
+against it in `test_gcs.py`: that keeps it honest.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from http.server import ThreadingHTTPServer
+from io import BytesIO
 from types import TracebackType
 from typing import Any, Self
 from unittest import mock
@@ -66,6 +69,7 @@ class GcsServer:
         private: whether a token is wanted.
         payer: the project that has to be named as userProject, if any.
         requests: those that came, but the ones that change something.
+        uploads: those that begin an upload.
         tokens: those that were given out; only the last one is believed.
     """
 
@@ -73,6 +77,8 @@ class GcsServer:
         self.private = False
         self.payer: str | None = None
         self.requests: list[Asked] = []
+        self.uploads: list[Asked] = []
+        self.writing = threading.Lock()
         self.tokens: list[str] = []
         self.faults: list[Fault] = []
         self.storage = Storage(use_memory_fs=True)
@@ -102,6 +108,7 @@ class GcsServer:
         """Public, without faults, and nobody asked yet; the buckets stay."""
         self.private, self.payer = False, None
         self.requests.clear()
+        self.uploads.clear()
         self.tokens.clear()
         self.faults.clear()
 
@@ -158,6 +165,7 @@ class GcsServer:
 
 class _Handler(RequestHandler):  # type: ignore[misc]
     protocol_version = "HTTP/1.1"
+    rfile: Any
 
     def __init__(self, gcs: GcsServer, *given: Any) -> None:
         self._gcs = gcs
@@ -198,7 +206,26 @@ class _Handler(RequestHandler):  # type: ignore[misc]
             self.rfile.read(int(self.headers["Content-Length"]))
             self._error(401, "invalid_grant")
             return
-        super().do_POST()
+        parts = urlsplit(self.path)
+        if "/upload/" not in parts.path:
+            super().do_POST()
+            return
+        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        uploads = Asked("POST", parts.path, query, dict(self.headers.items()))
+        self._gcs.uploads.append(uploads)
+        if any("upload" in fault.where for fault in self._gcs.faults) and self._faulty(parts.path):
+            return
+        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+        self.rfile = BytesIO(body)
+        with self._gcs.writing:
+            if query.get("ifGenerationMatch") == "0":
+                name = re.search(rb'"name": ?"([^"]*)"', body)
+                bucket = parts.path.partition("/b/")[2].partition("/")[0]
+                assert name is not None
+                if self._generation(bucket, name[1].decode()) is not None:
+                    self._error(412, "At least one of the pre-conditions did not hold.")
+                    return
+            super().do_POST()
 
     def _token(self) -> dict[str, Any]:
         return {

@@ -5,11 +5,13 @@ Redirects are the asker's business, since what may go along differs.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import BinaryIO, Final, Self
 from urllib.parse import urlsplit
 from weakref import finalize
 
@@ -77,7 +79,8 @@ class Asker:
         headers: Mapping[str, str],
         *,
         limit: int,
-        body: bytes | None = None,
+        body: bytes | Path | None = None,
+        patience: float | None = None,
     ) -> Answer:
         """Send a request, once more where the connection breaks.
 
@@ -86,7 +89,8 @@ class Asker:
             url: sent as it stands.
             headers: beside our own.
             limit: bytes that the answer's body may have; 0: it is not read.
-            body: what is sent.
+            body: what is sent; of a path, the file's content, which is read as it is sent.
+            patience: seconds for the next piece of the answer, where `TIMEOUT` is too short.
 
         Raises:
             AuthFailed: a proxy refuses.
@@ -101,7 +105,12 @@ class Asker:
         while True:
             left -= 1
             try:
-                return self._once(method, url, {**common, **headers}, limit, body)
+                if isinstance(body, Path):
+                    with body.open("rb") as file:
+                        size = {"Content-Length": str(os.fstat(file.fileno()).st_size)}
+                        given = {**common, **headers, **size}
+                        return self._once(method, url, given, limit, file, patience)
+                return self._once(method, url, {**common, **headers}, limit, body, patience)
             except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
                 broken = isinstance(error, httpx2.NetworkError | httpx2.RemoteProtocolError)
                 if left and broken:
@@ -110,7 +119,13 @@ class Asker:
                 raise OriginUnavailable(f"{shown_uri(url)} can't be reached: {why}") from error
 
     def _once(
-        self, method: str, url: str, headers: Mapping[str, str], limit: int, body: bytes | None
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        limit: int,
+        body: bytes | BinaryIO | None,
+        patience: float | None,
     ) -> Answer:
         parts = urlsplit(url)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -119,6 +134,7 @@ class Asker:
             f"{parts.scheme}://{parts.netloc}/",
             headers=headers,
             content=body,
+            timeout=TIMEOUT if patience is None else httpx2.Timeout(30, connect=10, read=patience),
             # As it stands: httpx2 would write some characters in another way.
             extensions={"target": target.encode("ascii")},
         )

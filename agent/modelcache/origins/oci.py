@@ -6,14 +6,11 @@ images are archives: which files they hold is known when they are unpacked.
 
 from __future__ import annotations
 
-from functools import cached_property
-
 from modelcache.api import SourceURI
-from modelcache.errors import AuthFailed, BrokenContent, ChecksumMismatch, NotFound
+from modelcache.errors import BrokenContent, ChecksumMismatch, NotFound
 from modelcache.origins.credentials import Secret
-from modelcache.origins.dockerconfig import DockerConfig, Login, default_config
 from modelcache.origins.network import Network
-from modelcache.origins.ociclient import RegistryClient
+from modelcache.origins.ocilogins import open_registry
 from modelcache.origins.ocimanifests import Index, choose, contents, read_document
 from modelcache.origins.protocol import HttpLocation, RemoteFile, Revision
 
@@ -49,16 +46,7 @@ class OciOrigin:
         """
         self._uri = uri
         self._machine = machine
-        registry, _, repository = uri.authority.partition("/")
-        keys = _SecretKeys(secret, registry, repository) if secret else None
-        self._client = RegistryClient(
-            registry,
-            repository,
-            keys or _DockersKeys(registry, repository),
-            network or Network(),
-        )
-        if secret is not None:
-            secret.require(self._client.base)
+        self._client = open_registry(uri, secret=secret, network=network)
         self._given: dict[str, dict[str, str]] = {}
         """The headers of each blob's last location: who asks again had them refused."""
 
@@ -90,42 +78,3 @@ class OciOrigin:
         headers = self._client.headers(refused=self._given.get(file.sha256))
         self._given[file.sha256] = headers
         return HttpLocation(url, headers=headers, renewable=True)
-
-
-class _SecretKeys:
-    """A secret's login: it goes to the secret's hosts alone, token servers included."""
-
-    def __init__(self, secret: Secret, registry: str, repository: str) -> None:
-        self._secret = secret
-        config = secret.get(".dockerconfigjson")
-        if config is not None:
-            found = DockerConfig(config, f"the secret {secret.name}").login(registry, repository)
-        else:
-            found = Login(secret.need("username"), secret.need("password"))
-        if found is None:
-            raise AuthFailed(f"the secret {secret.name} has no login for {registry}: add one")
-        self._login = found
-
-    def login(self) -> Login:
-        return self._login
-
-    def require(self, url: str) -> None:
-        self._secret.require(url)
-
-
-class _DockersKeys:
-    """The login of docker's configuration, which goes wherever the registry sends docker."""
-
-    def __init__(self, registry: str, repository: str) -> None:
-        self._place = registry, repository
-
-    @cached_property
-    def _login(self) -> Login | None:
-        config = default_config()
-        return config.login(*self._place) if config else None
-
-    def login(self) -> Login | None:
-        return self._login
-
-    def require(self, url: str) -> None:
-        """The registry's token server is the registry's choice, and without TLS there is none."""

@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
+from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import SplitResult, urlencode, urlsplit
 
@@ -34,7 +35,7 @@ from modelcache.origins.dockerconfig import DOCKER_HUB, Login
 from modelcache.origins.names import shown
 from modelcache.origins.network import Network
 from modelcache.origins.ocimanifests import DIGEST_PATTERN, INDEX_TYPES, MANIFEST_TYPES
-from modelcache.origins.redirecting import REDIRECTS, Hop, redirected
+from modelcache.origins.redirecting import REDIRECTS, Hop, redirected, same_origin
 from modelcache.origins.waiting import retry_after_seconds
 
 MAX_MANIFEST_BYTES: Final = 4 * 1024 * 1024
@@ -82,7 +83,16 @@ class _Authorization:
 class RegistryClient:
     """One repository of one registry. Safe for threads."""
 
-    def __init__(self, registry: str, repository: str, logins: Logins, network: Network) -> None:
+    def __init__(
+        self,
+        registry: str,
+        repository: str,
+        logins: Logins,
+        network: Network,
+        *,
+        actions: str = "pull",
+    ) -> None:
+        """Make no request yet. `actions`: what tokens are to be good for: `pull`, `pull,push`."""
         host = "registry-1.docker.io" if registry == DOCKER_HUB else registry
         parts = urlsplit(f"//{host}")
         self._loopback = is_loopback(parts.hostname or "")
@@ -91,6 +101,7 @@ class RegistryClient:
         official = registry == DOCKER_HUB and "/" not in repository
         self._repository = f"library/{repository}" if official else repository
         self._logins = logins
+        self._actions = actions
         self._asking = threading.Lock()
         self._known: _Authorization | None = None
         self._challenge: Answer | None = None
@@ -98,10 +109,19 @@ class RegistryClient:
         # Few questions, and nobody says when the last was asked.
         self._asker = Asker(network, keep_alive=False)
 
+    @property
+    def name(self) -> str:
+        """The repository, as messages name it."""
+        return self._name
+
+    def url(self, path: str) -> str:
+        """The URL of a path of the repository: `tags/list`, `blobs/uploads/`."""
+        return f"{self.base}/v2/{self._repository}/{path}"
+
     def blob_url(self, digest: str) -> str:
         """Where a blob is."""
         assert re.fullmatch(DIGEST_PATTERN, digest)
-        return f"{self.base}/v2/{self._repository}/blobs/{digest}"
+        return self.url(f"blobs/{digest}")
 
     def manifest(self, reference: str | None) -> tuple[bytes, str, str]:
         """A manifest by tag or by digest; by `latest` where there is neither.
@@ -116,15 +136,14 @@ class RegistryClient:
         accept = {"Accept": ", ".join((*MANIFEST_TYPES, *INDEX_TYPES))}
         asked = reference or "latest"
         name = f"{self._name}{'@' if ':' in asked else ':'}{asked}"
-        answer = self._get(f"{self.base}/v2/{self._repository}/manifests/{asked}", accept)
+        answer = self.request("GET", self.url(f"manifests/{asked}"), accept)
         if answer.status in (404, 410):
             hint = "" if reference else "; without a tag it is latest"
             raise NotFound(
                 f"{name}: the registry has no such image, tag or digest{_code(answer)}{hint}"
             )
         if answer.status != 200:
-            known = self._known
-            raise self._refused(answer, known=known is not None and known.known)
+            raise self.refusal(answer)
         digest = f"sha256:{sha256(answer.body).hexdigest()}"
         promised = asked if ":" in asked else answer.headers.get("Docker-Content-Digest")
         if promised is not None and promised.startswith("sha256:") and promised != digest:
@@ -155,13 +174,40 @@ class RegistryClient:
                     raise self._refused(answer, known=False)
         return known.headers
 
-    def _get(self, url: str, headers: Mapping[str, str]) -> Answer:
-        """The answer, to whom it wants to be asked by."""
+    def request(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        most: int = MAX_MANIFEST_BYTES,
+        body: bytes | Path | None = None,
+        patience: float | None = None,
+    ) -> Answer:
+        """The answer, to whom it wants to be asked by.
+
+        Args:
+            method: redirects are followed of GET and HEAD alone.
+            url: the registry's, or where it leads; who asks is told to the registry alone.
+            headers: beside that.
+            most: bytes of the answer.
+            body: what is sent, as `Asker.ask` takes it.
+            patience: seconds for the next piece of the answer, as `Asker.ask` takes them.
+
+        Raises:
+            AuthFailed: the login may not be sent there, or a proxy refuses.
+            OriginUnavailable
+        """
         known, fresh = self._known, False
+        private = same_origin(url, self.base)
         while True:
             value = known.value if known and known.until > time.monotonic() else ""
-            sent = {**headers, "Authorization": value} if value else headers
-            answer = self._ask(url, sent, MAX_MANIFEST_BYTES)
+            sent = dict(headers or {})
+            if value and private:
+                sent["Authorization"] = value
+            answer = self._ask(url, sent, most, method=method, body=body, patience=patience)
+            if not private:
+                return answer
             if answer.status != 401 or fresh:
                 return answer
             known, fresh = self._authorize(answer), True
@@ -190,11 +236,11 @@ class RegistryClient:
         return known
 
     def _token(self, challenge: Mapping[str, str], login: Login | None) -> _Authorization:
-        """A token from the server that the registry names, for reading this repository."""
+        """A token from the server that the registry names, for this repository."""
         realm = self._realm(challenge.get("realm", ""))
-        # What the registry asks for is for what it was asked; only reading is ever wanted.
+        # What the registry asks for is for what it was asked; this is what is wanted of it.
         wanted = {"service": challenge.get("service", "")} if challenge.get("service") else {}
-        wanted["scope"] = f"repository:{self._repository}:pull"
+        wanted["scope"] = f"repository:{self._repository}:{self._actions}"
         url, headers = realm.geturl(), {}
         if login is not None:
             self._logins.require(url)
@@ -206,7 +252,9 @@ class RegistryClient:
                 "client_id": "model-cache-agent",
             }
             headers["Content-Type"] = "application/x-www-form-urlencoded"
-            answer = self._ask(url, headers, _MAX_TOKEN_BYTES, body=urlencode(form).encode())
+            answer = self._ask(
+                url, headers, _MAX_TOKEN_BYTES, method="POST", body=urlencode(form).encode()
+            )
         else:
             if login is not None:
                 headers["Authorization"] = _basic(login)
@@ -246,18 +294,32 @@ class RegistryClient:
     # The wire
 
     def _ask(
-        self, url: str, headers: Mapping[str, str], most: int, *, body: bytes | None = None
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        most: int,
+        *,
+        method: str = "GET",
+        body: bytes | Path | None = None,
+        patience: float | None = None,
     ) -> Answer:
-        method, sent, hop = "GET" if body is None else "POST", dict(headers), Hop(url)
+        sent, hop = dict(headers), Hop(url)
         while True:
-            answer = self._asker.ask(method, hop.url, sent, limit=most, body=body)
-            if answer.status not in REDIRECTS or body is not None:
+            answer = self._asker.ask(
+                method, hop.url, sent, limit=most, body=body, patience=patience
+            )
+            if answer.status not in REDIRECTS or method not in ("GET", "HEAD"):
                 return answer
             hop = redirected(hop, answer.headers.get("Location"), pinned=False)
             if not hop.private:
                 sent.pop("Authorization", None)
 
     # What refusals mean
+
+    def refusal(self, answer: Answer) -> ModelCacheError:
+        """What an answer means that is none of those that were hoped for."""
+        known = self._known
+        return self._refused(answer, known=known is not None and known.known)
 
     def _refused(self, answer: Answer, *, known: bool) -> ModelCacheError:
         code, status = _code(answer), answer.status
@@ -269,8 +331,9 @@ class RegistryClient:
                 " none; for a private one set secretName to an imagePullSecret, or DOCKER_CONFIG"
             )
         if status in (401, 403):
+            may = self._actions.replace(",", " and ")
             return AuthFailed(
-                f"{self._name}: the registry refuses the login{code}: check that it may pull"
+                f"{self._name}: the registry refuses the login{code}: check that it may {may}"
             )
         if status == 429:
             return RateLimited(f"{self.base} asks for fewer requests{code}", retry_after=wait)

@@ -83,7 +83,7 @@ class ModelFetcher:
                 revision is not what it was; what `Engine.fetch` raises.
         """
         began = time.monotonic()
-        tally = _Tally(self._listener)
+        tally = Tally(self._listener)
         reason: Reason | None = Reason.INTERNAL
         try:
             manifest = self._fetch(wanted, cancel, tally)
@@ -106,7 +106,7 @@ class ModelFetcher:
                 )
             )
 
-    def _fetch(self, wanted: ModelFetch, cancel: Cancel, listener: _Tally) -> Manifest:
+    def _fetch(self, wanted: ModelFetch, cancel: Cancel, listener: Tally) -> Manifest:
         packed = bool(wanted.revision.archives)
         if packed:
             archives = Archives(self._store, self._engine, wanted, cancel, listener, listener.times)
@@ -139,7 +139,7 @@ class ModelFetcher:
         return manifest
 
 
-class _Tally:
+class Tally:
     """A listener that counts what came from the origin, on the way to another."""
 
     def __init__(self, listener: Listener) -> None:
@@ -151,6 +151,7 @@ class _Tally:
         self.times = Times()
 
     def __call__(self, event: Event) -> None:
+        """Count it, and pass it on."""
         if isinstance(event, BytesReceived):
             with self._mutex:
                 self.received += event.size

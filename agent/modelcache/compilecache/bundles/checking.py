@@ -20,7 +20,7 @@ MAX_ARCHIVE_BYTES: Final = 16 * 1024**3
 MAX_MANIFEST_BYTES: Final = 64 * 1024**2
 """200,000 files with names of usual length need less."""
 MAX_FOREIGN_BYTES: Final = 16 * 1024**2
-RESERVED: Final = ".modelcache"
+RESERVED: Final = ".modelcache-"
 """Names at the top of a cache directory that begin so are this program's own: what was seeded is
 noted there."""
 _MAX_RATIO: Final = 250

@@ -10,7 +10,7 @@ import tarfile
 from typing import Final
 
 from modelcache.compilecache.bundles.manifest import BundleManifest
-from modelcache.compilecache.bundles.members import BLOCK, Member, members
+from modelcache.compilecache.bundles.members import BLOCK, END, Member, members
 from modelcache.compilecache.trees.naming import shown
 
 _SPECIAL: Final = 0o7000
@@ -37,7 +37,8 @@ def why_another(found: bytes, wanted: Member | None, manifest: BundleManifest) -
         wanted: what should be; None: the archive's end.
     """
     place = f"where {shown(wanted.file.path)} should be" if wanted else "after the last file"
-    if len(found) < BLOCK:
+    ended = wanted is None and not any(found)
+    if len(found) < (len(END) if ended else BLOCK):
         return f"the archive breaks off {place}"
     if not any(found[:BLOCK]):
         if wanted is None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import stat
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Final
 
+from modelcache.compilecache.bundles.reading import regular_file
 from modelcache.compilecache.bundles.signing import envelope_bytes
 from modelcache.compilecache.bundles.statement import (
     MAX_ENVELOPE_BYTES,
@@ -21,7 +21,7 @@ from modelcache.compilecache.bundles.statement import (
     parse_statement,
     statement_of,
 )
-from modelcache.errors import BrokenBundle, NotFound
+from modelcache.errors import BrokenBundle
 from modelcache.store.durable import Durable, disk_errors
 
 ENVELOPE_NAME: Final = "bundle.json"
@@ -51,15 +51,11 @@ class LocalBundle:
             BrokenBundle: the envelope can't be read, or the archive has another size than it says.
         """
         bundle = cls(directory, _read_envelope(directory / ENVELOPE_NAME))
-        try:
-            status = os.lstat(bundle.archive)
-        except FileNotFoundError as error:
-            raise NotFound(f"{directory} has no {bundle.archive.name}") from error
-        if not stat.S_ISREG(status.st_mode):
-            raise BrokenBundle(f"{bundle.archive} is not a regular file")
-        if status.st_size != bundle.statement.archive.size:
+        with regular_file(bundle.archive) as file:
+            size = os.fstat(file.fileno()).st_size
+        if size != bundle.statement.archive.size:
             raise BrokenBundle(
-                f"{bundle.archive} has {status.st_size} bytes, and its statement says"
+                f"{bundle.archive} has {size} bytes, and its statement says"
                 f" {bundle.statement.archive.size}"
             )
         return bundle
@@ -145,18 +141,11 @@ def _bring(source: Path, target: Path, durable: Durable) -> None:
 
 
 def _read_envelope(path: Path) -> bytes:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise NotFound(f"{path.parent} has no bundle: there is no {path.name} in it") from error
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-        raise BrokenBundle(f"{path} is a link, which is not followed") from error
-    with os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise BrokenBundle(f"{path} is not a regular file")
-        content = file.read(MAX_ENVELOPE_BYTES + 1)
-    if len(content) > MAX_ENVELOPE_BYTES:
-        raise BrokenBundle(f"{path} has more than {MAX_ENVELOPE_BYTES} bytes")
-    return content
+    with regular_file(path) as file:
+        content = b""
+        while len(content) <= MAX_ENVELOPE_BYTES:
+            block = file.read(MAX_ENVELOPE_BYTES + 1 - len(content))
+            if not block:
+                return content
+            content += block
+    raise BrokenBundle(f"{path} has more than {MAX_ENVELOPE_BYTES} bytes")

@@ -16,7 +16,7 @@ https://github.com/redhat-et/GKM/blob/main/mcv/docs/spec-compat.md
 
 from __future__ import annotations
 
-import tarfile
+import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -39,6 +39,10 @@ FOREIGN_MEMBERS: Final[dict[Layout, tuple[str, ...]]] = {
     "triton": ("io.triton.manifest/manifest.json",),
 }
 """The names that members for other programs may have."""
+_USTAR: Final = struct.Struct("100s 8s 8s 8s 12s 12s 8s 1s 100s 8s 247x")
+"""Name, mode, uid, gid, size, mtime, checksum, type, target, magic; the rest is zeros."""
+_NAME_BYTES: Final = 100
+_MAX_SIZE: Final = 0o77777777777
 _VLLM: Final = "vllm/"
 _TRITON: Final = "triton/"
 _VLLM_TREES: Final = (f"{_VLLM}torch_compile_cache/", f"{_VLLM}torch_aot_compile/")
@@ -95,23 +99,40 @@ def members(manifest: BundleManifest) -> Iterator[Member]:
 def header(name: str, size: int, mode: int = FILE_MODE) -> bytes:
     """A member's header: of a regular file of nobody's (uid 0, no name), last changed in 1970.
 
-    Where the name or the size is too long for ustar, an extended header is before it (pax).
+    ustar, with an extended header before it where the name or the size doesn't go into that (POSIX,
+    pax). Made here and not by tarfile: bundles are compared with it, so it may never change.
     """
-    info = tarfile.TarInfo(name)
-    info.size = size
-    info.mode = mode
-    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
+    plain, records = name.encode(), b""
+    if len(plain) > _NAME_BYTES or not plain.isascii():
+        records += _record("path", plain)
+        plain = name.encode("ascii", "replace")[:_NAME_BYTES]
+    if size > _MAX_SIZE:
+        records += _record("size", str(size).encode())
+        size = 0
+    found = _ustar(plain, size, mode, b"0")
+    if not records:
+        return found
+    extended = _ustar(b"././@PaxHeader", len(records), 0, b"x")
+    return extended + records + bytes(padding(len(records))) + found
+
+
+def _ustar(name: bytes, size: int, mode: int, kind: bytes) -> bytes:
+    block = _USTAR.pack(
+        *(name, b"%07o" % mode, b"%07o" % 0, b"%07o" % 0, b"%011o" % size, b"%011o" % 0),
+        *(b" " * 8, kind, b"", b"ustar\x0000"),
+    )
+    return block[:148] + b"%06o\0 " % sum(block) + block[156:]
+
+
+def _record(name: str, value: bytes) -> bytes:
+    """One line of an extended header: it begins with its own length, whose digits count too."""
+    rest = b" %s=%s\n" % (name.encode(), value)
+    size = len(rest)
+    while size != len(rest) + len(str(size)):
+        size = len(rest) + len(str(size))
+    return str(size).encode() + rest
 
 
 def padding(size: int) -> int:
     """Zeros after a content of so many bytes."""
     return -size % BLOCK
-
-
-def unpacked_size(manifest: BundleManifest, manifest_size: int) -> int:
-    """Bytes of the whole archive, uncompressed."""
-    sizes = [(MANIFEST_MEMBER, manifest_size, FILE_MODE)]
-    sizes += [(m.name, m.file.size, m.file.mode) for m in members(manifest)]
-    return len(END) + sum(
-        len(header(name, size, mode)) + size + padding(size) for name, size, mode in sizes
-    )

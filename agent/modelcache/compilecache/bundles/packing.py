@@ -41,6 +41,7 @@ from modelcache.compilecache.bundles.members import (
     padding,
 )
 from modelcache.compilecache.bundles.statement import Archive
+from modelcache.compilecache.trees.copying import plain_mode
 from modelcache.compilecache.trees.naming import shown
 from modelcache.compilecache.trees.opening import opened, root_folder
 from modelcache.compilecache.trees.scanning import Entry, Limits, Tree
@@ -53,7 +54,6 @@ Compression = Literal["zstd", "gzip"]
 _READ_BYTES: Final = 1024 * 1024
 _LEVELS: Final[dict[Compression, int]] = {"zstd": 3, "gzip": 6}
 _MAX_LEVELS: Final[dict[Compression, int]] = {"zstd": 19, "gzip": 9}
-_EXECUTABLE: Final = 0o100
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +211,7 @@ def _described(folder: int, entry: Entry, cancel: Cancel) -> BundleFile:
         path=entry.path,
         size=entry.size,
         sha256=digest.hexdigest(),
-        mode=EXECUTABLE_MODE if entry.mode & _EXECUTABLE else FILE_MODE,
+        mode=EXECUTABLE_MODE if plain_mode(entry.mode) == EXECUTABLE_MODE else FILE_MODE,
         mtime=max(0, entry.mtime_ns),
     )
 

@@ -170,7 +170,10 @@ def unsigned(statement: Statement) -> Envelope:
     Raises:
         BrokenBundle: the statement is one that nobody would take.
     """
-    content = statement.to_bytes()
+    try:
+        content = statement.to_bytes()
+    except ValueError as error:
+        raise BrokenBundle(f"the statement can't be written: {error}") from error
     parse_statement(content)
     return Envelope(statement=b64encode(content).decode())
 
@@ -208,13 +211,17 @@ def _public_keys(path: Path) -> list[PublicKey]:
 
 
 def _read(path: Path) -> bytes:
-    """A key's file. A fifo or a device would never end."""
+    """A key's file. It may be a link, as Kubernetes mounts Secrets."""
     try:
+        # O_NONBLOCK: a fifo is opened at once, and then refused.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(fd, "rb") as file:
+        try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise UsageError(f"{path} is not a file")
-            content = file.read(MAX_KEY_BYTES + 1)
+            with os.fdopen(fd, "rb", closefd=False) as file:
+                content = file.read(MAX_KEY_BYTES + 1)
+        finally:
+            os.close(fd)
     except OSError as error:
         raise UsageError(f"the key {path} can't be read: {error.strerror}") from error
     if len(content) > MAX_KEY_BYTES:

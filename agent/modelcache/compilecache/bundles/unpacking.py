@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import gzip
 import os
-import stat
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, Final, Protocol
+from typing import BinaryIO, Final, Protocol
 
 import zstandard
 
@@ -39,11 +38,13 @@ from modelcache.compilecache.bundles.members import (
     members,
     padding,
 )
+from modelcache.compilecache.bundles.reading import regular_file
 from modelcache.compilecache.bundles.statement import Statement
-from modelcache.compilecache.bundles.writing import Owner, Writer
+from modelcache.compilecache.bundles.writing import Writer
+from modelcache.compilecache.trees.copying import Owner
 from modelcache.compilecache.trees.naming import shown
 from modelcache.compilecache.trees.scanning import Limits
-from modelcache.errors import BrokenBundle, NotFound
+from modelcache.errors import BrokenBundle
 from modelcache.transfer.cancelling import Cancel
 
 MAX_WINDOW_BYTES: Final = 8 * 1024**2
@@ -112,26 +113,18 @@ def _opened(
 ) -> Iterator[_Reader]:
     limits, cancel = limits or Limits(), cancel or Cancel()
     check_archive(statement.archive, limits)
-    try:
-        # O_NONBLOCK: a fifo is opened at once, and then refused.
-        fd = os.open(archive, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError as error:
-        raise NotFound(f"the bundle's archive {archive} is not there") from error
-    with os.fdopen(fd, "rb", buffering=0) as file:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise BrokenBundle(f"the bundle's archive {archive.name} is not a regular file")
-        if status.st_size != statement.archive.size:
+    with regular_file(archive) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size != statement.archive.size:
             raise BrokenBundle(
-                f"the archive has {status.st_size} bytes, and its statement says"
-                f" {statement.archive.size}"
+                f"the archive has {size} bytes, and its statement says {statement.archive.size}"
             )
         _check_digest(file, statement, cancel)
         file.seek(0)
         yield _Reader(file, statement, limits, cancel)
 
 
-def _check_digest(file: IO[bytes], statement: Statement, cancel: Cancel) -> None:
+def _check_digest(file: BinaryIO, statement: Statement, cancel: Cancel) -> None:
     digest = sha256()
     left = statement.archive.size
     while left:
@@ -156,7 +149,7 @@ class _Reader:
     """The members of one archive, each of which has to be the one that the manifest says."""
 
     def __init__(
-        self, file: IO[bytes], statement: Statement, limits: Limits, cancel: Cancel
+        self, file: BinaryIO, statement: Statement, limits: Limits, cancel: Cancel
     ) -> None:
         self._cancel = cancel
         self._stream: _Stream

@@ -11,25 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from modelcache.compilecache.bundles.manifest import BundleFile
+from modelcache.compilecache.trees.copying import FOLDER_MODE, Owner
 from modelcache.compilecache.trees.opening import FOLDER
 from modelcache.store.durable import disk_errors
-
-_FOLDER_MODE = 0o755
-
-
-class Owner(Protocol):
-    """To whom files are to belong."""
-
-    @property
-    def uid(self) -> int:
-        """The user."""
-
-    @property
-    def gid(self) -> int:
-        """The group."""
 
 
 class Writer:
@@ -42,6 +29,7 @@ class Writer:
         """The directory that is being filled."""
         self._folders: list[int] = []
         """Its descriptor, and before it those of all that it lies in."""
+        self._made: set[str] = set()
 
     def __enter__(self) -> Self:
         self._parent = os.open(self._into.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -75,13 +63,12 @@ class Writer:
 
     @contextmanager
     def file(self, file: BundleFile) -> Iterator[Callable[[bytes], None]]:
-        """Make one file. Files come sorted by path, so that each directory is made once.
-
-        It gives what is to be called with its bytes.
+        """Make one file, and the directories that it lies in. It gives what takes its bytes.
 
         Raises:
             InsufficientDisk
-            OSError
+            UsageError: this process may not give it to the owner.
+            OSError: there is one of this name, say.
         """
         *folders, name = file.path.split("/")
         with disk_errors(file.size):
@@ -104,7 +91,10 @@ class Writer:
         while len(self._names) > same:
             self._leave()
         for name in folders[same:]:
-            os.mkdir(name, 0o700, dir_fd=self._folders[-1])
+            path = "/".join((*self._names, name))
+            if path not in self._made:
+                os.mkdir(name, 0o700, dir_fd=self._folders[-1])
+                self._made.add(path)
             self._folders.append(os.open(name, FOLDER, dir_fd=self._folders[-1]))
             self._names.append(name)
 
@@ -112,17 +102,17 @@ class Writer:
         self._names.pop()
         fd = self._folders.pop()
         try:
-            self._hand_over(fd, _FOLDER_MODE)
+            self._hand_over(fd, FOLDER_MODE)
         finally:
             os.close(fd)
 
     def _finish(self) -> None:
         self._go_to([])
-        self._hand_over(self._folders[0], _FOLDER_MODE)
+        self._hand_over(self._folders[0], FOLDER_MODE)
 
     def _hand_over(self, fd: int, mode: int) -> None:
         if self._owner is not None:
-            os.fchown(fd, self._owner.uid, self._owner.gid)
+            self._owner.take(fd)
         os.fchmod(fd, mode)
 
     def _remove(self) -> None:

@@ -2,8 +2,8 @@
 
 A bundle is two objects below `<prefix>/<key>/<digest>/`. The archive comes first; the envelope
 last, and only where there is none: that makes the bundle, and of two publishers one is told that it
-was there. An archive without an envelope is what a publisher left that was killed; after a day the next
-publisher of the key removes it.
+was there. An archive without an envelope is what a publisher left that was killed; after a day the
+next publisher of the key removes it.
 """
 
 from __future__ import annotations
