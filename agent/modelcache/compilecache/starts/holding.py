@@ -24,6 +24,7 @@ from typing import Final
 
 from modelcache.api.compilecache import KEY_PATTERN
 from modelcache.api.meta import NAME_PATTERN
+from modelcache.compilecache.bundles.local import ARCHIVE_NAMES, ENVELOPE_NAME, LocalBundle
 from modelcache.errors import ModelCacheError, NotFound, UnsafePath
 from modelcache.store.blobs import Blobs
 from modelcache.store.durable import Durable, disk_errors
@@ -31,9 +32,9 @@ from modelcache.store.layout import Layout
 from modelcache.store.locking import Turns, try_lock
 from modelcache.store.paths import children
 
-ENVELOPE: Final = "bundle.json"
-"""A bundle's statement with its signatures. Its lock tells whether somebody reads the bundle."""
-ARCHIVES: Final = ("archive.tar.zst", "archive.tar.gz")
+ENVELOPE: Final = ENVELOPE_NAME
+"""Its lock tells whether somebody reads the bundle."""
+ARCHIVES: Final = frozenset(ARCHIVE_NAMES.values())
 
 _PATIENCE_SECONDS: Final = 5.0
 """A removal holds its lock for much less."""
@@ -80,6 +81,15 @@ class Held:
             return self.archive.lstat().st_size
         except (NotFound, FileNotFoundError):
             return 0
+
+    def open(self) -> LocalBundle:
+        """Read what it says of itself. Whether to trust that is another question.
+
+        Raises:
+            NotFound: it was just removed.
+            BrokenBundle
+        """
+        return LocalBundle.open(self.directory)
 
 
 class Holding:
@@ -180,7 +190,7 @@ class Holding:
         """
         held = self._held(name, key, digest)
         names = set(os.listdir(made))
-        if ENVELOPE not in names or len(names) != 2 or not names & set(ARCHIVES):
+        if ENVELOPE not in names or len(names) != 2 or not names & ARCHIVES:
             raise NotFound(f"{made} is no bundle: {ENVELOPE} and one archive belong there")
         with disk_errors(), self._turns.take():
             for each in names:

@@ -21,16 +21,6 @@ DIGEST = "1" * 64
 NEWER = "2" * 64
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "root")
-
-
-@pytest.fixture
-def holding(store: Store) -> Holding:
-    return Holding(store.layout, Durable(store.layout.scratch))
-
-
 def put(
     holding: Holding, name: str = "llama", key: str = KEY, digest: str = DIGEST, content: str = "x"
 ) -> Held:

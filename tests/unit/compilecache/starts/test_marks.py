@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 
 import pytest
 
 from modelcache.api.compilecache import BundleState
 from modelcache.compilecache.starts.marks import WITHDRAWN_AFTER, Mark, Marks
 from modelcache.errors import UnsafePath
-from modelcache.store import Store
-from modelcache.store.durable import Durable
 
 DIGEST = "1" * 64
 OTHER = "2" * 64
-
-
-@pytest.fixture
-def marks(tmp_path: Path) -> Marks:
-    layout = Store(tmp_path / "root").layout
-    return Marks(layout, Durable(layout.scratch))
 
 
 def again(marks: Marks) -> Marks:
