@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from modelcache.api import CompileCache
 from modelcache.api.nodecache import CompileState
 from modelcache.cluster.counting import Counts, Entry
-from modelcache.cluster.reading import read_compile_cache
+from modelcache.cluster.reading import read_cache
 from modelcache.planning.compilecaches import spec_digest
 
 _MESSAGE: Final = 300
@@ -156,4 +156,4 @@ class CompileTallies(Counts[CompileCache, CompileSaid, CompileTally]):
     """The tally of each compile cache. For one thread."""
 
     def __init__(self) -> None:
-        super().__init__(read_compile_cache, CompileTally, "compile")
+        super().__init__(read_cache, CompileTally, "compile")

@@ -21,7 +21,7 @@ from modelcache.api import API_VERSION, CachedModel, CompileCache
 from modelcache.api.compilecache import BundleState
 from modelcache.catalog import Catalog, Document, Problem, Severity
 from modelcache.cluster.client import Object
-from modelcache.cluster.reading import read_compile_cache, read_model
+from modelcache.cluster.reading import read_cache, read_model
 from modelcache.errors import ClusterError, UsageError
 
 SETTLING_SECONDS: Final = 5.0
@@ -191,7 +191,7 @@ def _read(
 ) -> _Read:
     name = thing["metadata"]["name"]
     place = f"{kind.__name__.lower()}s/{name}"
-    read = read_model if kind is CachedModel else read_compile_cache
+    read = read_model if kind is CachedModel else read_cache
     try:
         return _Read(thing, Document(read(thing), place, 1, 1), ())
     except UsageError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -16,6 +17,7 @@ COMPILE_ANNOTATION: Final = f"{API_GROUP}/compile-cache"
 """On a pod: the compile cache that it asks for."""
 
 _ENDED: Final = ("Succeeded", "Failed")
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +36,25 @@ def keep_use(pod: Object) -> Object:
     metadata: Object = pod["metadata"]
     annotations = metadata.get("annotations") or {}
     asked = annotations.get(MODEL_ANNOTATION)
-    volumes = (pod.get("spec") or {}).get("volumes") or ()
+    spec, status = pod.get("spec") or {}, pod.get("status") or {}
+    volumes = spec.get("volumes") or ()
     return {
         "namespace": metadata.get("namespace", ""),
         "uid": metadata.get("uid", ""),
         "compile": annotations.get(COMPILE_ANNOTATION, "").strip(),
-        "ended": (pod.get("status") or {}).get("phase") in _ENDED,
+        "images": _images(spec, status) if COMPILE_ANNOTATION in annotations else [],
+        "ended": status.get("phase") in _ENDED,
         "asked": sorted(part.strip() for part in asked.split(",")) if asked else [],
         "paths": sorted(v["hostPath"]["path"] for v in volumes if v.get("hostPath")),
     }
+
+
+def _images(spec: Object, status: Object) -> list[str]:
+    """Digests of the images of a pod's containers, as they were asked for or pulled."""
+    asked = (each.get("image") for each in spec.get("containers") or ())
+    pulled = (each.get("imageID") for each in status.get("containerStatuses") or ())
+    found = {(text or "").rpartition("sha256:")[2] for text in (*asked, *pulled)}
+    return sorted(f"sha256:{text}" for text in found if _DIGEST.fullmatch(text))
 
 
 def in_use(pods: Iterable[Object], root: str, own_namespace: str) -> Use:
@@ -87,7 +99,7 @@ def _model(path: PurePosixPath, root: PurePosixPath) -> str | None:
     if not path.is_relative_to(root):
         return None
     parts: tuple[Any, ...] = path.relative_to(root).parts
-    if len(parts) > 1 and parts[0] == "compile":
+    if parts[:1] == ("compile",):
         return None
     if not parts or parts[0] not in ("models", "hub"):
         # The root itself; or what lies in it beside the views, such as the blobs.

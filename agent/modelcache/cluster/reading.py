@@ -14,30 +14,23 @@ from pydantic import ValidationError
 
 from modelcache.api import API_VERSION, CachedModel, CompileCache
 from modelcache.api.crds import crd
+from modelcache.api.meta import ApiModel
 from modelcache.catalog.composing import Collection, Node, Scalar
 from modelcache.catalog.wording import dotted, explain
 from modelcache.cluster.client import Object
 from modelcache.errors import UsageError
 
 _SAID: Final = 3
-
-
-Written = TypeVar("Written", CachedModel, CompileCache)
-"""A kind that people write."""
+_Kind = TypeVar("_Kind", bound=ApiModel)
 
 
 def read_model(thing: Object) -> CachedModel:
-    """A CachedModel, by `read_object`."""
-    return read_object(thing, CachedModel)
+    """Name and spec of a CachedModel; its status is not read. See `read_cache`."""
+    return _read(thing, CachedModel)
 
 
-def read_compile_cache(thing: Object) -> CompileCache:
-    """A CompileCache, by `read_object`."""
-    return read_object(thing, CompileCache)
-
-
-def read_object(thing: Object, kind: type[Written]) -> Written:
-    """Name and spec of an object; its status is not read.
+def read_cache(thing: Object) -> CompileCache:
+    """Name and spec of a CompileCache; its status is not read.
 
     Fields that our class does not know are left out, as a server with our CRD would do: a newer
     CRD fills its defaults into every object, and none of them is wrong for that.
@@ -45,6 +38,10 @@ def read_object(thing: Object, kind: type[Written]) -> Written:
     Raises:
         UsageError: the fields that are wrong, each with its path, in one line.
     """
+    return _read(thing, CompileCache)
+
+
+def _read(thing: Object, kind: type[_Kind]) -> _Kind:
     metadata = thing["metadata"]
     kept = ("name", "uid", "generation")
     document = {
@@ -56,20 +53,14 @@ def read_object(thing: Object, kind: type[Written]) -> Written:
     try:
         return kind.from_document(document)
     except ValidationError as error:
-        raise UsageError(_in_words(error, kind, document)) from None
-
-
-def _in_words(
-    error: ValidationError, kind: type[CachedModel] | type[CompileCache], document: Object
-) -> str:
-    explained = explain(error, kind, _node(document))
-    wrong = [f"{dotted(path)}: {text}" for path, _, text in explained]
+        explained = explain(error, kind, _node(document))
+        wrong = [f"{dotted(path)}: {text}" for path, _, text in explained]
     more = [f"and {len(wrong) - _SAID} more"] if len(wrong) > _SAID else []
-    return "; ".join([*wrong[:_SAID], *more])
+    raise UsageError("; ".join([*wrong[:_SAID], *more]))
 
 
 @cache
-def _spec_schema(kind: type[CachedModel] | type[CompileCache]) -> dict[str, Any]:
+def _spec_schema(kind: type[ApiModel]) -> dict[str, Any]:
     (version,) = crd(kind)["spec"]["versions"]
     schema: dict[str, Any] = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
     return schema

@@ -47,7 +47,7 @@ MAX_DOCUMENT_BYTES: Final = 256 * 1024
 """Of a document in JSON, as a body or unpacked from a header."""
 
 _MAX_SECONDS: Final = 30 * 86400.0
-_MAX_LISTED: Final = 1024
+_MAX_LISTED: Final = 2048
 _LIST_TOO_LONG: Final = f"a list of it has more than {_MAX_LISTED} items"
 
 _BUNDLES: Final = re.compile(r"/v1/compile/([^/]+)/bundles/([0-9a-f]{64})")

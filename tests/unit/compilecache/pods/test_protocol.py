@@ -91,8 +91,8 @@ def test_a_bomb_is_not_unpacked() -> None:
         {"evidence": {"source": "files", "compileSeconds": float("nan")}},
         {"evidence": {"source": "files", "compileSeconds": float("inf")}},
         {"evidence": {"source": "files", "lines": ["x" * 501]}},
-        {"evidence": {"source": "files", "lines": ["x"] * 1025}},
-        {"engineHashes": {"ranks": ["x"] * 1025}},
+        {"evidence": {"source": "files", "lines": ["x"] * 2049}},
+        {"engineHashes": {"ranks": ["x"] * 2049}},
         {"more": 1},
     ],
 )
