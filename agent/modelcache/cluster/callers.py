@@ -128,5 +128,5 @@ class Callers:
 
 
 def _only(user: Mapping[str, Any], what: str) -> str:
-    values = (user.get("extra") or {}).get(f"{_EXTRA}{what}") or ()
+    values: list[Any] = (user.get("extra") or {}).get(f"{_EXTRA}{what}") or []
     return str(values[0]) if len(values) == 1 else ""

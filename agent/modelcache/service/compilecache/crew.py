@@ -12,19 +12,22 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Final, Protocol
 
 import structlog
 
 from modelcache.api import CompileCache
 from modelcache.compilecache.bundles.local import LocalBundle
-from modelcache.compilecache.bundles.statement import Statement
 from modelcache.compilecache.bundles.trust import Trust
 from modelcache.compilecache.keys.differing import nearest
 from modelcache.compilecache.keys.parts import Key
+from modelcache.compilecache.places.fetching import Admitted, admit
 from modelcache.compilecache.places.protocol import Place, Placed
 from modelcache.compilecache.starts.holding import Holding
+from modelcache.compilecache.trees.scanning import Limits as TreeLimits
 from modelcache.errors import BrokenBundle, ModelCacheError, NotFound, Untrusted
 from modelcache.planning.compilecaches import Fetch, Look, Offer, Publish, Running, Work
 from modelcache.transfer import Cancel
@@ -36,7 +39,8 @@ _MOST_OFFERS: Final = 8
 """So many of the newest generations of a key are looked into."""
 _MOST_OTHERS: Final = 8
 """So many other keys are looked into, to say in what they differ."""
-_MOST_ENVELOPES: Final = 512
+_MOST_DIFFERENCES: Final = 3
+_MOST_KNOWN: Final = 512
 
 
 class GoneHere(NotFound):
@@ -53,6 +57,8 @@ class Job:
         cache: the object.
         key: this node's for it.
         trust: whom this node trusts for it.
+        place: as `Need.place`.
+        limits: of what is taken.
         hinted: hints that a look answers.
         explain: whether a look that finds nothing is to say what is there for other keys.
     """
@@ -62,6 +68,8 @@ class Job:
     cache: CompileCache
     key: Key
     trust: Trust
+    place: str
+    limits: TreeLimits
     hinted: frozenset[str] = frozenset()
     explain: bool = False
 
@@ -89,11 +97,11 @@ class Result:
 
 
 class Bring(Protocol):
-    """Brings a bundle from its place into the holding; `places.fetching`."""
+    """Brings a bundle that was admitted into its place on this node: `BundleFetcher.fetch`."""
 
     def __call__(
-        self, place: Place, placed: Placed, trust: Trust, cache: CompileCache, cancel: Cancel
-    ) -> None:
+        self, place: Place, found: Admitted, into: Path, cancel: Cancel, *, name: str
+    ) -> object:
         """Bring it.
 
         Raises:
@@ -104,33 +112,35 @@ class Bring(Protocol):
 @dataclass(slots=True)
 class _Work:
     job: Job
-    place: str
     cancel: Cancel
     thread: threading.Thread
     began: float
 
 
 @dataclass(slots=True)
-class _Envelopes:
-    """Envelopes that were read: a digest is always the same bytes."""
+class _Admissions:
+    """What was decided of bundles: a digest is always the same bytes. Safe for threads."""
 
-    known: OrderedDict[str, bytes] = field(default_factory=OrderedDict)
+    known: OrderedDict[tuple[object, ...], Admitted | str] = field(default_factory=OrderedDict)
     mutex: threading.Lock = field(default_factory=threading.Lock)
 
-    def of(self, place: Place, placed: Placed) -> bytes:
+    def of(self, place: Place, placed: Placed, job: Job, cancel: Cancel) -> Admitted | str:
+        """The bundle, or why it is not taken. Raises as `fetching.admit` but for that."""
+        trust = job.trust
+        key = job.place, placed, tuple(trust.keys), frozenset(trust.digests)
         with self.mutex:
-            found = self.known.get(placed.digest)
-        if found is None:
-            found = place.envelope(placed)
-            with self.mutex:
-                self.known[placed.digest] = found
-                while len(self.known) > _MOST_ENVELOPES:
-                    self.known.popitem(last=False)
+            found = self.known.get(key)
+        if found is not None:
+            return found
+        try:
+            found = admit(place, placed, trust, cancel, limits=job.limits)
+        except (Untrusted, BrokenBundle) as error:
+            found = str(error)
+        with self.mutex:
+            self.known[key] = found
+            while len(self.known) > _MOST_KNOWN:
+                self.known.popitem(last=False)
         return found
-
-    def forget(self, digest: str) -> None:
-        with self.mutex:
-            self.known.pop(digest, None)
 
 
 class Crew:
@@ -163,13 +173,13 @@ class Crew:
         self._on_end = on_end
         self._jitter = jitter
         self._clock = clock
-        self._envelopes = _Envelopes()
+        self._admissions = _Admissions()
         self._work: dict[str, _Work] = {}
         self._left: list[_Work] = []
         self._ended: queue.SimpleQueue[tuple[Cancel, Result]] = queue.SimpleQueue()
 
-    def start(self, job: Job, place: str) -> None:
-        """Begin; nothing runs for the object yet. `place`: as `Need.place`."""
+    def start(self, job: Job) -> None:
+        """Begin; nothing runs for the object yet."""
         cancel = Cancel(self._cancel)
         name = job.work.name
         thread = threading.Thread(
@@ -178,7 +188,7 @@ class Crew:
             name=f"compile-{type(job.work).__name__.lower()}-{name}",
             daemon=True,
         )
-        self._work[name] = _Work(job, place, cancel, thread, self._clock())
+        self._work[name] = _Work(job, cancel, thread, self._clock())
         thread.start()
 
     def stop(self, name: str) -> None:
@@ -197,7 +207,7 @@ class Crew:
                 work.job.work,
                 work.job.spec,
                 work.job.key.digest,
-                work.place,
+                work.job.place,
                 # A fetch is watched over by the transfer engine: it may take hours.
                 stuck=not isinstance(work.job.work, Fetch)
                 and now - work.began >= STUCK_SECONDS + self._jitter,
@@ -208,7 +218,7 @@ class Crew:
     def left_behind(self) -> Counter[str]:
         """How much hangs that nobody waits for, by place."""
         self._left = [work for work in self._left if work.thread.is_alive()]
-        return Counter(work.place for work in self._left)
+        return Counter(work.job.place for work in self._left)
 
     def results(self) -> list[Result]:
         """What has ended since the last call."""
@@ -257,43 +267,34 @@ class Crew:
         offers: list[Offer] = []
         refused: dict[str, str] = {}
         for placed in place.generations(job.key.digest)[:_MOST_OFFERS]:
-            cancel.check()
             try:
-                statement = self._admitted(place, placed, job)
+                found = self._admissions.of(place, placed, job, cancel)
             except NotFound:
                 continue  # it was removed meanwhile
-            except (Untrusted, BrokenBundle) as error:
-                self._envelopes.forget(placed.digest)
-                refused[placed.digest] = str(error)
-                continue
-            offers.append(Offer(placed.digest, statement.created_at.timestamp()))
+            if isinstance(found, str):
+                refused[placed.digest] = found
+            else:
+                at = found.statement.created_at.timestamp()
+                offers.append(Offer(placed.digest, at))
         said = ""
         if job.explain and not offers:
             said = self._nearest(place, job, cancel)
         return Looked(tuple(offers), refused, said)
 
-    def _admitted(self, place: Place, placed: Placed, job: Job) -> Statement:
-        statement = job.trust.admit(self._envelopes.of(place, placed))
-        if (statement.digest, statement.key.digest) != (placed.digest, placed.key):
-            raise BrokenBundle(f"{placed.folder} has another bundle in it than its name says")
-        return statement
-
     def _nearest(self, place: Place, job: Job, cancel: Cancel) -> str:
         """In what the nearest of some bundles for other keys differs from what is wanted here."""
-        found: list[Key] = []
+        keys: list[Key] = []
         for key in place.keys()[:_MOST_OTHERS]:
-            cancel.check()
             for placed in place.generations(key)[:1]:
-                try:
-                    found.append(self._admitted(place, placed, job).key)
-                except (NotFound, Untrusted, BrokenBundle):
-                    continue
-        if not found:
+                with suppress(NotFound):
+                    found = self._admissions.of(place, placed, job, cancel)
+                    if not isinstance(found, str):
+                        keys.append(found.statement.key)
+        told = nearest(job.key, keys)
+        if told is None:
             return ""
-        _, differences = nearest(job.key, found)
-        return "; ".join(
-            ["the nearest there is for another key", *(d.sentence for d in differences[:3])]
-        )
+        sentences = [difference.sentence for difference in told[1][:_MOST_DIFFERENCES]]
+        return "; ".join(["the nearest there is for another key", *sentences])
 
     def _fetch(self, job: Job, digest: str, cancel: Cancel) -> None:
         place = self._open_place(job.cache)
@@ -301,7 +302,14 @@ class Crew:
         placed = next(wanted, None)
         if placed is None:
             raise NotFound(f"{place.uri} has the bundle {digest} no longer")
-        self._bring(place, placed, job.trust, job.cache, cancel)
+        found = self._admissions.of(place, placed, job, cancel)
+        if isinstance(found, str):
+            raise Untrusted(found)
+        name = job.work.name
+        layout = self._holding.layout
+        into = layout.compile_bundle(name, placed.key, digest.removeprefix("sha256:"))
+        # As no model is called.
+        self._bring(place, found, into, cancel, name=f"compile/{name}")
 
     def _publish(self, job: Job, digest: str) -> None:
         hexadecimal = digest.removeprefix("sha256:")

@@ -33,8 +33,8 @@ def find_out(labels: Mapping[str, str], pci: Path = Path("/sys/bus/pci/devices")
     if facts.accelerator.vendor == "cpu" and _has_nvidia(pci):
         # A container sees all PCI devices of its node, and only those GPUs that it was given.
         raise AcceleratorUnknown(
-            "this node has a GPU of NVIDIA's, and no label says which: install GPU feature discovery"
-            " (it is part of NVIDIA's device plug-in and GPU operator)"
+            "this node has a GPU of NVIDIA's, and no label says which: install GPU feature"
+            " discovery (it is part of NVIDIA's device plug-in and GPU operator)"
         )
     return facts
 

@@ -16,16 +16,15 @@ from typing import Final
 import structlog
 
 from modelcache.api import CompileCache, Manifest
-from modelcache.api.nodecache import CompileReport, CompileState, WithdrawnBundle
+from modelcache.api.nodecache import CompileReport, CompileState
 from modelcache.catalog import Catalog, ObjectKey
 from modelcache.compilecache.bundles.signing import TrustedKeys
 from modelcache.compilecache.bundles.trust import Trust
 from modelcache.compilecache.keys.facts import NodeFacts
 from modelcache.compilecache.starts.holding import Holding, InUse
 from modelcache.compilecache.starts.marks import Marks
+from modelcache.compilecache.trees.scanning import Limits as TreeLimits
 from modelcache.errors import BrokenBundle, BrokenContent, ModelCacheError, Untrusted
-from modelcache.planning.compiledescribing import Known as Described
-from modelcache.planning.compiledescribing import describe
 from modelcache.planning.compilecaches import (
     Action,
     CompileTrial,
@@ -44,6 +43,8 @@ from modelcache.planning.compilecaches import (
     idle,
     plan,
 )
+from modelcache.planning.compiledescribing import Known as Described
+from modelcache.planning.compiledescribing import describe
 from modelcache.planning.placement import selects
 from modelcache.service.compilecache.bundles import Bundles, Known
 from modelcache.service.compilecache.crew import Crew, GoneHere, Job, Result
@@ -85,7 +86,8 @@ class Keeper:
         keeping: Keeping,
         remembered: tuple[CompileReport, ...],
         stopping: Callable[[], bool],
-        limits: Limits | None = None,
+        limits: Limits,
+        bundle_limits: TreeLimits,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Nothing is looked at yet.
@@ -100,6 +102,7 @@ class Keeper:
             remembered: what was last reported: true until this process knows better.
             stopping: whether nothing new is to begin.
             limits: how much may run at once.
+            bundle_limits: of what is taken.
             clock: seconds since the epoch.
         """
         self._holdings = holdings
@@ -110,7 +113,8 @@ class Keeper:
         self._surroundings = surroundings
         self._keeping = keeping
         self._stopping = stopping
-        self._limits = limits or Limits()
+        self._limits = limits
+        self._bundle_limits = bundle_limits
         self._clock = clock
         self._needs = Needs()
         self._bundles = Bundles(holdings.holding, holdings.outbox)
@@ -122,6 +126,9 @@ class Keeper:
         self._remembered = {report.name: report for report in remembered}
         self._mutex = threading.Lock()
         self._asked: Mapping[str, Asked] = {}
+        self._best: Mapping[str, Known] = {}
+        self._round: tuple[Catalog, Mapping[str, Manifest]] | None = None
+        self._busy: frozenset[str] = frozenset()
         self._reports: tuple[CompileReport, ...] = remembered
         self._bytes = 0
         self.catalog: Catalog | None = None
@@ -142,7 +149,8 @@ class Keeper:
             if node.labels is None or selects(cache.spec, node.name, node.labels)
         }
         facts, why = self._facts(node.labels or {}) if wanted else (None, "")
-        asked = self._needs.of(wanted, facts, why, self._models() if wanted else {})
+        models = self._models()
+        asked = self._needs.of(wanted, facts, why, models)
         self._turn_to_keys()
         for result in self._crew.results():
             self._judge(result, asked)
@@ -170,6 +178,10 @@ class Keeper:
             if any(isinstance(a, Show | Hide | Discard | Remove) for a in planned.actions):
                 known = self._read(asked)
         self._tell(catalog, asked, needs, known, facts, planned.waiting)
+        busy = {*self._crew.running(), *planned.waiting}
+        busy |= {name for name, need in needs.items() if need.key and not self._was_tried(name)}
+        with self._mutex:
+            self._round, self._busy = (catalog, models), frozenset(busy)
         if planned.wake_at is None:
             return CYCLE_SECONDS
         return min(CYCLE_SECONDS, max(0.05, planned.wake_at - now))
@@ -180,6 +192,11 @@ class Keeper:
         """An object that selects this node, as of the last round."""
         with self._mutex:
             return self._asked.get(name)
+
+    def best(self, name: str) -> Known | None:
+        """The bundle that an object's starts are seeded from, as of the last round."""
+        with self._mutex:
+            return self._best.get(name)
 
     def reports(self) -> tuple[CompileReport, ...]:
         """What is to be said of each object, by name."""
@@ -193,14 +210,14 @@ class Keeper:
 
     @property
     def settled(self) -> bool:
-        """Whether each object has its bundle, or was tried, and nothing runs."""
-        waiting = (CompileState.PENDING, CompileState.DOWNLOADING)
-        return not self._crew.running() and not any(
-            report.state in waiting
-            and self.asked(report.name) is not None
-            and self._asked[report.name].key is not None
-            for report in self.reports()
-        )
+        """Whether the last round knew all that is known now, every place was asked, and nothing
+        runs."""
+        with self._mutex:
+            round_, busy, asked = self._round, self._busy, self._asked
+        if round_ is None or round_[0] is not self.catalog or round_[1] != self._models():
+            return False
+        # Without a key for a good reason nothing is to come.
+        return not busy and all(each.key is not None or each.why for each in asked.values())
 
     # The parts of a round
 
@@ -309,10 +326,12 @@ class Keeper:
             cache=asked.cache,
             key=asked.key,
             trust=self._trust(asked.cache),
+            place=need.place,
+            limits=self._bundle_limits,
             hinted=need.published,
             explain=explain,
         )
-        self._crew.start(job, need.place)
+        self._crew.start(job)
 
     def _judge(self, result: Result, asked: Mapping[str, Asked]) -> None:
         """Take in the end of a job."""
@@ -352,6 +371,10 @@ class Keeper:
             self._fail(name, now, lost)
         else:
             self._trials[name] = trial.succeeded()
+
+    def _was_tried(self, name: str) -> bool:
+        trial = self._trials.get(name)
+        return trial is not None and (trial.looked_at is not None or trial.failures > 0)
 
     def _is_here(self, name: str, digest: str) -> bool:
         hexadecimal = digest.removeprefix("sha256:")
@@ -406,8 +429,9 @@ class Keeper:
             elif name not in needs:
                 del self._remembered[name]
         reports = tuple(found[name] for name in sorted(found))
+        shown = {name: each for name, mine in known.items() for each in mine if each.bundle.shown}
         with self._mutex:
-            self._reports, self._asked = reports, asked
+            self._reports, self._asked, self._best = reports, asked, shown
         # Last: who reads the log and then asks is to be told the same.
         for report in reports:
             _log(report, before.get(report.name))

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 
@@ -94,10 +95,8 @@ class _Server(ThreadingHTTPServer):
         with self._mutex:
             late = [request for request, until in self._deadlines.items() if until < now]
         for request in late:
-            try:
+            with suppress(OSError):  # it has ended meanwhile
                 request.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # it has ended meanwhile
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
         log.debug("compile.connection.broken", client=str(client_address), exc_info=True)
@@ -205,6 +204,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _refuse(self, refused: Refused) -> None:
         # What follows was not read, or not all of it.
         self.close_connection = True
+        self.server.receiving.refused(refused)
         refusal = Refusal(reason=refused.word, message=str(refused)[:1024])
         log.info(
             "compile.request.refused",
@@ -215,9 +215,7 @@ class _Handler(BaseHTTPRequestHandler):
         )
         self._send(refused.status, refusal.to_document(), refused.retry_after)
 
-    def _send(
-        self, status: int, document: dict[str, Any], retry_after: int | None = None
-    ) -> None:
+    def _send(self, status: int, document: dict[str, Any], retry_after: int | None = None) -> None:
         body = json.dumps(document).encode() + b"\n"
         self.send_response(status)
         self.send_header("Content-Type", "application/json")

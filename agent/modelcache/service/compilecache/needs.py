@@ -10,7 +10,8 @@ import structlog
 
 from modelcache.api import CompileCache, Manifest
 from modelcache.compilecache.keys.facts import NodeFacts
-from modelcache.compilecache.keys.making import key_of_object, model_of_object
+from modelcache.compilecache.keys.making import key_of_object
+from modelcache.compilecache.keys.models import model_of_manifest
 from modelcache.compilecache.keys.parts import Key
 from modelcache.errors import ModelCacheError
 from modelcache.planning.compilecaches import spec_digest
@@ -110,9 +111,7 @@ def _asked(
     name: str, cache: CompileCache, spec: str, facts: NodeFacts, manifest: Manifest
 ) -> Asked:
     try:
-        config = next((f.sha256 for f in manifest.files if f.path == "config.json"), "")
-        model = model_of_object(manifest.source.uri, manifest.revision, config)
-        return Asked(cache, spec, key_of_object(cache, facts, model))
+        return Asked(cache, spec, key_of_object(cache, facts, model_of_manifest(manifest)))
     except ModelCacheError as error:
         return Asked(cache, spec, None, str(error))
     except Exception as error:

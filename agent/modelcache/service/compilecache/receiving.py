@@ -42,6 +42,7 @@ from modelcache.errors import (
     UsageError,
 )
 from modelcache.service.compilecache.bundles import Known
+from modelcache.service.compilecache.metrics import CompileMetrics
 from modelcache.service.compilecache.needs import Asked
 from modelcache.service.compilecache.outbox import Outbox
 from modelcache.service.compilecache.starts import StartBook
@@ -128,10 +129,9 @@ class Receiving:
         max_bytes: int,
         cancel: Cancel,
         on_change: Callable[[], None],
-        told: Callable[[str, StartDocument, float | None], None] = lambda *_: None,
+        metrics: CompileMetrics,
     ) -> None:
-        """`max_bytes` of an archive; `on_change` is called when there is a new bundle; `told` with
-        each start, and the seconds of compiling that its bundle replaces."""
+        """`max_bytes` of an archive; `on_change` is called when there is a new bundle."""
         self._door = door
         self._holding = holding
         self._outbox = outbox
@@ -140,10 +140,14 @@ class Receiving:
         self._max_bytes = max_bytes
         self._cancel = cancel
         self._on_change = on_change
-        self._told = told
+        self._metrics = metrics
         self._room = threading.BoundedSemaphore(_MOST_UPLOADS)
         self._mutex = threading.Lock()
         self._receiving: set[str] = set()
+
+    def refused(self, refusal: Refused) -> None:
+        """Count what was refused."""
+        self._metrics.refused(refusal.word)
 
     # Bundles
 
@@ -216,9 +220,7 @@ class Receiving:
             except InsufficientDisk as error:
                 raise Refused(507, "InsufficientDisk", str(error)) from error
 
-    def _take(
-        self, ticket: Ticket, read: Callable[[int], bytes], staging: Path
-    ) -> CaptureAnswer:
+    def _take(self, ticket: Ticket, read: Callable[[int], bytes], staging: Path) -> CaptureAnswer:
         archive = staging / archive_name(ticket.capture.archive)
         _receive(ticket, read, archive)
         statement = self._statement(ticket)
@@ -245,6 +247,7 @@ class Receiving:
             bytes=ticket.size,
             caller=str(ticket.caller),
         )
+        self._metrics.received(ticket.name, ticket.size)
         self._on_change()
         return CaptureAnswer(digest=statement.digest)
 
@@ -348,7 +351,7 @@ class Receiving:
             raise Refused(400, "Malformed", str(error)) from error
         except InsufficientDisk as error:
             raise Refused(507, "InsufficientDisk", str(error)) from error
-        self._told(name, start, self._cold_seconds(name, start.digest))
+        self._metrics.started(name, start, self._cold_seconds(name, start.digest))
 
     def _cold_seconds(self, name: str, digest: str | None) -> float | None:
         best = self._door.best(name)
