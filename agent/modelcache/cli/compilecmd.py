@@ -13,6 +13,11 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "key": ("compilekeys:key", "What a compile cache is compiled for."),
     "diff": ("compilekeys:diff", "In which part two keys differ."),
     # Bundles.
+    "keygen": ("compilebundles:keygen", "Make a key to sign bundles with."),
+    "pack": ("compilebundles:pack", "Pack a cache directory into a bundle."),
+    "inspect": ("compilebundles:inspect", "Show what a bundle says of itself."),
+    "verify": ("compilebundles:verify", "Check a bundle's signature and content."),
+    "import-mcv": ("compilebundles:import_mcv", "Unpack an image that GKM's MCV made."),
     # Places.
     # Starts.
     # In pods.
