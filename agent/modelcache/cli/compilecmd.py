@@ -19,6 +19,9 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "verify": ("compilebundles:verify", "Check a bundle's signature and content."),
     "import-mcv": ("compilebundles:import_mcv", "Unpack an image that GKM's MCV made."),
     # Places.
+    "publish": ("compileplaces:publish", "Bring a bundle to a place."),
+    "pull": ("compileplaces:pull", "Fetch a bundle from a place."),
+    "ls": ("compileplaces:list_place", "List the bundles of a place."),
     # Starts.
     # In pods.
 }
