@@ -69,6 +69,9 @@ CLEANUP: Mapping[Role, frozenset[Grant]] = {
 """daemonset/cleanup: for as long as uninstalling takes."""
 
 ADDED: Mapping[str, Mapping[Role, frozenset[Grant]]] = {
+    "compile-caches": {
+        ("modelcache-agent", ""): grants("tokenreviews.authentication.k8s.io create")
+    },
     "startup-taint": {("modelcache-controller", ""): grants("nodes patch")},
     "webhook": {
         ("modelcache-controller", ""): grants("""

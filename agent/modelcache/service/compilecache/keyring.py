@@ -6,7 +6,6 @@ read leaves what was read before in force, and is told once.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -41,6 +40,7 @@ class Keyring:
         self._clock = clock
         self._mutex = threading.Lock()
         self._complaint = ""
+        self._has_key: bool | None = None
         self._signing, self._trusted = self._read()
         self._read_at = clock()
 
@@ -75,10 +75,13 @@ class Keyring:
 
     def _read(self) -> tuple[SigningKey | None, TrustedKeys]:
         trusted, signing = self._paths
-        key = SigningKey.load(signing) if signing is not None else None
+        key = None
+        # Its directory is there, and it isn't: a Secret that comes later.
+        if signing is not None and (signing.exists() or not signing.parent.is_dir()):
+            key = SigningKey.load(signing)
+        if signing is not None and (key is not None) != self._has_key:
+            self._has_key = key is not None
+            tell = log.info if key is not None else log.warning
+            tell("keys.signing", path=str(signing), key=key.key_id if key else None)
         keys = TrustedKeys.load(trusted) if trusted is not None else TrustedKeys()
-        if key is not None:
-            if os.stat(signing or "").st_mode & 0o004:
-                log.warning("keys.readable_for_all", path=str(signing))
-            keys = TrustedKeys(*keys.values(), key.public)
-        return key, keys
+        return key, keys if key is None else TrustedKeys(*keys.values(), key.public)

@@ -49,6 +49,7 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 32
     receiving: Receiving
+    question_seconds: float
 
     def __init__(self, *arguments: Any) -> None:
         self._mutex = threading.Lock()
@@ -68,7 +69,7 @@ class _Server(ThreadingHTTPServer):
             host = client_address[0]
             full = len(self._deadlines) >= _MOST_CONNECTIONS or self._of[host] >= _MOST_OF_ONE
             if not full:
-                self._deadlines[request] = time.monotonic() + _QUESTION_SECONDS
+                self._deadlines[request] = time.monotonic() + self.question_seconds
                 self._hosts[request] = host
                 self._of[host] += 1
         return not full
@@ -199,7 +200,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(Refused(500, "Internal", why, retry_after=60))
         # For the next request of this connection.
         self.connection.settimeout(_QUESTION_SECONDS)
-        self.server.allow(self.connection, _QUESTION_SECONDS)
+        self.server.allow(self.connection, self.server.question_seconds)
 
     def _refuse(self, refused: Refused) -> None:
         # What follows was not read, or not all of it.
@@ -234,8 +235,13 @@ class _Handler(BaseHTTPRequestHandler):
 class Listener:
     """Answers pods, in threads of its own."""
 
-    def __init__(self, address: tuple[str, int], receiving: Receiving) -> None:
-        """Listen.
+    def __init__(
+        self,
+        address: tuple[str, int],
+        receiving: Receiving,
+        question_seconds: float = _QUESTION_SECONDS,
+    ) -> None:
+        """Listen. `question_seconds`: how long a request's head may take.
 
         Raises:
             UsageError: the address can't be had.
@@ -250,6 +256,7 @@ class Listener:
                 " set --compile-listen"
             ) from error
         self._server.receiving = receiving
+        self._server.question_seconds = question_seconds
         self._thread = threading.Thread(
             target=self._server.serve_forever, name="compile-listener", daemon=True
         )
