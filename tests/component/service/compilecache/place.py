@@ -105,7 +105,7 @@ class Bench:
             signed_by=(signed_by or self.signing) if signed else None,
             created=datetime(2026, 1, day, tzinfo=UTC),
         )
-        place = DirectoryPlace(parse_uri(self.uri), within=None, forbidden=self.root)  # type: ignore[arg-type]
+        place = DirectoryPlace(parse_uri(self.uri), within=None, forbidden=self.root)
         assert place.publish(bundle)
         return bundle
 
