@@ -41,14 +41,15 @@ def a_bundle(
     key: Key | None = None,
     signed_by: SigningKey | None = None,
     compression: Compression = "zstd",
+    path: str = "inductor/code.py",
     created: datetime = CREATED,
 ) -> LocalBundle:
     """A bundle with one file. The same content and key give the same digest."""
     tree = folder.with_name(f"{folder.name}.tree")
-    path = tree / "inductor" / "code.py"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(content)
-    os.utime(path, (1, 1))
+    file = tree / path
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    os.utime(file, (1, 1))
     archive = folder.with_name(f"{folder.name}.archive")
     packed = pack(tree, scan(tree), archive, compression=compression)
     statement = Statement(

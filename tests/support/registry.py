@@ -327,7 +327,8 @@ class Reply:
 
 
 class RegistryStub:
-    """A server for the answers that a registry never gives, by the beginning of the path.
+    """A server for the answers that a registry never gives, by the beginning of the path, or of
+    the method and the path.
 
     `requests` are the paths it was asked for; `authorizations` what came with them.
     """
@@ -361,6 +362,15 @@ class RegistryStub:
             def do_GET(self) -> None:
                 self._answer()
 
+            def do_HEAD(self) -> None:
+                self._answer()
+
+            def do_DELETE(self) -> None:
+                self._answer()
+
+            def do_PUT(self) -> None:
+                self.do_POST()
+
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers["Content-Length"]))
                 self._answer()
@@ -368,8 +378,13 @@ class RegistryStub:
             def _answer(self) -> None:
                 stub.requests.append(self.path)
                 stub.authorizations.append(self.headers.get("Authorization"))
+                asked = f"{self.command} {self.path}"
                 reply = next(
-                    (r for path, r in stub.replies.items() if self.path.startswith(path)),
+                    (
+                        r
+                        for path, r in stub.replies.items()
+                        if self.path.startswith(path) or asked.startswith(path)
+                    ),
                     Reply(404),
                 )
                 self.send_response(reply.status)
@@ -379,7 +394,8 @@ class RegistryStub:
                 }.items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(reply.body)
+                if self.command != "HEAD":
+                    self.wfile.write(reply.body)
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002
                 """Say nothing."""

@@ -100,11 +100,26 @@ class S3Stub:
         self._thread.join()
         self._server.server_close()
 
+    def answer(self, method: str, path: str, headers: Mapping[str, str]) -> Answer:
+        """What is said to a request."""
+        return self._answers[method]
+
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         stub = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                self._answer()
+
+            def do_PUT(self) -> None:
+                # A client that expects it waits for a second otherwise.
+                if self.headers.get("Expect") == "100-continue":
+                    self.send_response_only(100)
+                    self.end_headers()
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self._answer()
+
+            def do_DELETE(self) -> None:
                 self._answer()
 
             def do_HEAD(self) -> None:
@@ -113,7 +128,7 @@ class S3Stub:
             def _answer(self) -> None:
                 stub.requests.append(f"{self.command} {self.path}")
                 stub.authorized += "Authorization" in self.headers
-                answer = stub._answers[self.command]
+                answer = stub.answer(self.command, self.path, dict(self.headers.items()))
                 body = answer.body or _error_body(answer.code)
                 self.send_response(answer.status)
                 headers = {"Content-Length": str(len(body)), **answer.headers}

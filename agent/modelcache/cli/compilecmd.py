@@ -13,7 +13,15 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "key": ("compilekeys:key", "What a compile cache is compiled for."),
     "diff": ("compilekeys:diff", "In which part two keys differ."),
     # Bundles.
+    "keygen": ("compilebundles:keygen", "Make a key to sign bundles with."),
+    "pack": ("compilebundles:pack", "Pack a cache directory into a bundle."),
+    "inspect": ("compilebundles:inspect", "Show what a bundle says of itself."),
+    "verify": ("compilebundles:verify", "Check a bundle's signature and content."),
+    "import-mcv": ("compilebundles:import_mcv", "Unpack an image that GKM's MCV made."),
     # Places.
+    "publish": ("compileplaces:publish", "Bring a bundle to a place."),
+    "pull": ("compileplaces:pull", "Fetch a bundle from a place."),
+    "ls": ("compileplaces:list_place", "List the bundles of a place."),
     # Starts.
     # In pods.
     "seed": ("podcaches:seed", "Fill a pod's cache directory."),

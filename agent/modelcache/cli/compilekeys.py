@@ -34,7 +34,7 @@ _WORDS: Final = 64
 def key(
     command: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[-- COMMAND...]", help="The command that begins the engine."),
+        typer.Argument(metavar="COMMAND", help="The command that begins the engine."),
     ] = None,
     file: Annotated[
         Path | None,
@@ -86,7 +86,7 @@ def key(
         found = key_of_object(cache, facts, model, node_rank=node_rank)
     else:
         assert command is not None
-        facts = from_machine(os.environ) if labels is None else from_labels(labels, machine_cpu())
+        facts = from_machine() if labels is None else from_labels(labels, machine_cpu())
         engine = engine or _engine_of(command)
         found = key_of_command(
             engine,

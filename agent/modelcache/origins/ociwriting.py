@@ -89,9 +89,14 @@ class RegistryWriter:
         begun = self._client.request("POST", self._client.url("blobs/uploads/"), body=b"")
         if begun.status != 202:
             raise self._refusal(begun)
+        location = begun.headers.get("Location")
+        if not location:
+            raise OriginUnavailable(
+                f"{self._client.name}: the registry doesn't say where to upload"
+            )
         hop = Hop(self._client.url("blobs/uploads/"))
         # Its digest is checked by who gets it.
-        place = redirected(hop, begun.headers.get("Location"), pinned=True).url
+        place = redirected(hop, location, pinned=True).url
         separator = "&" if urlsplit(place).query else "?"
         ended = self._client.request(
             "PUT",

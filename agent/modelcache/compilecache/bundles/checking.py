@@ -5,11 +5,12 @@ The manifest comes from whoever made the bundle, be it a pod that wants its cach
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from pydantic import ValidationError
 
-from modelcache.compilecache.bundles.manifest import BundleManifest, manifest_bytes
+from modelcache.compilecache.bundles.manifest import MAX_FOREIGN, BundleManifest, manifest_bytes
 from modelcache.compilecache.bundles.members import FOREIGN_MEMBERS, member_name
 from modelcache.compilecache.bundles.statement import Archive
 from modelcache.compilecache.trees.naming import path_trouble, shown
@@ -23,6 +24,16 @@ MAX_FOREIGN_BYTES: Final = 16 * 1024**2
 RESERVED: Final = ".modelcache-"
 """Names at the top of a cache directory that begin so are this program's own: what was seeded is
 noted there."""
+_ENTRY: Final = (
+    rb'\{"mode":(?:420|493),"mtime":\d{1,19}+,"path":"(?:[^"\\]|\\.)*+",'
+    rb'"sha256":"[0-9a-f]{64}","size":\d{1,16}+\}'
+)
+_LIST: Final = rb"\[(?:%b(?:,%b)*+)?\]" % (_ENTRY, _ENTRY)
+_MANIFEST: Final = re.compile(
+    rb'\{"apiVersion":"modelcache\.dev/v1alpha1","files":%b,"foreign":%b,'
+    rb'"kind":"CompileBundleManifest","layout":"[a-z]{1,16}"\}' % (_LIST, _LIST)
+)
+"""Its repeats are possessive: nothing is ever tried twice."""
 _MAX_RATIO: Final = 250
 _FREE_BYTES: Final = 64 * 1024**2
 
@@ -47,12 +58,25 @@ def check_archive(archive: Archive, limits: Limits) -> None:
         )
 
 
-def parse_manifest(content: bytes) -> BundleManifest:
+def parse_manifest(content: bytes, archive: Archive) -> BundleManifest:
     """Read a manifest's bytes, whoever wrote them.
 
+    That they have the manifest's form is seen first, by what takes no memory: a reader of any JSON
+    needs gibibytes for some mebibytes of what is wrong in each place.
+
     Raises:
-        BrokenBundle: they are no manifest, or not written in the canonical form.
+        BrokenBundle: they are no manifest, or not written in the canonical form, or have more files
+            than the statement says.
     """
+    files = content.count(b',"sha256":"')  # in a string its quotes would be escaped
+    if files > archive.files + MAX_FOREIGN:
+        raise BrokenBundle(
+            f"the manifest has {files} files, and the statement says {archive.files}: refused"
+        )
+    if _MANIFEST.fullmatch(content) is None:
+        raise BrokenBundle(
+            "the bundle's manifest can't be read, or is not written in the canonical form"
+        )
     try:
         manifest = BundleManifest.model_validate_json(
             content, strict=True, by_name=False, by_alias=True

@@ -12,6 +12,7 @@ from modelcache.compilecache.keys.parts import canonical
 
 FILE_MODE: Final = 0o644
 EXECUTABLE_MODE: Final = 0o755
+MAX_FOREIGN: Final = 4
 
 Layout = Literal["plain", "vllm", "triton"]
 """How files are named in the archive (`members.member_name`): as GKM's MCV does, where it can read
@@ -37,7 +38,8 @@ class BundleFile(ApiModel):
 class BundleManifest(ApiModel):
     """The files, by path. Directories are those that files lie in, and no others.
 
-    A field that is added later has to be left out of the document where it is not set (None).
+    A field that is added later has to be left out of the document where it is not set (None), and
+    to be let in by `checking`.
     """
 
     api_version: Literal["modelcache.dev/v1alpha1"] = API_VERSION
@@ -46,7 +48,7 @@ class BundleManifest(ApiModel):
     """How the files are named in the archive."""
     files: tuple[BundleFile, ...]
     """What is unpacked, sorted by path."""
-    foreign: Annotated[tuple[BundleFile, ...], Field(max_length=4)] = ()
+    foreign: Annotated[tuple[BundleFile, ...], Field(max_length=MAX_FOREIGN)] = ()
     """Members for other programs that read the archive, by their names in it. Never unpacked."""
 
     @property

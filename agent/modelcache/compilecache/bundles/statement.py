@@ -26,6 +26,8 @@ MAX_ENVELOPE_BYTES: Final = 1024 * 1024
 """A statement with a long command line has about 30 KiB."""
 MAX_STATEMENT_BYTES: Final = 640 * 1024
 MAX_SIGNATURES: Final = 16
+_MAX_PARTS: Final = 30_000
+_MAX_ENVELOPE_PARTS: Final = 200
 _MAX_NUMBER: Final = 2**53
 """The largest that every reader of JSON takes for what it is (RFC 8259, 6)."""
 
@@ -122,8 +124,7 @@ def parse_statement(content: bytes) -> Statement:
         BrokenBundle: they are no statement, or not written the one way that they are digested in,
             or have numbers in them that no statement has.
     """
-    if len(content) > MAX_STATEMENT_BYTES:
-        raise BrokenBundle(f"a statement has more than {MAX_STATEMENT_BYTES} bytes")
+    _check_size("a statement", content, MAX_STATEMENT_BYTES, _MAX_PARTS)
     try:
         statement = Statement.model_validate_json(
             content, strict=True, by_name=False, by_alias=True
@@ -144,8 +145,7 @@ def parse_envelope(content: bytes) -> Envelope:
     Raises:
         BrokenBundle: it is none, or too large.
     """
-    if len(content) > MAX_ENVELOPE_BYTES:
-        raise BrokenBundle(f"an envelope has more than {MAX_ENVELOPE_BYTES} bytes")
+    _check_size("an envelope", content, MAX_ENVELOPE_BYTES, _MAX_ENVELOPE_PARTS)
     try:
         return Envelope.model_validate_json(content, strict=True, by_name=False, by_alias=True)
     except (ValueError, RecursionError) as error:
@@ -162,6 +162,14 @@ def statement_of(envelope: Envelope) -> bytes:
         return b64decode(envelope.statement, validate=True)
     except ValueError as error:
         raise BrokenBundle("an envelope's statement is not written in base64") from error
+
+
+def _check_size(what: str, content: bytes, most: int, parts: int) -> None:
+    """The parts, too: of what is wrong each part takes a kibibyte when it is refused."""
+    if len(content) > most:
+        raise BrokenBundle(f"{what} has more than {most} bytes")
+    if content.count(b",") > parts:
+        raise BrokenBundle(f"{what} has more than {parts} parts")
 
 
 def _numbers(value: Any) -> Iterator[float]:

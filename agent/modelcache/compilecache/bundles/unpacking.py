@@ -11,12 +11,12 @@ A bomb is not written: nothing is read beyond what the manifest says, which the 
 
 from __future__ import annotations
 
-import gzip
 import os
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
@@ -29,6 +29,7 @@ from modelcache.compilecache.bundles.checking import (
     parse_manifest,
 )
 from modelcache.compilecache.bundles.diagnosing import why_another
+from modelcache.compilecache.bundles.gzipping import GzipStream
 from modelcache.compilecache.bundles.manifest import BundleFile, BundleManifest
 from modelcache.compilecache.bundles.members import (
     BLOCK,
@@ -50,7 +51,7 @@ from modelcache.transfer.cancelling import Cancel
 MAX_WINDOW_BYTES: Final = 8 * 1024**2
 """Memory for zstd: what its levels up to 19 want."""
 _READ_BYTES: Final = 1024 * 1024
-_BROKEN: Final = (zlib.error, EOFError, zstandard.ZstdError, gzip.BadGzipFile)
+_BROKEN: Final = (zlib.error, zstandard.ZstdError)
 
 
 def unpack(
@@ -154,7 +155,7 @@ class _Reader:
         self._cancel = cancel
         self._stream: _Stream
         if statement.archive.compression == "gzip":
-            self._stream = gzip.GzipFile(fileobj=file, mode="rb")
+            self._stream = BufferedReader(GzipStream(file), _READ_BYTES)
         else:
             unpacker = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
             self._stream = unpacker.stream_reader(
@@ -215,7 +216,7 @@ class _Reader:
         if f"sha256:{sha256(content).hexdigest()}" != statement.archive.manifest:
             raise BrokenBundle("the archive's manifest is another than its statement says: refused")
         self._expect_zeros(padding(size), MANIFEST_MEMBER)
-        return parse_manifest(content)
+        return parse_manifest(content, statement.archive)
 
     def _manifest_size(self) -> int:
         """The one number that is taken out of a header: octal, as ustar has it."""

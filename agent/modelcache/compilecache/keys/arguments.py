@@ -25,6 +25,8 @@ from modelcache.compilecache.keys.secrets import hidden, is_secret_name, without
 SERVERS: Final = ("vllm", "sglang")
 """Engines whose first argument that is no option is the model."""
 
+SHELLS: Final = ("ash", "bash", "dash", "ksh", "sh", "zsh")
+
 _END: Final = "--"  # of the options
 _ALIASES: Final = {
     **dict.fromkeys(("-tp", "--tp", "--tp-size"), "--tensor-parallel-size"),
@@ -86,13 +88,12 @@ _PYTHON: Final = re.compile(r"python[0-9.]*")
 _PYTHON_WITH_VALUE: Final = ("-X", "-W", "--check-hash-based-pycs")
 _ASSIGNED: Final = "--env="
 _ASSIGNMENT: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
-_SHELLS: Final = ("sh", "bash", "dash", "ash")
 # What begins other programs, and what these may be, when it has options of its own.
 _BEGINNERS: Final = {
     *("dumb-init", "exec", "gosu", "ionice", "nice", "nohup", "numactl", "nvidia_entrypoint.sh"),
     *("prlimit", "setpriv", "setsid", "stdbuf", "su-exec", "taskset", "time", "timeout", "tini"),
 }
-_PROGRAMS: Final = {*SERVERS, *_SHELLS, *_BEGINNERS, "env", "torchrun"}
+_PROGRAMS: Final = {*SERVERS, *SHELLS, *_BEGINNERS, "env", "torchrun"}
 _WORDS: Final = 64
 _NO_SIMPLE_COMMAND: Final = re.compile(r"[;&|<>()$`\\\n*?\[\]{}#~!]")
 
@@ -155,7 +156,7 @@ def program_of(argv: Sequence[str]) -> str:
     rest = [*argv]
     while rest:
         inner = _inner(rest, is_script_alone=False)
-        if inner is None:
+        if inner is None or inner[:1] == [_END]:
             return rest[0]
         rest = [word for word in inner if not word.startswith(_ASSIGNED)]
     return ""
@@ -257,7 +258,7 @@ def _inner(argv: list[str], *, is_script_alone: bool) -> list[str] | None:
     if program == "env" and "".join(argv[1:2])[:1] != "-":
         inner = list(dropwhile(_ASSIGNMENT.match, argv[1:]))
         return [f"{_ASSIGNED}{each}" for each in argv[1 : len(argv) - len(inner)]] + inner
-    if program in _SHELLS and len(argv) > 2 and re.fullmatch(r"-[a-z]*c", argv[1]):
+    if program in SHELLS and len(argv) > 2 and re.fullmatch(r"-[a-z]*c", argv[1]):
         return _simple_command(argv[2]) + argv[3:]
     if is_script_alone and argv[0] == "-c" and len(argv) > 1:
         return _simple_command(argv[1]) + argv[2:]

@@ -12,7 +12,7 @@ from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Final
 
-from modelcache.compilecache.keys.arguments import program_of
+from modelcache.compilecache.keys.arguments import SHELLS, program_of
 from modelcache.compilecache.keys.parts import canonical
 from modelcache.errors import UsageError
 
@@ -68,20 +68,25 @@ def identity_of_command(argv: Sequence[str], environment: Mapping[str, str]) -> 
         UsageError: there is no such program, or it is a script that begins the engine in its turn.
     """
     name = program_of(argv)
-    program = shutil.which(name, path=environment.get("PATH", os.defpath))
-    if program is None:
-        raise UsageError(f"there is no program {name}")
+    program = _found(name, environment)
     interpreter = _interpreter(Path(program), environment)
     if interpreter is not None:
         return installed_identity(interpreter)
     with Path(program).open("rb") as file:
-        if file.read(2) == b"#!":
+        if file.read(2) == b"#!" or Path(program).name in SHELLS:
             raise UsageError(
                 f"which packages the engine has that {name} begins can't be told: begin the engine"
                 " itself (vllm serve ..., python ...)"
             )
         file.seek(0)
         return f"sha256:{file_digest(file, 'sha256').hexdigest()}"
+
+
+def _found(name: str, environment: Mapping[str, str]) -> str:
+    program = shutil.which(name, path=environment.get("PATH", os.defpath))
+    if program is None:
+        raise UsageError(f"there is no program {name}")
+    return program
 
 
 def _interpreter(program: Path, environment: Mapping[str, str]) -> Path | None:
@@ -98,5 +103,5 @@ def _interpreter(program: Path, environment: Mapping[str, str]) -> Path | None:
     if by.name == "env" and found["argument"]:
         words = os.fsdecode(found["argument"]).split()
         named = next((word for word in words if not word.startswith("-")), "")
-        by = Path(shutil.which(named, path=environment.get("PATH", os.defpath)) or named)
+        by = Path(_found(named, environment))
     return by if _PYTHON.fullmatch(by.name) else None

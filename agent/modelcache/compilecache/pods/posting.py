@@ -36,8 +36,10 @@ from modelcache.transfer.cancelling import Cancel
 
 CHUNK_BYTES: Final = 1 << 20
 _CONNECT_SECONDS: Final = 5.0
-_ANSWER_SECONDS: Final = 120.0
-"""The agent scans the whole archive, signs it, and publishes it before it answers."""
+_SILENCE_SECONDS: Final = 60.0
+"""How long the agent may take nothing, or say nothing to a question."""
+_CHECK_SECONDS: Final = 1800.0
+"""How long it may say nothing once it has an archive: it scans all of it before it answers."""
 _CONTINUE_SECONDS: Final = 30.0
 """How long the agent may take to say whether it wants the archive: it asks the API server first."""
 _REST_SECONDS: Final = 2.0
@@ -91,6 +93,7 @@ class Agent:
             self._begin(connection, "PUT", path, headers, size)
             if _is_wanted(connection.sock):
                 _send(connection, file.read, size, cancel)
+                connection.sock.settimeout(_CHECK_SECONDS)
             body = _answer(connection)
         cancel.check()
         try:
@@ -121,7 +124,7 @@ class Agent:
         try:
             with _told():
                 connection.connect()
-                connection.sock.settimeout(_ANSWER_SECONDS)
+                connection.sock.settimeout(_SILENCE_SECONDS)
             with cancel.calling(lambda: _shut(connection.sock)):
                 yield connection
         except Unavailable:

@@ -16,7 +16,6 @@ from modelcache.compilecache.places.directories import STAGING, DirectoryPlace
 from modelcache.compilecache.places.protocol import LEFTOVER_SECONDS
 from modelcache.errors import AuthFailed, BrokenBundle, ModelCacheError, NotFound, UnsafePath
 from tests.support.bundles import a_bundle, a_key, noise
-from tests.support.placework import CONTENT
 
 
 @pytest.fixture
@@ -217,7 +216,7 @@ def test_publishing_and_removing_against_each_other(
 def test_killed_at_each_step_nothing_is_seen_and_the_next_publishes(tmp_path: Path) -> None:
     """SIGKILL before each system call that changes something."""
     work = subprocess.run(
-        [sys.executable, "-m", "tests.support.placework", str(tmp_path)],
+        [sys.executable, "-m", "tests.support.placework", str(tmp_path), "3000000"],
         capture_output=True,
         text=True,
         timeout=120,
@@ -225,7 +224,7 @@ def test_killed_at_each_step_nothing_is_seen_and_the_next_publishes(tmp_path: Pa
     assert work.returncode == 0, work.stderr
     steps = int(work.stdout)
     assert steps > 10
-    bundle = a_bundle(tmp_path / "same", CONTENT)
+    bundle = a_bundle(tmp_path / "same", noise(3_000_000))
     other = a_bundle(tmp_path / "other", key=a_key("org/other"))
     key = bundle.statement.key.digest
     seen = []

@@ -134,6 +134,7 @@ def test_every_changed_byte_of_a_statement_is_noticed() -> None:
         SIGNED.replace(b'"signatures"', b'"signatures":[],"signaturess"'),
         SIGNED.replace(b"ed25519", b"rsa"),
         b" " * (MAX_ENVELOPE_BYTES + 1),
+        b'{"signatures":[' + b"1," * 400_000 + b"1]}",
         envelope_bytes(Envelope(statement="no base64!")),
     ],
 )
@@ -220,6 +221,11 @@ def test_what_is_no_statement(content: bytes) -> None:
 def test_numbers_that_are_no_numbers(path: str, word: str) -> None:
     content = changed(path, 5.5).replace(b":5.5", b":" + word.encode())
     assert "a statement" in refused(signed_bytes(content))
+
+
+def test_a_statement_that_is_wrong_in_very_many_places() -> None:
+    content = changed("evidence.lines", [1] * 200_000)
+    assert "a statement has more than 30000 parts" in refused(signed_bytes(content))
 
 
 def test_a_message_has_nothing_in_it_that_moves_a_cursor() -> None:

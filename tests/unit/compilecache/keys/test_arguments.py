@@ -144,7 +144,7 @@ def test_a_script_that_is_more_than_a_command_counts_as_a_whole() -> None:
         ("tini -- ./serve --x", "./serve"),
         ("nohup ./serve --x", "./serve"),
         ("sh -c 'exec ./serve --x'", "./serve"),
-        ("sh -c 'cd /x; ./serve'", "--"),
+        ("nice sh -c 'cd /x; ./serve'", "sh"),
         ("", ""),
     ],
 )
