@@ -8,7 +8,7 @@ catalog and of the store, `origin` and `reason` are closed sets.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from prometheus_client import (
@@ -25,6 +25,7 @@ from prometheus_client.registry import Collector
 from modelcache import __version__
 from modelcache.api import ModelState, NodeCache
 from modelcache.api.cachedmodel import NodeCounts
+from modelcache.api.compilecache import CompileNodeCounts
 from modelcache.errors import Reason
 from modelcache.transfer.events import (
     BytesDropped,
@@ -180,12 +181,14 @@ class ControllerState:
             are as they were last seen.
         failing: the resources that can't be watched now.
         models: how far the nodes are with each model; known to the one that leads.
+        compile_caches: the same for compile caches.
     """
 
     leading: bool
     objects: Mapping[str, int]
     failing: Collection[str]
     models: Mapping[str, NodeCounts]
+    compile_caches: Mapping[str, CompileNodeCounts] = field(default_factory=dict)
 
 
 class _ControllerCollector(Collector):
@@ -222,7 +225,15 @@ class _ControllerCollector(Collector):
         for model, counts in state.models.items():
             for name, number in counts.model_dump().items():
                 nodes.add_metric([model, name], number)
-        yield from (objects, failing, nodes)
+        compiled = GaugeMetricFamily(
+            "modelcache_compile_cache_nodes",
+            "Nodes that are to hold a compile cache (desired), and how far they are with it.",
+            labels=["compile_cache", "state"],
+        )
+        for cache, far in state.compile_caches.items():
+            for name, number in far.model_dump().items():
+                compiled.add_metric([cache, name], number)
+        yield from (objects, failing, nodes, compiled)
 
 
 @dataclass(frozen=True, slots=True)

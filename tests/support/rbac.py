@@ -37,7 +37,7 @@ BASE: Mapping[Role, frozenset[Grant]] = {
         nodes list,watch
         nodes,nodes/status patch
         pods list,watch
-        cachedmodels.modelcache.dev list,watch
+        cachedmodels.modelcache.dev,compilecaches.modelcache.dev list,watch
         nodecaches.modelcache.dev get,create,patch
         nodecaches.modelcache.dev/status patch
     """),
@@ -45,8 +45,8 @@ BASE: Mapping[Role, frozenset[Grant]] = {
     ("modelcache-agent", "default"): grants(EVENTS),
     ("modelcache-controller", ""): grants("""
         nodes get,list,watch
-        cachedmodels.modelcache.dev list,watch
-        cachedmodels.modelcache.dev/status patch
+        cachedmodels.modelcache.dev,compilecaches.modelcache.dev list,watch
+        cachedmodels.modelcache.dev/status,compilecaches.modelcache.dev/status patch
         nodecaches.modelcache.dev list,watch,delete
     """),
     ("modelcache-controller", OURS): grants(LEASES),
@@ -69,6 +69,9 @@ CLEANUP: Mapping[Role, frozenset[Grant]] = {
 """daemonset/cleanup: for as long as uninstalling takes."""
 
 ADDED: Mapping[str, Mapping[Role, frozenset[Grant]]] = {
+    "compile-caches": {
+        ("modelcache-agent", ""): grants("tokenreviews.authentication.k8s.io create")
+    },
     "startup-taint": {("modelcache-controller", ""): grants("nodes patch")},
     "webhook": {
         ("modelcache-controller", ""): grants("""

@@ -107,6 +107,17 @@ class StartReport(ApiModel):
     """The same as a sentence."""
 
 
+class WithdrawnBundle(ApiModel):
+    """A bundle that starts on this node failed to load, several in a row."""
+
+    digest: str
+    """The bundle."""
+    key: str
+    """What it was compiled for."""
+    message: Annotated[str, Field(max_length=1024)] = ""
+    """Why, as a sentence."""
+
+
 class CompileReport(ApiModel):
     """One compile cache on this node."""
 
@@ -114,12 +125,19 @@ class CompileReport(ApiModel):
     """The CompileCache's name."""
     state: CompileState
     """How far it is."""
+    spec_digest: str | None = None
+    """16 hex digits of the object's spec that this speaks of: others where it says something
+    else."""
     key: str | None = None
     """This node's key for the object: 64 hex digits."""
     digest: str | None = None
     """The bundle that is here, or is being fetched."""
+    created_at: datetime | None = None
+    """When the bundle that is here was captured."""
     bytes: NonNegative = 0
     """Its size on this disk."""
+    outgoing: bool = False
+    """Whether it was made here, and is not at its place yet."""
     accelerator: str | None = None
     """What this node compiles for, for people."""
     verified: bool = False
@@ -138,6 +156,8 @@ class CompileReport(ApiModel):
     """How the last start on this node went."""
     last_miss: StartReport | None = None
     """The last start on this node that did not hit."""
+    withdrawn: Annotated[tuple[WithdrawnBundle, ...], Field(max_length=16)] = ()
+    """Bundles that starts on this node failed to load."""
 
 
 def _of(field: str) -> Callable[[dict[str, Any]], str]:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from modelcache.api import CachedModel
+from modelcache.api import CachedModel, CompileCache
 from modelcache.catalog import FileCatalog
 from modelcache.cli.manifests import as_yaml, read_manifests
 from modelcache.cli.options import flag, settings
 from modelcache.cli.output import one_line
-from modelcache.cluster.injection import Config, Known, Level, Malformed, inject
+from modelcache.cluster.injection import Caches, Config, Known, Level, Malformed, inject
+from modelcache.cluster.injection.asking import mapping
 from modelcache.cluster.injection.templates import (
     asks,
     at,
@@ -44,7 +46,7 @@ def inject_manifests(
         str,
         typer.Option(
             metavar="IMAGE",
-            help="Image for the init container; without one such pods get affinity only."
+            help="Image for the containers that pods get; without one such pods get affinity only."
             " [MODELCACHE_IMAGE]",
             envvar="MODELCACHE_IMAGE",
             show_envvar=False,
@@ -55,8 +57,9 @@ def inject_manifests(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Catalog file, or directory of them, with the CachedModels: it says which come"
-            " from the Hub, and which there are.",
+            help="Catalog file, or directory of them, with the CachedModels and CompileCaches: it"
+            " says which models come from the Hub, and which there are. Pods that ask for a compile"
+            " cache need it.",
         ),
     ] = None,
     pod_security: Annotated[
@@ -68,24 +71,46 @@ def inject_manifests(
             show_default=False,
         ),
     ] = None,
+    compile_port: Annotated[int | None, flag("compile_port", "PORT", kind=WebhookSettings)] = None,
+    sidecars: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND",
+            help="What the sidecar of pods with a compile cache is: native (Kubernetes 1.29) or"
+            " ordinary. [default: native]",
+            show_default=False,
+        ),
+    ] = None,
     output: Annotated[
         ManifestFormat, typer.Option("--output", "-o", help="How to print.")
     ] = ManifestFormat.YAML,
 ) -> None:
-    """Give the pods in a manifest that ask for models their affinity and mounts.
+    """Give the pods in a manifest that ask for models or compile caches what they need.
 
     For Pods, Deployments, StatefulSets, DaemonSets, ReplicaSets, Jobs, CronJobs and Lists of them,
-    where the pod (or the template) has the annotation modelcache.dev/model. All else is printed as
-    it was, without its comments. Warnings are on stderr.
+    where the pod (or the template) has the annotation modelcache.dev/model or
+    modelcache.dev/compile-cache. All else is printed as it was, without its comments. Warnings are
+    on stderr.
     """
-    given = {"pod_security": pod_security} if pod_security else {}
-    found = settings(WebhookSettings, root=root, **given)
+    found = settings(
+        WebhookSettings,
+        root=root,
+        compile_port=compile_port,
+        pod_security=pod_security,
+        sidecars=sidecars,
+    )
     level = Level(found.pod_security) if pod_security else Level.PRIVILEGED
-    config = Config(root=str(found.root), image=image, level=level)
-    known = _known(models) if models else None
+    config = Config(
+        root=str(found.root),
+        image=image,
+        level=level,
+        compile_port=found.compile_port,
+        native_sidecars=sidecars != "ordinary",
+    )
+    known, caches = _known(models) if models else (None, None)
     results = []
     for document in read_manifests(file):
-        changed, warnings = injected(document, known, config)
+        changed, warnings = injected(document, known, config, caches)
         results.append(changed)
         for warning in warnings:
             print(f"modelcache: warning: {one_line(warning)}", file=sys.stderr)
@@ -95,7 +120,9 @@ def inject_manifests(
         print(as_yaml(results), end="")
 
 
-def injected(document: Any, known: Known | None, config: Config) -> tuple[Any, list[str]]:
+def injected(
+    document: Any, known: Known | None, config: Config, caches: Caches | None = None
+) -> tuple[Any, list[str]]:
     """A document as it is to be, and warnings that name the object that they are about.
 
     Raises:
@@ -116,7 +143,9 @@ def injected(document: Any, known: Known | None, config: Config) -> tuple[Any, l
                     where = ".".join([*map(str, path), "metadata.annotations"])
                     warnings.append(f"{what}: the annotation is to be in {where}")
                 continue
-            result = inject(pod, known, config)
+            namespace = mapping(found.get("metadata"), "metadata").get("namespace")
+            config = replace(config, namespace=str(namespace or ""))
+            result = inject(pod, known, config, caches)
         except Malformed as error:
             raise UsageError(f"{what}: {error}") from error
         warnings += [f"{what}: {warning}" for warning in result.warnings]
@@ -141,13 +170,14 @@ def _title(document: Object) -> str:
     return f"{document.get('kind') or 'an object without a kind'} {name or ''}".strip()
 
 
-def _known(path: Path) -> dict[str, str]:
+def _known(path: Path) -> tuple[Known, Caches]:
     if not path.exists():
         raise UsageError(f"{path} is not there")
     catalog = FileCatalog(path).read()
     for problem in catalog.problems:
         print(f"modelcache: warning: {one_line(str(problem))}", file=sys.stderr)
     found = [document.object for document in catalog.documents.values()]
-    return {
+    models = {
         each.name: each.spec.source.parsed.scheme for each in found if isinstance(each, CachedModel)
     }
+    return models, {each.name: each.spec for each in found if isinstance(each, CompileCache)}

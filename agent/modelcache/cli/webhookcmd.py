@@ -31,6 +31,8 @@ def webhook(
     image: Annotated[str | None, _flag("image", "IMAGE")] = None,
     pod_name: Annotated[str | None, _flag("pod_name", "NAME")] = None,
     pod_security: Annotated[str | None, _flag("pod_security", "LEVEL")] = None,
+    compile_port: Annotated[int | None, _flag("compile_port", "PORT")] = None,
+    sidecars: Annotated[str | None, _flag("sidecars", "KIND")] = None,
     tls_dir: Annotated[Path | None, _flag("tls_dir", "DIRECTORY")] = None,
     webhook_service: Annotated[str | None, _flag("webhook_service", "NAME")] = None,
     certificate_names: Annotated[str | None, _flag("certificate_names", "NAMES")] = None,
@@ -43,7 +45,7 @@ def webhook(
     log_level: Annotated[str | None, _flag("log_level", "LEVEL")] = None,
     output: Output = Format.TABLE,
 ) -> int:
-    """Give pods that ask for models their affinity and mounts, when they are created.
+    """Give pods that ask for models or compile caches what they need, when they are created.
 
     Runs until told to stop (SIGTERM). The API server calls it; several may run side by side.
     """
@@ -55,6 +57,8 @@ def webhook(
         image=image,
         pod_name=pod_name,
         pod_security=pod_security,
+        compile_port=compile_port,
+        sidecars=sidecars,
         tls_dir=tls_dir,
         webhook_service=webhook_service,
         certificate_names=certificate_names,

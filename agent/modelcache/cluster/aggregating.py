@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from modelcache.api import Condition
 from modelcache.api.cachedmodel import CachedModelStatus, NodeCounts
 from modelcache.cluster.client import Object
-from modelcache.cluster.tallying import Entry, Report, Tallies, Tally
+from modelcache.cluster.tallying import ModelEntry, Report, Tallies, Tally
 from modelcache.errors import Reason
 
 READY: Final = "Ready"
@@ -68,11 +68,11 @@ def status(name: str, tallies: Tallies, now: datetime) -> CachedModelStatus:
         revision=revision or None,
         bytes=size if revision else None,
         nodes=counts(entry),
-        conditions=_conditions(entry.thing, is_ready, reason, message, generation, now),
+        conditions=ready_conditions(entry.thing, is_ready, reason, message, now),
     )
 
 
-def counts(entry: Entry) -> NodeCounts:
+def counts(entry: ModelEntry) -> NodeCounts:
     """How far the nodes are."""
     return NodeCounts(
         desired=entry.tally.desired,
@@ -82,22 +82,22 @@ def counts(entry: Entry) -> NodeCounts:
     )
 
 
-def _readiness(entry: Entry) -> tuple[bool, str, str]:
+def _readiness(entry: ModelEntry) -> tuple[bool, str, str]:
     """Whether it is ready, why, and that in a sentence."""
     tally = entry.tally
-    if entry.model is None:
+    if entry.wanted is None:
         return False, ReadyReason.INVALID_SPEC, entry.fault
     if not tally.desired:
         message = "no node is selected"
         if tally.unheard:
-            message = f"no agent has reported yet from {_named(tally.unheard)}"
+            message = f"no agent has reported yet from {named(tally.unheard)}"
         return False, ReadyReason.NO_NODES_SELECTED, message
     ready = tally.ready.total()
     message = _message(tally, ready)
     if ready == tally.desired:
         return True, ReadyReason.ALL_NODES_READY, message
     if tally.failing:
-        reasons = Counter(_closed(report.reason) for report in tally.failing.values())
+        reasons = Counter(closed(report.reason) for report in tally.failing.values())
         return False, min(reasons, key=lambda reason: (-reasons[reason], reason)), message
     return False, ReadyReason.PROGRESSING, message
 
@@ -122,7 +122,7 @@ def _message(tally: Tally, ready: int) -> str:
     if tally.behind:
         parts.append(f"a refresh failed: {_troubles(tally.behind)}")
     if tally.unheard:
-        parts.append(f"no agent has reported yet from {_named(tally.unheard)}")
+        parts.append(f"no agent has reported yet from {named(tally.unheard)}")
     return "; ".join(filter(None, parts))
 
 
@@ -130,7 +130,7 @@ def _troubles(failing: Mapping[str, Report]) -> str:
     """The most frequent reasons, each with a node that has it and what that says."""
     by_reason: dict[str, list[str]] = {}
     for node, report in failing.items():
-        by_reason.setdefault(_closed(report.reason), []).append(node)
+        by_reason.setdefault(closed(report.reason), []).append(node)
     ranked = sorted(by_reason.items(), key=lambda pair: (-len(pair[1]), pair[0]))
     told = []
     for reason, nodes in ranked[:_MOST_REASONS]:
@@ -149,14 +149,16 @@ def _revisions(tally: Tally) -> str:
     return " and ".join(f"{revision[:12]} on {nodes}" for revision, nodes in ranked)
 
 
-def _named(nodes: Iterable[str]) -> str:
+def named(nodes: Iterable[str]) -> str:
+    """Nodes by name, the first three of them."""
     names = sorted(nodes)
     if len(names) <= _MOST_NODES:
         return ", ".join(names)
     return f"{', '.join(names[:_MOST_NODES])} and {len(names) - _MOST_NODES} more"
 
 
-def _closed(reason: str) -> str:
+def closed(reason: str) -> str:
+    """A reason of the closed set."""
     return reason if reason in REASONS else Reason.INTERNAL.value
 
 
@@ -175,9 +177,11 @@ def _held(tally: Tally, reports: Callable[[], Iterable[Report]]) -> tuple[str, i
     return max(candidates, key=lambda held: (finished[held], held))
 
 
-def _conditions(
-    thing: Object, is_ready: bool, reason: str, message: str, generation: int | None, now: datetime
+def ready_conditions(
+    thing: Object, is_ready: bool, reason: str, message: str, now: datetime
 ) -> tuple[Condition, ...]:
+    """An object's conditions with Ready anew: its time is kept while its status is the same."""
+    generation = thing["metadata"].get("generation")
     before = recorded_conditions(thing)
     word: Literal["True", "False"] = "True" if is_ready else "False"
     last = before.get(READY)

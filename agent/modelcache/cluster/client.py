@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -130,6 +131,20 @@ class Client:
     def server(self) -> str:
         """The API server's URL."""
         return str(self._api.configuration.host)
+
+    def version(self) -> tuple[int, int]:
+        """The API server's version: (1, 34). Every account may ask for it.
+
+        Raises:
+            ClusterError
+        """
+        found = self._json("GET", "/version")
+        # Some vendors have a plus after the number.
+        numbers = [re.match("[0-9]{1,4}", str(found.get(part))) for part in ("major", "minor")]
+        if not all(numbers):
+            raise ClusterError("GET /version: an answer without a version")
+        major, minor = (int(number[0]) for number in numbers if number)
+        return major, minor
 
     def get(self, resource: Resource, name: str, namespace: str = "") -> Object:
         """One object."""

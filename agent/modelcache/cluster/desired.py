@@ -17,10 +17,11 @@ from collections.abc import Callable, Collection, Container, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from modelcache.api import API_VERSION
-from modelcache.catalog import Catalog, Document, Problem
+from modelcache.api import API_VERSION, CachedModel, CompileCache
+from modelcache.api.compilecache import BundleState
+from modelcache.catalog import Catalog, Document, Problem, Severity
 from modelcache.cluster.client import Object
-from modelcache.cluster.reading import read_model
+from modelcache.cluster.reading import read_cache, read_model
 from modelcache.errors import ClusterError, UsageError
 
 SETTLING_SECONDS: Final = 5.0
@@ -66,6 +67,28 @@ def keep_desired(thing: Object) -> Object:
     }
 
 
+def keep_compile_cache(thing: Object) -> Object:
+    """What of a CompileCache a Mirror keeps: of its status only which bundles there are."""
+    bundles = (thing.get("status") or {}).get("bundles") or ()
+    return {
+        **keep_desired(thing),
+        "kind": "CompileCache",
+        "bundles": sorted((each["digest"], each["key"], each["state"]) for each in bundles),
+    }
+
+
+def published(kept: Object | None, key: str | None) -> frozenset[str]:
+    """Digests of the bundles for a key, by an object as `keep_compile_cache` keeps it."""
+    bundles = kept["bundles"] if kept is not None else ()
+    return frozenset(digest for digest, of, _ in bundles if of == key)
+
+
+def withdrawn(kept: Object | None) -> frozenset[str]:
+    """Digests of the bundles that are to be seeded nowhere."""
+    bundles = kept["bundles"] if kept is not None else ()
+    return frozenset(d for d, _, state in bundles if state == BundleState.WITHDRAWN.value)
+
+
 @dataclass(frozen=True, slots=True)
 class _Read:
     """What reading one object gave; `document` may be that of an earlier, better one."""
@@ -76,16 +99,19 @@ class _Read:
 
 
 class ClusterCatalog:
-    """The catalog of a cluster. `read` from one thread."""
+    """The objects of one kind, as the catalog of a cluster. `read` from one thread."""
 
     def __init__(
         self,
         mirror: Mirrored,
         remembered: Collection[str] = (),
         clock: Callable[[], float] = time.monotonic,
+        kind: type[CachedModel] | type[CompileCache] = CachedModel,
     ) -> None:
         """`remembered`: names of objects that are known from before this process."""
         self._mirror = mirror
+        self._kind = kind
+        self._place = f"{kind.__name__.lower()}s"
         self._clock = clock
         self._names = frozenset(remembered)
         self._read: dict[str, _Read] = {}
@@ -109,7 +135,7 @@ class ClusterCatalog:
         for name, thing in objects.items():
             before = self._read.get(name)
             if before is None or before.thing != thing:
-                self._read[name] = _read(thing, before)
+                self._read[name] = _read(thing, before, self._kind)
                 changed = True
         if changed or self._catalog is None:
             self._catalog = self._compose()
@@ -156,15 +182,60 @@ class ClusterCatalog:
         unread = len(self._names) - len(self._read)
         if unread:
             what = f"{unread} objects that were there are missing, which is not believed yet"
-            problems.append(Problem("cachedmodels", what))
+            problems.append(Problem(self._place, what, kind=self._kind.__name__))
         return Catalog.of((e.document for e in entries if e.document is not None), problems)
 
 
-def _read(thing: Object, before: _Read | None) -> _Read:
+def _read(
+    thing: Object, before: _Read | None, kind: type[CachedModel] | type[CompileCache]
+) -> _Read:
     name = thing["metadata"]["name"]
-    place = f"cachedmodels/{name}"
+    place = f"{kind.__name__.lower()}s/{name}"
+    read = read_model if kind is CachedModel else read_cache
     try:
-        return _Read(thing, Document(read_model(thing), place, 1, 1), ())
+        return _Read(thing, Document(read(thing), place, 1, 1), ())
     except UsageError as error:
-        problem = Problem(place, str(error), kind="CachedModel", name=name)
+        problem = Problem(place, str(error), kind=kind.__name__, name=name)
         return _Read(thing, before.document if before is not None else None, (problem,))
+
+
+class BothKinds:
+    """The catalog of a cluster: its CachedModels and its CompileCaches. `read` from one thread.
+
+    Models don't wait for the other kind: a cluster may not have it (yet).
+    """
+
+    def __init__(self, models: ClusterCatalog, compile_caches: ClusterCatalog) -> None:
+        self._parts = models, compile_caches
+        self._seen: tuple[Catalog | None, Catalog | None] = (None, None)
+        self._catalog: Catalog | None = None
+
+    def read(self) -> Catalog | None:
+        """The catalog in force, the same object as long as it is the same; None: not known yet."""
+        models, compiled = (part.read() for part in self._parts)
+        if models is None:
+            return None
+        same = self._seen[0] is models and self._seen[1] is compiled
+        if self._catalog is None or not same:
+            self._seen = models, compiled
+            self._catalog = _joined(models, compiled)
+        return self._catalog
+
+    @property
+    def due_in(self) -> float | None:
+        """Seconds until reading again may give something else, without any event; None: never."""
+        return min((d for part in self._parts if (d := part.due_in) is not None), default=None)
+
+
+def _joined(models: Catalog, compiled: Catalog | None) -> Catalog:
+    if compiled is None:
+        # No error: nothing that was written is known not to be in force.
+        unknown = Problem(
+            "compilecaches",
+            "were not listed yet",
+            kind="CompileCache",
+            severity=Severity.WARNING,
+        )
+        return Catalog.of(models.documents.values(), [*models.problems, unknown])
+    documents = [*models.documents.values(), *compiled.documents.values()]
+    return Catalog.of(documents, [*models.problems, *compiled.problems])

@@ -11,11 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from modelcache.api import API_GROUP, Condition
+from modelcache.api import Condition
 from modelcache.cluster.client import NODES, Client, Object, Patch
-from modelcache.planning.labelling import MODEL_LABEL, REVISION_LABEL
+from modelcache.planning.labelling import COMPILE_LABEL, MODEL_LABEL, REVISION_LABEL
 
-COMPILE_LABEL: Final = f"{API_GROUP}/compile."
 OUR_LABELS: Final = (MODEL_LABEL, REVISION_LABEL, COMPILE_LABEL)
 """Beginnings of the labels that are an agent's to write."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
@@ -23,9 +23,12 @@ from modelcache.api import (
     NodeCacheStatus,
 )
 from modelcache.cluster.client import NODE_CACHES, Client, Object, Patch
+from modelcache.cluster.compileevents import CompileEvents, Recording
 from modelcache.cluster.failures import Failures
 from modelcache.cluster.ownnode import NodeView, OwnNode
 from modelcache.errors import ClusterError
+
+__all__ = ["NodeCacheWriter", "Publisher", "Recording"]
 
 log = structlog.get_logger(__name__)
 
@@ -34,21 +37,6 @@ _PROGRESS_FACTOR: Final = 3.0
 _RESIDENT_SECONDS: Final = 600.0
 """What is in memory changes each minute on each node; where only that is new, it waits so long."""
 _NO_DISK: Final = DiskReport(capacity=0, available=0, used=0, reserved=0)
-
-
-class Recording(Protocol):
-    """What this needs of an events' Recorder."""
-
-    def record(
-        self,
-        regarding: Object,
-        type_: str,
-        reason: str,
-        action: str,
-        note: str,
-        related: Object | None = None,
-    ) -> None:
-        """Note an event; it is sent later."""
 
 
 class NodeCacheWriter:
@@ -199,6 +187,7 @@ class Publisher:
         """
         self._node = node
         self._telling = _Events(events, before)
+        self._compiled = CompileEvents(events, before)
         self._report = report
         self._condition = condition
         self._boot_id = boot_id
@@ -221,6 +210,7 @@ class Publisher:
         if report is None or report.status is None or view is None:
             return None
         self._telling.look(report, view)
+        self._compiled.look(report.status, view)
         waits: list[float] = []
         for step in self._steps:
             wait = step.run(report.status, view)

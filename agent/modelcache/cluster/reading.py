@@ -1,4 +1,4 @@
-"""A CachedModel of the API server as our class, or what is wrong with it in one line.
+"""An object of the API server as our class, or what is wrong with it in one line.
 
 The schema refuses most mistakes when they are made; what only the classes can see (a URI that names
 no repository, an operator without values) is in the cluster all the same.
@@ -8,22 +8,29 @@ from __future__ import annotations
 
 import json
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 
-from modelcache.api import API_VERSION, CachedModel
+from modelcache.api import API_VERSION, CachedModel, CompileCache
 from modelcache.api.crds import crd
+from modelcache.api.meta import ApiModel
 from modelcache.catalog.composing import Collection, Node, Scalar
 from modelcache.catalog.wording import dotted, explain
 from modelcache.cluster.client import Object
 from modelcache.errors import UsageError
 
 _SAID: Final = 3
+_Kind = TypeVar("_Kind", bound=ApiModel)
 
 
 def read_model(thing: Object) -> CachedModel:
-    """Name and spec of an object; its status is not read.
+    """Name and spec of a CachedModel; its status is not read. See `read_cache`."""
+    return _read(thing, CachedModel)
+
+
+def read_cache(thing: Object) -> CompileCache:
+    """Name and spec of a CompileCache; its status is not read.
 
     Fields that our class does not know are left out, as a server with our CRD would do: a newer
     CRD fills its defaults into every object, and none of them is wrong for that.
@@ -31,29 +38,30 @@ def read_model(thing: Object) -> CachedModel:
     Raises:
         UsageError: the fields that are wrong, each with its path, in one line.
     """
+    return _read(thing, CompileCache)
+
+
+def _read(thing: Object, kind: type[_Kind]) -> _Kind:
     metadata = thing["metadata"]
     kept = ("name", "uid", "generation")
     document = {
         "apiVersion": API_VERSION,
-        "kind": "CachedModel",
+        "kind": kind.__name__,
         "metadata": {key: metadata[key] for key in kept if key in metadata},
-        "spec": _pruned(thing.get("spec"), _spec_schema()),
+        "spec": _pruned(thing.get("spec"), _spec_schema(kind)),
     }
     try:
-        return CachedModel.from_document(document)
+        return kind.from_document(document)
     except ValidationError as error:
-        wrong = [f"{dotted(path)}: {text}" for path, _, text in _explained(error, document)]
+        explained = explain(error, kind, _node(document))
+        wrong = [f"{dotted(path)}: {text}" for path, _, text in explained]
     more = [f"and {len(wrong) - _SAID} more"] if len(wrong) > _SAID else []
     raise UsageError("; ".join([*wrong[:_SAID], *more]))
 
 
-def _explained(error: ValidationError, document: Object) -> list[tuple[Any, int, str]]:
-    return explain(error, CachedModel, _node(document))
-
-
 @cache
-def _spec_schema() -> dict[str, Any]:
-    (version,) = crd(CachedModel)["spec"]["versions"]
+def _spec_schema(kind: type[ApiModel]) -> dict[str, Any]:
+    (version,) = crd(kind)["spec"]["versions"]
     schema: dict[str, Any] = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
     return schema
 

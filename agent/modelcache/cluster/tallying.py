@@ -1,23 +1,19 @@
-"""How many nodes are how far with each model, kept up to date by what changed.
-
-5,000 nodes with 50 models are 250,000 reports, and while models are fetched a thousand nodes may
-report anew each second: so of a node that is as it was no report is looked at.
-"""
+"""How many nodes are how far with a model: what `counting` counts for CachedModels."""
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Final, NamedTuple
 
 from modelcache.api import CachedModel, ModelState
 from modelcache.cluster.client import Object
+from modelcache.cluster.compiletallying import compile_reports
+from modelcache.cluster.counting import Counts, Entry
 from modelcache.cluster.reading import read_model
-from modelcache.errors import UsageError
-from modelcache.planning.placement import selects
 from modelcache.planning.sources import source_digest
 
 _MESSAGE: Final = 300
@@ -43,12 +39,14 @@ class Report(NamedTuple):
 def keep_reports(node_cache: Object) -> Object:
     """What of a NodeCache a Mirror keeps: a third of a kilobyte for each model."""
     metadata = node_cache["metadata"]
-    models = (node_cache.get("status") or {}).get("models") or ()
+    status = node_cache.get("status") or {}
+    models = status.get("models") or ()
     return {
         "name": metadata["name"],
         "uid": metadata["uid"],
         "owned": bool(metadata.get("ownerReferences")),
         "reports": {sys.intern(model["name"]): _report(model) for model in models},
+        "compile": compile_reports(status.get("compileCaches") or ()),
     }
 
 
@@ -163,168 +161,12 @@ class Tally:
         return how_far
 
 
-@dataclass(slots=True)
-class Entry:
-    """One object of the API server: `model` and `tally`, or the `fault` for which it has none."""
-
-    thing: Object
-    model: CachedModel | None = None
-    fault: str = ""
-    tally: Tally = field(default_factory=Tally)
+ModelEntry = Entry[CachedModel, Tally]
+"""A CachedModel with its tally."""
 
 
-class _Silence(Enum):
-    """Why a node says nothing of a model."""
-
-    NOT_SELECTED = auto()
-    UNHEARD = auto()
-    """It has no NodeCache."""
-
-
-@dataclass(slots=True)
-class _Node:
-    labels: Mapping[str, str]
-    reports: Mapping[str, Report] | None
-    selected: frozenset[str]
-
-    def says(self, model: str) -> Report | _Silence | None:
-        """What its agent says of a model; None where it says nothing yet."""
-        if model not in self.selected:
-            return _Silence.NOT_SELECTED
-        return _Silence.UNHEARD if self.reports is None else self.reports.get(model)
-
-
-_NO_NODE: Final = _Node({}, None, frozenset())
-
-
-def _count(entry: Entry, node: str, says: Report | _Silence | None, step: int) -> None:
-    if entry.model is None or says is _Silence.NOT_SELECTED:
-        return
-    if isinstance(says, _Silence):
-        change = entry.tally.unheard.add if step > 0 else entry.tally.unheard.discard
-        change(node)
-    else:
-        change_tally = entry.tally.add if step > 0 else entry.tally.remove
-        change_tally(node, says, entry.model)
-
-
-def _entry(thing: Object) -> Entry:
-    try:
-        return Entry(thing, read_model(thing))
-    except UsageError as error:
-        return Entry(thing, fault=str(error))
-
-
-class Tallies:
+class Tallies(Counts[CachedModel, Report, Tally]):
     """The tally of each model. For one thread."""
 
     def __init__(self) -> None:
-        self._entries: dict[str, Entry] = {}
-        self._nodes: dict[str, _Node] = {}
-        self._seen: tuple[object, object, object] = (None, None, None)
-        self._shared: dict[frozenset[str], frozenset[str]] = {}
-
-    @property
-    def entries(self) -> Mapping[str, Entry]:
-        """By the model's name."""
-        return self._entries
-
-    def update(
-        self,
-        models: Mapping[str, Object],
-        nodes: Mapping[str, Object],
-        caches: Mapping[str, Object],
-    ) -> set[str]:
-        """Count what changed since the last call; the names of the models that are concerned.
-
-        Args:
-            models: the CachedModels, as the API server has them.
-            nodes: the Nodes, with `labels`.
-            caches: the NodeCaches as `keep_reports` leaves them, by the node's name.
-        """
-        concerned: set[str] = set()
-        if models is not self._seen[0]:
-            concerned |= self._update_models(models)
-        if nodes is not self._seen[1] or caches is not self._seen[2]:
-            for name in [name for name in self._nodes if name not in nodes]:
-                concerned |= self._place(name, None)
-            for name, node in nodes.items():
-                cache = caches.get(name)
-                concerned |= self._observe(name, node["labels"], cache and cache["reports"])
-        self._seen = (models, nodes, caches)
-        return concerned & self._entries.keys()
-
-    def reports(self, name: str) -> Iterator[Report]:
-        """What the nodes that a model selects say of it. Looks at every node."""
-        for node in self._nodes.values():
-            if name in node.selected and node.reports is not None and name in node.reports:
-                yield node.reports[name]
-
-    def _update_models(self, models: Mapping[str, Object]) -> set[str]:
-        self._shared.clear()
-        changed = {name for name in self._entries if name not in models}
-        for name in changed:
-            self._count_anew(name, None)
-        for name, thing in models.items():
-            before = self._entries.get(name)
-            if before is not None and before.thing is thing:
-                continue
-            changed.add(name)
-            if before is not None and before.thing.get("spec") == thing.get("spec"):
-                before.thing = thing
-            else:
-                self._count_anew(name, _entry(thing))
-        return changed
-
-    def _count_anew(self, name: str, entry: Entry | None) -> None:
-        """One model over all nodes."""
-        if entry is None:
-            del self._entries[name]
-        else:
-            self._entries[name] = entry
-        model = entry.model if entry is not None else None
-        for node_name, node in self._nodes.items():
-            selected = model is not None and selects(model.spec, node_name, node.labels)
-            if selected != (name in node.selected):
-                node.selected = self._share(node.selected ^ {name})
-            if selected and entry is not None:
-                _count(entry, node_name, node.says(name), 1)
-
-    def _observe(
-        self, name: str, labels: Mapping[str, str], reports: Mapping[str, Report] | None
-    ) -> set[str]:
-        before = self._nodes.get(name)
-        if before is None or (before.labels is not labels and before.labels != labels):
-            return self._place(name, _Node(labels, reports, self._selected(name, labels)))
-        before.labels = labels
-        if before.reports is reports or before.reports == reports:
-            return set()
-        return self._place(name, _Node(labels, reports, before.selected))
-
-    def _selected(self, name: str, labels: Mapping[str, str]) -> frozenset[str]:
-        return self._share(
-            frozenset(
-                model
-                for model, entry in self._entries.items()
-                if entry.model is not None and selects(entry.model.spec, name, labels)
-            )
-        )
-
-    def _place(self, name: str, node: _Node | None) -> set[str]:
-        """Replace one node; the models whose tally that changes."""
-        before = self._nodes.pop(name, _NO_NODE)
-        after = node or _NO_NODE
-        if node is not None:
-            self._nodes[name] = node
-        concerned = set()
-        for model in before.selected | after.selected:
-            said, says = before.says(model), after.says(model)
-            if said != says:
-                concerned.add(model)
-                _count(self._entries[model], name, said, -1)
-                _count(self._entries[model], name, says, 1)
-        return concerned
-
-    def _share(self, names: frozenset[str]) -> frozenset[str]:
-        """The same set for all nodes that select the same."""
-        return self._shared.setdefault(names, names)
+        super().__init__(read_model, Tally, "reports")

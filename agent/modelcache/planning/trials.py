@@ -74,21 +74,27 @@ class Trial:
         """
         failures = self.failures + 1
         reason = error.reason if isinstance(error, ModelCacheError) else Reason.INTERNAL
-        first = 30.0 if reason in _PATIENT else 5.0
-        if isinstance(error, OriginChanged):
-            first = 1.0
-        wish = error.retry_after if isinstance(error, OriginUnavailable) else None
+        first, wish = first_delay(error)
         return replace(
             self,
             resolved=None,
             failures=failures,
             reason=reason,
-            message=_message(error),
+            message=told(error),
             retry_at=now + delay(failures, first=first, most=MOST_DELAY, wish=wish),
         )
 
 
-def _message(error: BaseException) -> str:
+def first_delay(error: BaseException) -> tuple[float, float | None]:
+    """Seconds until the try after a first failure, and what the origin wishes besides."""
+    first = 30.0 if isinstance(error, ModelCacheError) and error.reason in _PATIENT else 5.0
+    if isinstance(error, OriginChanged):
+        first = 1.0
+    return first, error.retry_after if isinstance(error, OriginUnavailable) else None
+
+
+def told(error: BaseException) -> str:
+    """A failure as a sentence."""
     if isinstance(error, ModelCacheError):
         return str(error)
     if isinstance(error, OSError) and error.strerror:

@@ -16,6 +16,7 @@ from modelcache.catalog.watching import CatalogWatch
 from modelcache.metrics import CONTENT_TYPE, Metrics
 from modelcache.planning.planner import Limits
 from modelcache.service.clusterside import ClusterSide, boot_id
+from modelcache.service.compilecache.side import CompileSide
 from modelcache.service.endpoints import Answer, Endpoints, document, host_and_port, text
 from modelcache.service.heartbeats import Task, Tasks
 from modelcache.service.inventory import Inventory
@@ -86,10 +87,23 @@ class Agent:
         )
         path = settings.catalog_path
         self._files = FileCatalog(path) if path else None
+        events = fan_out(self.progress, self._metrics, log_event)
+        keeping = Keeping(settings.delete_unwanted_after, also_when_empty=self._files is None)
+        self._compiled = CompileSide(
+            settings,
+            store=self._store,
+            engine=self._engine,
+            origins=origins,
+            events=events,
+            cluster=self._cluster,
+            keeping=keeping,
+            registry=self._metrics.registry,
+            before=before,
+            cancel=self._cancel,
+            on_round=self._end_if_settled,
+        )
         self._crew = Crew(
-            fetcher=ModelFetcher(
-                self._store, self._engine, fan_out(self.progress, self._metrics, log_event)
-            ),
+            fetcher=ModelFetcher(self._store, self._engine, events),
             origins=origins,
             progress=self.progress,
             cancel=self._cancel,
@@ -103,7 +117,7 @@ class Agent:
             telling=self._telling,
             surroundings=self._cluster or Alone(Node(settings.node_name, settings.labels)),
             limits=Limits(fetching=settings.models_at_once),
-            keeping=Keeping(settings.delete_unwanted_after, also_when_empty=self._files is None),
+            keeping=keeping,
             stopping=self._cancel.is_set,
             wake=self._wake,
         )
@@ -112,7 +126,8 @@ class Agent:
             node_name=settings.node_name,
             reports=self._telling.reports,
             catalog=lambda: self._reconciler.catalog,
-            used=inventory.used,
+            used=lambda: inventory.used() + self._compiled.keeper.bytes,
+            compile_caches=self._compiled.reports,
             max_labels=settings.max_labels,
             boot_id=boot_id(),
             on_news=self._cluster.publish if self._cluster else lambda: None,
@@ -125,7 +140,7 @@ class Agent:
             "sweep": Task("sweep", self._sweep, late_after=3 * _SWEEP_SECONDS),
         }
         clusters = self._cluster.tasks.values() if self._cluster else ()
-        self._all_tasks = Tasks([*self._tasks.values(), *clusters])
+        self._all_tasks = Tasks([*self._tasks.values(), self._compiled.task, *clusters])
         self._watch = CatalogWatch(path, self._tasks["catalog"].wake) if path else None
         self._endpoints = (
             Endpoints(
@@ -173,6 +188,9 @@ class Agent:
             root=str(self._store.layout.root),
             catalog=str(self._settings.catalog_path or "the API server"),
             listen=host_and_port(self.address) if self.address else None,
+            compile_listen=host_and_port(self._compiled.address)
+            if self._compiled.address
+            else None,
         )
         if self._endpoints:
             self._endpoints.start()
@@ -180,6 +198,7 @@ class Agent:
             self._watch.start()
         for task in self._tasks.values():
             task.start(self._cancel)
+        self._compiled.start(self._cancel)
         if self._cluster:
             self._cluster.start(self._cancel)
         self._all_tasks.watch(self._cancel)
@@ -193,6 +212,7 @@ class Agent:
             watch.start()
             watch.join(1.0)
         left = Tasks(self._tasks.values()).join(deadline)
+        self._compiled.close(deadline)
         if not left:
             self._crew.join(deadline)
         self._engine.close()
@@ -216,6 +236,7 @@ class Agent:
 
     def _wake(self) -> None:
         self._tasks["reconcile"].wake()
+        self._compiled.wake()
 
     def _read_catalog(self) -> float | None:
         before = self._reconciler.catalog
@@ -231,6 +252,7 @@ class Agent:
         if catalog is not before:
             known = {str(problem) for problem in before.problems} if before else set()
             self._reconciler.catalog = catalog
+            self._compiled.read(catalog)
             for problem in catalog.problems:
                 if str(problem) not in known:
                     warns = problem.severity is Severity.WARNING
@@ -240,13 +262,17 @@ class Agent:
 
     def _reconcile(self) -> float:
         wait = self._reconciler.cycle()
-        if self._once and self._reconciler.settled:
-            self.stop()
+        self._end_if_settled()
         return wait
+
+    def _end_if_settled(self) -> None:
+        if self._once and self._reconciler.settled and self._compiled.keeper.settled:
+            self.stop()
 
     def _sweep(self) -> float:
         # What an origin that is away for some days had given is not to be fetched again.
         self._store.sweep(older_than=7 * _DAY if self.missing else _DAY)
+        self._compiled.sweep()
         return _SWEEP_SECONDS
 
     # The endpoints

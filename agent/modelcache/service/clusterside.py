@@ -10,17 +10,24 @@ from typing import Final
 
 import structlog
 
-from modelcache.api import NodeCache
-from modelcache.cluster.client import CACHED_MODELS, NODES, PODS, Client
-from modelcache.cluster.desired import ClusterCatalog, keep_desired
+from modelcache.api import CompileCache, NodeCache
+from modelcache.cluster.client import CACHED_MODELS, COMPILE_CACHES, NODES, PODS, Client, Object
+from modelcache.cluster.desired import (
+    BothKinds,
+    ClusterCatalog,
+    keep_compile_cache,
+    keep_desired,
+    published,
+    withdrawn,
+)
 from modelcache.cluster.events import Recorder
-from modelcache.cluster.inuse import in_use, keep_use
+from modelcache.cluster.inuse import compile_caches_in_use, in_use, keep_use
 from modelcache.cluster.leases import Leases
 from modelcache.cluster.ownnode import OwnNode, keep_node
 from modelcache.cluster.permits import Permits
 from modelcache.cluster.publishing import NodeCacheWriter, Publisher
 from modelcache.cluster.watching import Mirror
-from modelcache.planning.labelling import MODEL_LABEL
+from modelcache.planning.labelling import COMPILE_LABEL, MODEL_LABEL
 from modelcache.service.heartbeats import Task
 from modelcache.service.reporting import READY_CONDITION
 from modelcache.service.surroundings import Node
@@ -86,12 +93,21 @@ class ClusterSide:
             on_change=on_change,
         )
         self.mirrors = [self._nodes, self._pods]
-        self.catalog: ClusterCatalog | None = None
+        self.catalog: BothKinds | None = None
+        self._compiled: Mirror | None = None
         if settings.catalog_path is None:
             models = Mirror(self.client, CACHED_MODELS, keep=keep_desired, on_change=on_catalog)
-            self.mirrors.append(models)
-            known = before.status.models if before and before.status else ()
-            self.catalog = ClusterCatalog(models, [each.name for each in known if each.wanted])
+            self._compiled = Mirror(
+                self.client, COMPILE_CACHES, keep=keep_compile_cache, on_change=on_catalog
+            )
+            self.mirrors += [models, self._compiled]
+            known = before.status if before else None
+            wanted = [each.name for each in known.models if each.wanted] if known else []
+            compiled = [each.name for each in known.compile_caches] if known else []
+            self.catalog = BothKinds(
+                ClusterCatalog(models, wanted),
+                ClusterCatalog(self._compiled, compiled, kind=CompileCache),
+            )
         self._own = OwnNode(
             self.client,
             self._name,
@@ -121,7 +137,7 @@ class ClusterSide:
         self.tasks = self._make_tasks()
 
     def _make_tasks(self) -> dict[str, Task]:
-        kinds = ("node", "pods", "models")
+        kinds = ("node", "pods", "models", "compilecaches")
         tasks = {
             f"watch-{kind}": Task(f"watch-{kind}", mirror.cycle, late_after=_WATCH_LATE_SECONDS)
             for kind, mirror in zip(kinds, self.mirrors, strict=False)
@@ -170,6 +186,31 @@ class ClusterSide:
             key.removeprefix(MODEL_LABEL) for key in view.ours if key.startswith(MODEL_LABEL)
         }
         return _Either(use, labelled)
+
+    def kept_compile_caches(self) -> Container[str] | None:
+        """As `kept`, of compile caches."""
+        view = self._own.view()
+        if view is None or self._pods.listed_at is None or self._pods.trouble is not None:
+            return None
+        use = compile_caches_in_use(self._pods.objects.values(), self._namespace)
+        return use | {
+            key.removeprefix(COMPILE_LABEL) for key in view.ours if key.startswith(COMPILE_LABEL)
+        }
+
+    def published(self, name: str, key: str | None) -> frozenset[str]:
+        """Digests that a compile cache's status has for a key."""
+        return published(self._compile_cache(name), key)
+
+    def withdrawn(self, name: str) -> frozenset[str]:
+        """Digests of a compile cache that are to be seeded nowhere."""
+        return withdrawn(self._compile_cache(name))
+
+    def pod(self, namespace: str, name: str) -> Object | None:
+        """A pod of this node, as `keep_use` keeps it; None: there is none."""
+        return self._pods.objects.get(f"{namespace}/{name}")
+
+    def _compile_cache(self, name: str) -> Object | None:
+        return self._compiled.objects.get(name) if self._compiled is not None else None
 
     def permitted(self) -> Container[str] | None:
         """Keys of the permits that this node has."""

@@ -15,6 +15,7 @@ import structlog
 from modelcache import __version__
 from modelcache.cluster.client import (
     CACHED_MODELS,
+    COMPILE_CACHES,
     NODE_CACHES,
     NODES,
     Client,
@@ -29,7 +30,12 @@ from modelcache.metrics import CONTENT_TYPE, ControllerMetrics, ControllerState
 from modelcache.service.endpoints import Answer, Endpoints, host_and_port, text
 from modelcache.service.heartbeats import Task, Tasks
 from modelcache.service.reporting import READY_CONDITION
-from modelcache.service.statuswriting import StatusWriter, keep_model
+from modelcache.service.statuswriting import (
+    StatusWriter,
+    compile_caches,
+    keep_written,
+    models,
+)
 from modelcache.service.tidying import Tidying
 from modelcache.service.untainting import TaintRemover
 from modelcache.settings import ControllerSettings
@@ -64,20 +70,21 @@ class Controller:
         self._mirrors = {
             resource.plural: Mirror(self._client, resource, keep=keep, paged=True)
             for resource, keep in (
-                (CACHED_MODELS, keep_model),
+                (CACHED_MODELS, keep_written),
+                (COMPILE_CACHES, keep_written),
                 (NODES, partial(keep_node, condition=READY_CONDITION)),
                 (NODE_CACHES, keep_reports),
             )
         }
-        models, nodes, caches = self._mirrors.values()
+        cached_models, compiled, nodes, caches = self._mirrors.values()
         self._election = Election(
             Leases(self._client, settings.namespace, settings.identity), LEASE
         )
         self._metrics = ControllerMetrics(self._state)
         recorder = Recorder(self._client, "modelcache.dev/controller", settings.identity)
-        self._statuses = StatusWriter(
+        write = partial(
+            StatusWriter,
             client=self._client,
-            models=models,
             nodes=nodes,
             caches=caches,
             leading=self._leading,
@@ -85,6 +92,8 @@ class Controller:
             metrics=self._metrics,
             seconds=settings.status_seconds,
         )
+        self._statuses = write(models(), things=cached_models)
+        self._compile_statuses = write(compile_caches(), things=compiled)
         tidying = Tidying(
             client=self._client,
             namespace=settings.namespace,
@@ -96,6 +105,7 @@ class Controller:
         cycles = {
             "election": self._election.cycle,
             "status": self._statuses.cycle,
+            "compile-status": self._compile_statuses.cycle,
             "tidying": tidying.cycle,
             "events": recorder.cycle,
         }
@@ -178,6 +188,7 @@ class Controller:
             objects={name: len(mirror.objects) for name, mirror in self._mirrors.items()},
             failing=[name for name, mirror in self._mirrors.items() if mirror.trouble is not None],
             models=self._statuses.counts,
+            compile_caches=self._compile_statuses.counts,
         )
 
     def _readyz(self) -> Answer:

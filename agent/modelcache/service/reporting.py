@@ -23,10 +23,10 @@ from modelcache.api import (
     NodeCache,
     NodeCacheStatus,
 )
-from modelcache.api.nodecache import NodeMeta
+from modelcache.api.nodecache import CompileReport, NodeMeta
 from modelcache.catalog import Catalog
 from modelcache.errors import ModelCacheError
-from modelcache.planning.labelling import labels, unlabelled
+from modelcache.planning.labelling import compile_labels, labels, unlabelled
 from modelcache.store import Layout, Store
 from modelcache.store.durable import Durable
 
@@ -89,6 +89,7 @@ class Reporter:
         used: Callable[[], int],
         max_labels: int,
         boot_id: str = "",
+        compile_caches: Callable[[], tuple[CompileReport, ...]] = lambda: (),
         on_news: Callable[[], None] = lambda: None,
     ) -> None:
         """`reports` and `catalog` give None as long as nothing is known: nothing is reported.
@@ -102,6 +103,7 @@ class Reporter:
         self._catalog = catalog
         self._used = used
         self._max_labels = max_labels
+        self._compile_caches = compile_caches
         self._boot_id = boot_id
         self._on_news = on_news
         self._mutex = threading.Lock()
@@ -124,6 +126,7 @@ class Reporter:
         reports, catalog = self._reports(), self._catalog()
         if reports is None or catalog is None:
             return None
+        compiled = self._compile_caches()
         space = self._store.space.measure()
         now = datetime.now(UTC).replace(microsecond=0)
         with self._mutex:
@@ -137,10 +140,14 @@ class Reporter:
             status=NodeCacheStatus(
                 agent_version=__version__,
                 root=str(self._store.layout.root),
-                labels=labels(reports, self._max_labels),
+                labels={
+                    **labels(reports, self._max_labels),
+                    **compile_labels(compiled, self._max_labels),
+                },
                 unlabelled=unlabelled(reports, self._max_labels),
                 ready_in_boot=ready_in_boot,
                 models=reports,
+                compile_caches=compiled,
                 disk=DiskReport(
                     capacity=space.capacity,
                     available=space.available,

@@ -1,4 +1,4 @@
-"""CachedModels' status: computed from what the mirrors have, written by the replica that leads."""
+"""Objects' status: computed from what the mirrors have, written by the replica that leads."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import structlog
 
 from modelcache.api import API_VERSION, Condition
 from modelcache.api.cachedmodel import NodeCounts
+from modelcache.api.compilecache import CompileNodeCounts
+from modelcache.api.meta import ApiModel
 from modelcache.cluster.aggregating import (
     READY,
     ReadyReason,
@@ -20,7 +22,14 @@ from modelcache.cluster.aggregating import (
     recorded_conditions,
     status,
 )
-from modelcache.cluster.client import CACHED_MODELS, Client, Object
+from modelcache.cluster.client import CACHED_MODELS, COMPILE_CACHES, Client, Object, Resource
+from modelcache.cluster.compileaggregating import (
+    CompileReadyReason,
+    compile_counts,
+    compile_status,
+)
+from modelcache.cluster.compiletallying import CompileTallies
+from modelcache.cluster.counting import Counts
 from modelcache.cluster.publishing import Recording
 from modelcache.cluster.tallying import Tallies
 from modelcache.errors import ClusterError
@@ -52,8 +61,62 @@ class Seen(Protocol):
         """When the last list that succeeded began."""
 
 
-def keep_model(thing: Object) -> Object:
-    """What of a CachedModel a Mirror keeps for the controller."""
+NodeCounts_ = TypeVar("NodeCounts_")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[NodeCounts_]):
+    """What a StatusWriter has to know of the objects that it writes to.
+
+    Attributes:
+        resource: where they are.
+        name: the kind.
+        word: what the log calls one.
+        tallies: counts them.
+        status: what is to be said of the one of a name.
+        counts: how far the nodes are with the one of a name.
+        quiet: reasons that are no event's.
+    """
+
+    resource: Resource
+    name: str
+    word: str
+    tallies: Counts[Any, Any, Any]
+    status: Callable[[str, datetime], ApiModel]
+    counts: Callable[[str], NodeCounts_]
+    quiet: frozenset[str]
+
+
+def models() -> Kind[NodeCounts]:
+    """CachedModels."""
+    tallies = Tallies()
+    return Kind(
+        CACHED_MODELS,
+        "CachedModel",
+        "model",
+        tallies,
+        lambda name, now: status(name, tallies, now),
+        lambda name: counts(tallies.entries[name]),
+        frozenset({ReadyReason.PROGRESSING, ReadyReason.NO_NODES_SELECTED}),
+    )
+
+
+def compile_caches() -> Kind[CompileNodeCounts]:
+    """CompileCaches."""
+    tallies = CompileTallies()
+    return Kind(
+        COMPILE_CACHES,
+        "CompileCache",
+        "compile_cache",
+        tallies,
+        lambda name, now: compile_status(name, tallies, now),
+        lambda name: compile_counts(tallies.entries[name]),
+        frozenset({CompileReadyReason.PROGRESSING, CompileReadyReason.NO_NODES_SELECTED}),
+    )
+
+
+def keep_written(thing: Object) -> Object:
+    """What of an object that people write a Mirror keeps for the controller."""
     metadata = thing["metadata"]
     kept = ("name", "uid", "generation", "resourceVersion")
     return {
@@ -81,14 +144,15 @@ class _Memory:
     result: Object | None = None
 
 
-class StatusWriter:
-    """Writes what has changed. `cycle` is a task's."""
+class StatusWriter(Generic[NodeCounts_]):
+    """Writes what has changed of one kind. `cycle` is a task's."""
 
     def __init__(
         self,
+        kind: Kind[NodeCounts_],
         *,
         client: Client,
-        models: Seen,
+        things: Seen,
         nodes: Seen,
         caches: Seen,
         leading: Callable[[], bool],
@@ -98,35 +162,36 @@ class StatusWriter:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`seconds`: at least so many between two writes of one object."""
+        self._kind = kind
         self._client = client
-        self._models, self._nodes, self._caches = models, nodes, caches
+        self._things, self._nodes, self._caches = things, nodes, caches
         self._leading = leading
         self._events = events
         self._metrics = metrics
         self._seconds = seconds
         self._clock = clock
         self._pause = Pause("status.write", clock)
-        self._tallies = Tallies()
+        self._tallies = kind.tallies
         self._pending: set[str] = set()
         self._memory: defaultdict[str, _Memory] = defaultdict(_Memory)
-        self.counts: Mapping[str, NodeCounts] = {}
-        """How far the nodes are with each model, as of the last look. Empty while not leading."""
+        self.counts: Mapping[str, NodeCounts_] = {}
+        """How far the nodes are with each object, as of the last look. Empty while not leading."""
 
     def cycle(self) -> float:
-        """Write the status of each model that has another than it is to have.
+        """Write the status of each object that has another than it is to have.
 
         Nothing is concluded before all that it depends on was listed once.
         """
         if not self._leading():
             self.counts = {}
             return ROUND_SECONDS
-        if any(seen.listed_at is None for seen in (self._models, self._nodes, self._caches)):
+        if any(seen.listed_at is None for seen in (self._things, self._nodes, self._caches)):
             return ROUND_SECONDS
-        models = self._known()
-        self._pending |= self._tallies.update(models, self._nodes.objects, self._caches.objects)
-        self._pending &= models.keys()
-        self.counts = {name: counts(entry) for name, entry in self._tallies.entries.items()}
-        spread = len(models) * len(self._caches.objects) / _SENT_A_SECOND
+        things = self._known()
+        self._pending |= self._tallies.update(things, self._nodes.objects, self._caches.objects)
+        self._pending &= things.keys()
+        self.counts = {name: self._kind.counts(name) for name in self._tallies.entries}
+        spread = len(things) * len(self._caches.objects) / _SENT_A_SECOND
         for name in sorted(self._pending, key=self._turn):
             if self._pause.left or not self._leading():
                 break
@@ -141,8 +206,8 @@ class StatusWriter:
         return memory.not_before, memory.written_at, name
 
     def _known(self) -> Mapping[str, Object]:
-        """The models as the mirror has them, or as our own writes left them since."""
-        seen = self._models.objects
+        """The objects as the mirror has them, or as our own writes left them since."""
+        seen = self._things.objects
         for name in [name for name in self._memory if name not in seen]:
             del self._memory[name]
         newer = {}
@@ -156,10 +221,11 @@ class StatusWriter:
         return {**seen, **newer} if newer else seen
 
     def _settle(self, name: str, spread: float) -> bool:
-        """Write one model's status if it is time; whether there is nothing more to do for it."""
+        """Write one object's status if it is time; whether there is nothing more to do for it."""
         thing, memory = self._tallies.entries[name].thing, self._memory[name]
         is_, now = thing["status"], self._clock()
-        wanted = status(name, self._tallies, datetime.now(UTC).replace(microsecond=0)).to_document()
+        moment = datetime.now(UTC).replace(microsecond=0)
+        wanted = self._kind.status(name, moment).to_document()
         if wanted == is_ or (wanted, is_) == memory.sent:
             return True
         before, after = recorded_conditions(thing).get(READY), _ready(wanted)
@@ -169,17 +235,18 @@ class StatusWriter:
             return False
         try:
             result = self._client.patch(
-                CACHED_MODELS, name, _patch(thing, wanted), subresource="status"
+                self._kind.resource, name, _patch(thing, wanted), subresource="status"
             )
         except ClusterError as error:
             return self._failed(error, name, memory)
         self._pause.succeeded()
-        self._metrics.wrote(CACHED_MODELS.plural, "ok")
-        memory.result = keep_model(result)
+        self._metrics.wrote(self._kind.resource.plural, "ok")
+        memory.result = keep_written(result)
         memory.sent = (wanted, memory.result["status"])
         memory.written_at = now
         if turns:
-            log.info("model.status", model=name, reason=after.reason, message=after.message)
+            event, subject = f"{self._kind.word}.status", {self._kind.word: name}
+            log.info(event, **subject, reason=after.reason, message=after.message)
             self._tell(thing, before, after)
         return True
 
@@ -187,26 +254,26 @@ class StatusWriter:
         """Note that a write failed; whether there is nothing more to do for the object as it is."""
         if error.status in (404, 409):
             # It is gone, or another than we knew, which the mirror is about to tell.
-            self._metrics.wrote(CACHED_MODELS.plural, "conflict")
+            self._metrics.wrote(self._kind.resource.plural, "conflict")
             return True
-        self._metrics.wrote(CACHED_MODELS.plural, "error")
+        self._metrics.wrote(self._kind.resource.plural, "error")
         if error.retryable:
             memory.not_before = self._clock()
             self._pause.failed(error)
         else:
-            log.warning("status.refused", model=name, message=str(error))
+            log.warning("status.refused", **{self._kind.word: name}, message=str(error))
             memory.not_before = self._clock() + REFUSED_SECONDS
         return False
 
     def _tell(self, thing: Object, before: Condition | None, after: Condition) -> None:
         if before is not None and before.reason == after.reason:
             return
-        if after.reason in (ReadyReason.PROGRESSING, ReadyReason.NO_NODES_SELECTED):
+        if after.reason in self._kind.quiet:
             return
         kind = "Normal" if after.status == "True" else "Warning"
         regarding = {
             "apiVersion": API_VERSION,
-            "kind": "CachedModel",
+            "kind": self._kind.name,
             "name": thing["metadata"]["name"],
             "uid": thing["metadata"]["uid"],
         }

@@ -1,4 +1,4 @@
-"""The webhook: pods that ask for models are injected as they are created.
+"""The webhook: pods that ask for models or compile caches are injected as they are created.
 
 Each replica answers for itself, from what it watches. Nothing that is missing here keeps a pod from
 being created: it comes into being with a warning, and with less.
@@ -16,9 +16,17 @@ import structlog
 from modelcache import __version__
 from modelcache.api import parse_uri
 from modelcache.cluster.admission import review
-from modelcache.cluster.client import CACHED_MODELS, NAMESPACES, PODS, Client, Object
+from modelcache.cluster.client import (
+    CACHED_MODELS,
+    COMPILE_CACHES,
+    NAMESPACES,
+    PODS,
+    Client,
+    Object,
+)
 from modelcache.cluster.failures import Failures
 from modelcache.cluster.injection import Config, Injected, Level, inject
+from modelcache.cluster.reading import read_cache
 from modelcache.cluster.watching import Mirror
 from modelcache.errors import ClusterError, UsageError
 from modelcache.metrics import CONTENT_TYPE, WebhookMetrics, WebhookState
@@ -42,6 +50,10 @@ _LATE_SECONDS: Final = 300.0
 _END_SECONDS: Final = 2.0
 _ASK_SECONDS: Final = 0.7
 """What an answer may wait for the API server, which itself waits for two seconds for us."""
+_VERSION_SECONDS: Final = 3600.0
+"""How often it is asked for its version: it is upgraded while we run."""
+_NATIVE_SIDECARS: Final = (1, 29)
+"""https://kubernetes.io/docs/concepts/workloads/pods/sidecar-containers/"""
 
 
 class Webhook:
@@ -60,16 +72,25 @@ class Webhook:
         self._hasty = self._client.within(_ASK_SECONDS)
         self._models = Mirror(self._client, CACHED_MODELS, keep=keep_scheme)
         self._namespaces = Mirror(self._client, NAMESPACES, keep=keep_level)
-        self._mirrors = {"cachedmodels": self._models, "namespaces": self._namespaces}
+        self._caches = Mirror(self._client, COMPILE_CACHES, keep=keep_cache)
+        self._mirrors = {
+            "cachedmodels": self._models,
+            "namespaces": self._namespaces,
+            "compilecaches": self._caches,
+        }
         self._image = settings.image
         self._image_failures = Failures("webhook.image")
         self._image_asked = bool(settings.image) or not settings.pod_name
+        self._version: tuple[int, int] | None = None
+        self._version_failures = Failures("webhook.version")
         self._ends: float | None = None
         self._metrics = WebhookMetrics(self._state)
         self._server = TlsServer(settings.address, "/mutate", self._mutate)
         cycles = {"certificate": self._certificate_keeper().cycle}
         if not self._image:
             cycles["image"] = self._look_up_image
+        if settings.sidecars == "auto":
+            cycles["version"] = self._look_up_version
         tasks = [
             Task(f"watch-{name}", mirror.cycle, late_after=_WATCH_LATE_SECONDS)
             for name, mirror in self._mirrors.items()
@@ -163,6 +184,21 @@ class Webhook:
         self._image_asked = True
         return _LATE_SECONDS
 
+    def _look_up_version(self) -> float:
+        try:
+            self._version = self._client.version()
+        except ClusterError as error:
+            return self._version_failures.failed(error)
+        self._version_failures.settled()
+        return _VERSION_SECONDS
+
+    @property
+    def _native_sidecars(self) -> bool:
+        if self._settings.sidecars != "auto":
+            return self._settings.sidecars == "native"
+        # Until it is known, what every server takes.
+        return self._version is not None and self._version >= _NATIVE_SIDECARS
+
     # Reviews
 
     def _mutate(self, body: bytes) -> Answer:
@@ -187,10 +223,18 @@ class Webhook:
         known = None
         if self._models.listed_at is not None:
             known = {name: kept["scheme"] for name, kept in self._models.objects.items()}
+        caches = None
+        if self._caches.listed_at is not None:
+            caches = {name: kept["spec"] for name, kept in self._caches.objects.items()}
         config = Config(
-            root=str(self._settings.root), image=self._image, level=level or Level.BASELINE
+            root=str(self._settings.root),
+            image=self._image,
+            level=level or Level.BASELINE,
+            namespace=namespace,
+            compile_port=self._settings.compile_port,
+            native_sidecars=self._native_sidecars,
         )
-        found = inject(pod, known, config)
+        found = inject(pod, known, config, caches)
         if level is not None:
             return found
         why = f"what Pod Security enforces in {namespace} can't be found out; baseline is assumed"
@@ -225,7 +269,8 @@ class Webhook:
         if not self._server.has_certificate:
             return text(503, "there is no certificate yet")
         for name, mirror in self._mirrors.items():
-            if mirror.listed_at is None:
+            # Without caches, as on a cluster whose CRDs are older, pods have their models.
+            if mirror.listed_at is None and mirror is not self._caches:
                 why = f": {mirror.trouble}" if mirror.trouble else ""
                 return text(503, f"{name} were not listed yet{why}")
         if not self._image_asked:
@@ -241,6 +286,14 @@ def keep_scheme(model: Object) -> Object:
         return {"scheme": parse_uri(uri).scheme if isinstance(uri, str) else ""}
     except UsageError:
         return {"scheme": ""}
+
+
+def keep_cache(cache: Object) -> Object:
+    """What of a CompileCache is kept: its spec, read; None where it can't be."""
+    try:
+        return {"spec": read_cache(cache).spec}
+    except UsageError:
+        return {"spec": None}
 
 
 def keep_level(namespace: Object) -> Object:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
+from modelcache.settings.compilecaches import CompileSettings
 from modelcache.settings.shared import ClusterSettings, FetchSettings, LogSettings
 from modelcache.settings.values import Listen, NodeName, Paths, Seconds, Texts, parse_listen
 
 
-class AgentSettings(FetchSettings, ClusterSettings, LogSettings):
+class AgentSettings(FetchSettings, ClusterSettings, CompileSettings, LogSettings):
     """The daemon."""
 
     catalog: Path | None = Field(

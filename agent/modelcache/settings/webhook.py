@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from modelcache.compilecache.pods.protocol import PORT
 from modelcache.settings.shared import ClusterSettings, LogSettings
 from modelcache.settings.values import Listen, Namespace, Seconds, Texts, parse_listen
 
@@ -20,7 +21,7 @@ class WebhookSettings(ClusterSettings, LogSettings):
     )
     image: str = Field(
         "",
-        description="Image for the init container of injected pods; by default that of the"
+        description="Image for the containers that injected pods get; by default that of the"
         " container `webhook` of the webhook's own pod.",
     )
     pod_name: str = Field(
@@ -30,6 +31,19 @@ class WebhookSettings(ClusterSettings, LogSettings):
     pod_security: Literal["privileged", "baseline", "restricted"] = Field(
         "privileged",
         description="What Pod Security enforces in namespaces that don't say so by their label.",
+    )
+    compile_port: int = Field(
+        PORT,
+        ge=0,
+        le=65535,
+        description="Where the agents take what pods have compiled (their --compile-listen), on the"
+        " node's address; 0: nowhere, and pods get no sidecar.",
+    )
+    sidecars: Literal["auto", "native", "ordinary"] = Field(
+        "auto",
+        description="What the sidecar of pods with a compile cache is: native (an init container"
+        " with restartPolicy Always, from Kubernetes 1.29 on), ordinary (a container), or auto:"
+        " native where the API server knows it.",
     )
     tls_dir: Path | None = Field(
         None,

@@ -12,7 +12,7 @@ from modelcache.cluster.client import CACHED_MODELS, Client, Object
 from modelcache.cluster.tallying import keep_reports
 from modelcache.errors import ClusterError
 from modelcache.metrics import ControllerMetrics, ControllerState
-from modelcache.service.statuswriting import StatusWriter, keep_model
+from modelcache.service.statuswriting import StatusWriter, keep_written, models
 from tests.support.cluster.plane import ControlPlane
 from tests.support.cluster.waiting import eventually
 
@@ -55,8 +55,9 @@ class Bench:
         state = ControllerState(leading=True, objects={}, failing=(), models={})
         self.metrics = ControllerMetrics(lambda: state)
         self.writer = StatusWriter(
+            models(),
             client=client,
-            models=self.models,
+            things=self.models,
             nodes=self.nodes,
             caches=self.caches,
             leading=self._leading,
@@ -79,7 +80,7 @@ class Bench:
 
     def see(self, *names: str) -> None:
         """Bring the mirror to what is."""
-        found = {name: keep_model(self.client.get(CACHED_MODELS, name)) for name in names}
+        found = {name: keep_written(self.client.get(CACHED_MODELS, name)) for name in names}
         self.models.objects = {**self.models.objects, **found}
 
     def report(self, said: dict[str, Any], *names: str, node: str = "p1") -> None:

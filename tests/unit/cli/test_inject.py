@@ -214,3 +214,66 @@ def test_a_wrong_command_line_is_told(command: Command, arguments: list[str]) ->
     ended = command("inject", *arguments)
     assert ended.code == 2
     assert ended.mistake
+
+
+CACHE_DIGEST = f"sha256:{'a' * 64}"
+CACHES = f"""
+apiVersion: modelcache.dev/v1alpha1
+kind: CompileCache
+metadata: {{name: llama}}
+spec:
+  model: a
+  engine: {{name: vllm, image: "registry.example/vllm@{CACHE_DIGEST}", cacheDir: /cache}}
+  bundles: {{uri: "oci://registry.example/caches"}}
+  publishers: [{{namespace: team, serviceAccount: default}}]
+"""
+
+
+def compiling(namespace: str) -> dict[str, Any]:
+    annotations = {"modelcache.dev/compile-cache": "llama", "modelcache.dev/compile-user": "1"}
+    engine = {"name": "engine", "image": f"mirror.example/vllm@{CACHE_DIGEST}"}
+    return {
+        **workload("Deployment"),
+        "metadata": {"name": "w", "namespace": namespace},
+        "spec": {
+            "template": {
+                "metadata": {"annotations": annotations},
+                "spec": {"containers": [engine]},
+            }
+        },
+    }
+
+
+def test_a_compile_cache(command: Command, file: Path) -> None:
+    catalog = file.with_name("caches.yaml")
+    catalog.write_text(CACHES)
+    file.write_text(yaml.safe_dump_all([compiling("team"), compiling("other")]))
+    ended = command("inject", "-f", file, "--image", "x", "--models", catalog)
+    assert (ended.code, ended.err) == (0, "")
+    publish = []
+    for document in yaml.safe_load_all(ended.out):
+        seed, capture = template(document)["spec"]["initContainers"]
+        assert seed["args"] == ["compile", "seed"]
+        env = {each["name"]: each.get("value") for each in capture["env"]}
+        publish.append(env["MODELCACHE_COMPILE_PUBLISH"])
+    assert publish == ["true", "false"]
+    file.write_text(ended.out)
+    again = command("inject", "-f", file, "--image", "x", "--models", catalog)
+    assert again.out == ended.out
+
+
+def test_without_a_catalog_there_is_no_compile_cache(command: Command, file: Path) -> None:
+    file.write_text(yaml.safe_dump(compiling("team")))
+    ended = command("inject", "-f", file, "--image", "x")
+    assert "which CompileCaches there are isn't known" in ended.err
+    assert yaml.safe_load(ended.out) == compiling("team")
+
+
+def test_an_ordinary_sidecar_at_another_port(command: Command, file: Path) -> None:
+    catalog = file.with_name("caches.yaml")
+    catalog.write_text(CACHES)
+    file.write_text(yaml.safe_dump(compiling("team")))
+    flags = ["--models", catalog, "--sidecars", "ordinary", "--compile-port", "9999"]
+    ended = command("inject", "-f", file, "--image", "x", *flags)
+    _, capture = template(yaml.safe_load(ended.out))["spec"]["containers"]
+    assert {"name": "MODELCACHE_COMPILE_PORT", "value": "9999"} in capture["env"]

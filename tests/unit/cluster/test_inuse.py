@@ -52,6 +52,11 @@ def test_a_pod_that_mounts_all_and_says_which_uses_those() -> None:
     assert "b" not in found
 
 
+@pytest.mark.parametrize("path", [f"{ROOT}/compile", f"{ROOT}/compile/a"])
+def test_who_mounts_compile_caches_uses_no_model(path: str) -> None:
+    assert use(pod(path)) == Use()
+
+
 @pytest.mark.parametrize("path", ["/", "/var/lib", "/var/lib/modelcache-other/models/a", "/mnt"])
 def test_who_looks_at_the_node_uses_no_model(path: str) -> None:
     assert use(pod(path)) == Use()

@@ -97,7 +97,7 @@ def test_what_a_mirror_keeps_of_a_node_cache() -> None:
     model = report(message="x" * 1000, attempts=2, path="/p", hubPath="/h", files=3)
     given = {"metadata": {"name": "n", "uid": "u"}, "status": {"models": [model], "disk": {}}}
     kept = keep_reports(given)
-    assert kept.keys() == {"name", "uid", "owned", "reports"}
+    assert kept.keys() == {"name", "uid", "owned", "reports", "compile"}
     assert kept["owned"] is False
     assert len(kept["reports"]["m"].message) == 300
     assert kept["reports"]["m"].digest == ""

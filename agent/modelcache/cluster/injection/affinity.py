@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from modelcache.api import ModelState
+from modelcache.api import API_GROUP, ModelState
 from modelcache.cluster.injection.asking import mapping, sequence
 from modelcache.planning.labelling import MODEL_LABEL
 
@@ -14,6 +14,11 @@ REQUIRED: Final = "requiredDuringSchedulingIgnoredDuringExecution"
 
 WEIGHT: Final = 100
 """Of 1 to 100. The scheduler adds up the weights of the terms that hold for a node."""
+CACHE_WEIGHT: Final = 50
+"""A model that has to be fetched costs more of a start than what has to be compiled."""
+
+CACHE_LABEL: Final = f"{API_GROUP}/compile."
+"""On a node, with a CompileCache's name after it: the bundle for its key is there."""
 
 
 def add_affinity(spec: dict[str, Any], names: Sequence[str], *, required: bool) -> None:
@@ -32,7 +37,23 @@ def add_affinity(spec: dict[str, Any], names: Sequence[str], *, required: bool) 
     if required:
         _require(node_affinity, wanted, where)
     else:
-        _prefer(node_affinity, wanted, where)
+        _prefer(node_affinity, wanted, where, WEIGHT)
+    spec["affinity"] = affinity
+    affinity["nodeAffinity"] = node_affinity
+
+
+def prefer_cache(spec: dict[str, Any], name: str) -> None:
+    """Add to a Pod's spec that nodes with a CompileCache's bundle are preferred. (Never the only
+    ones: on another node it compiles.)
+
+    Raises:
+        Malformed
+    """
+    affinity = mapping(spec.get("affinity"), "spec.affinity")
+    where = "spec.affinity.nodeAffinity"
+    node_affinity = mapping(affinity.get("nodeAffinity"), where)
+    wanted = [{"key": f"{CACHE_LABEL}{name}", "operator": "Exists"}]
+    _prefer(node_affinity, wanted, where, CACHE_WEIGHT)
     spec["affinity"] = affinity
     affinity["nodeAffinity"] = node_affinity
 
@@ -41,13 +62,15 @@ def _expression(name: str) -> dict[str, Any]:
     return {"key": f"{MODEL_LABEL}{name}", "operator": "In", "values": [ModelState.READY.value]}
 
 
-def _prefer(node_affinity: dict[str, Any], wanted: list[dict[str, Any]], where: str) -> None:
+def _prefer(
+    node_affinity: dict[str, Any], wanted: list[dict[str, Any]], where: str, weight: int
+) -> None:
     terms = sequence(node_affinity.get(PREFERRED), f"{where}.{PREFERRED}")
     there = [term.get("preference") for term in terms]
     preferences = [{"matchExpressions": [expression]} for expression in wanted]
     node_affinity[PREFERRED] = terms + [
         # A preference of the user's own for the same has the weight that they gave it.
-        {"weight": WEIGHT, "preference": preference}
+        {"weight": weight, "preference": preference}
         for preference in preferences
         if preference not in there
     ]

@@ -42,8 +42,9 @@ class Asked:
     warnings: tuple[str, ...] = ()
 
 
-def asked(metadata: Mapping[str, Any]) -> Asked:
-    """What a Pod's metadata ask for."""
+def asked(metadata: Mapping[str, Any], *, cache: bool = False) -> Asked:
+    """What a Pod's metadata ask for. With `cache` they ask for a compile cache too, and need not
+    name a model."""
     annotations = mapping(metadata.get("annotations"), "metadata.annotations")
     text = annotations.get(MODEL_ANNOTATION)
     warnings = []
@@ -53,7 +54,7 @@ def asked(metadata: Mapping[str, Any]) -> Asked:
             names[name] = None
         elif name:
             warnings.append(f"{name[:60]!r} can't be a CachedModel's name and is left out")
-    if not names and not warnings:
+    if not names and not warnings and (MODEL_ANNOTATION in annotations or not cache):
         warnings.append(f"no model is named: set the annotation {MODEL_ANNOTATION}")
     affinity = annotations.get(AFFINITY_ANNOTATION, "preferred")
     if affinity not in ("preferred", "required"):

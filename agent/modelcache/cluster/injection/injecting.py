@@ -13,40 +13,20 @@ import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Final
 
+from modelcache.cluster.injection import compileasking
 from modelcache.cluster.injection.affinity import add_affinity
 from modelcache.cluster.injection.asking import Asked, Known, asked, mapping, sequence
+from modelcache.cluster.injection.compileasking import CacheAsked, Caches, asked_cache
+from modelcache.cluster.injection.compiling import add_compile_cache
+from modelcache.cluster.injection.config import Config, Level
 from modelcache.cluster.injection.containers import Containers
 from modelcache.cluster.injection.mounting import LINK_CONTAINER, Mounting, mounting
 from modelcache.cluster.resources import Object
 
 _RESERVED: Final = re.compile(r"(models|hub|links|cache)|(hub|model)-[0-9]+")
 _PREFIX: Final = "modelcache"
-
-
-class Level(StrEnum):
-    """What a namespace enforces of Pods (Pod Security admission)."""
-
-    PRIVILEGED = "privileged"
-    BASELINE = "baseline"
-    RESTRICTED = "restricted"
-
-
-@dataclass(frozen=True, slots=True)
-class Config:
-    """What injection depends on beside the Pod.
-
-    Attributes:
-        root: the cache's root on the nodes.
-        image: of the init container; empty: it is not known.
-        level: what the Pod's namespace enforces.
-    """
-
-    root: str = "/var/lib/modelcache"
-    image: str = ""
-    level: Level = Level.PRIVILEGED
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,32 +37,43 @@ class Injected:
     warnings: tuple[str, ...] = ()
 
 
-def inject(pod: Object, known: Known | None, config: Config) -> Injected:
+def inject(
+    pod: Object, known: Known | None, config: Config, caches: Caches | None = None
+) -> Injected:
     """Give a Pod what its annotations ask for. The Pod that is given is left as it is.
 
     Args:
         pod: a Pod, or a pod template.
         known: the models that there are; None: that is not known.
         config: the rest.
+        caches: the CompileCaches that there are; None: that is not known.
 
     Raises:
         Malformed: it is no Pod.
     """
-    wants = asked(mapping(pod.get("metadata"), "metadata"))
-    if not wants.names:
-        return Injected(pod, wants.warnings)
-    pod = copy.deepcopy(pod)
-    spec = mapping(pod.get("spec"), "spec")
-    warnings = [*wants.warnings, *_unknown(wants, known)]
+    metadata = mapping(pod.get("metadata"), "metadata")
+    cache = asked_cache(metadata)
+    wants = asked(metadata, cache=cache != CacheAsked())
+    warnings = [*wants.warnings, *cache.warnings]
+    if wants.names or cache.name:
+        pod = copy.deepcopy(pod)
+        spec = mapping(pod.get("spec"), "spec")
+        if wants.names:
+            warnings += _add_models(spec, wants, known, config)
+        if cache.name:
+            warnings += add_compile_cache(spec, cache, caches, config)
+        pod["spec"] = spec
+    return Injected(pod, tuple(dict.fromkeys(warnings)))
+
+
+def _add_models(spec: Object, wants: Asked, known: Known | None, config: Config) -> list[str]:
+    warnings = list(_unknown(wants, known))
     add_affinity(spec, wants.names, required=wants.required)
     wanted = mounting(wants.names, known, config.root, required=wants.required)
     obstacle = _obstacle(spec, config, wanted)
     if obstacle:
-        warnings.append(f"{obstacle}: only affinity is injected")
-    else:
-        warnings += _mount(spec, wanted, config, required=wants.required)
-    pod["spec"] = spec
-    return Injected(pod, tuple(dict.fromkeys(warnings)))
+        return [*warnings, f"{obstacle}: only affinity is injected"]
+    return warnings + _mount(spec, wanted, config, required=wants.required)
 
 
 def _unknown(wants: Asked, known: Known | None) -> Iterator[str]:
@@ -118,7 +109,8 @@ def _mount(spec: Object, wanted: Mounting, config: Config, *, required: bool) ->
                     others.append(containers.own(link))
                     link = None
                 continue
-            warnings += containers.fit(container)
+            if not compileasking.is_ours(container):
+                warnings += containers.fit(container)
             others.append(container)
         if field == "initContainers" and link is not None:
             others.insert(0, containers.own(link))

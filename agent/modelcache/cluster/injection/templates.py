@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from typing import Any, Final, TypeAlias
 
 from modelcache.cluster.injection.asking import mapping
+from modelcache.cluster.injection.compileasking import CACHE_ANNOTATION
 from modelcache.cluster.inuse import MODEL_ANNOTATION
 from modelcache.cluster.resources import Object
 
 Path: TypeAlias = tuple[str | int, ...]
 
+_ASKING: Final = frozenset({MODEL_ANNOTATION, CACHE_ANNOTATION})
 _TEMPLATE: Final[Path] = ("spec", "template")
 _PATHS: Final[dict[tuple[str, str], Path]] = {
     ("", "Pod"): (),
@@ -42,15 +44,15 @@ def pod_path(document: Object) -> Path | None:
 
 
 def asks(pod: Object) -> bool:
-    """Whether a Pod names models."""
+    """Whether a Pod names models, or a compile cache."""
     metadata = mapping(pod.get("metadata"), "metadata")
-    return MODEL_ANNOTATION in mapping(metadata.get("annotations"), "metadata.annotations")
+    return not _ASKING.isdisjoint(mapping(metadata.get("annotations"), "metadata.annotations"))
 
 
 def looks_like_asking(document: Object) -> bool:
-    """Whether the annotation stands somewhere in an object."""
+    """Whether one of the annotations stands somewhere in an object."""
     if isinstance(document, dict):
-        return MODEL_ANNOTATION in document or any(map(looks_like_asking, document.values()))
+        return not _ASKING.isdisjoint(document) or any(map(looks_like_asking, document.values()))
     return isinstance(document, list) and any(map(looks_like_asking, document))
 
 

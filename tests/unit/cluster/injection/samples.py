@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from modelcache.api.compilecache import CompileCacheSpec
 from modelcache.cluster.injection import Config
 from modelcache.cluster.jsonpatches import parts
 
@@ -12,6 +13,54 @@ CONFIG = Config(root="/data", image="image:1")
 KNOWN = {"a": "hf", "b": "hf", "bucket": "s3", "odd": ""}
 
 Object = dict[str, Any]
+
+DIGEST = f"sha256:{'a' * 64}"
+
+
+def cache_spec(**engine: Any) -> CompileCacheSpec:
+    """What a CompileCache wants, with other words about its engine."""
+    return CompileCacheSpec.from_document(
+        {
+            "model": "a",
+            "engine": {
+                "name": "vllm",
+                "image": f"registry.example/vllm@{DIGEST}",
+                "args": ["--model", "org/model", "--max-model-len", "8192"],
+                "cacheDir": "/cache",
+            }
+            | engine,
+            "parallel": {"tensor": 2},
+            "bundles": {"uri": "oci://registry.example/caches"},
+            "publishers": [{"namespace": "team", "serviceAccount": "compiler"}],
+        }
+    )
+
+
+CACHES = {"llama": cache_spec(), "any": cache_spec(name="other", args=[]), "unreadable": None}
+
+
+def compiling(name: str | None = "llama", /, **fields: Any) -> Object:
+    """A pod that asks for a compile cache, for nothing else, and says who it runs as.
+
+    Fields whose names begin with a capital letter are annotations: User is
+    modelcache.dev/compile-user.
+    """
+    annotations = {"modelcache.dev/compile-cache": name} if name is not None else {}
+    for field in [each for each in fields if each[0].isupper()]:
+        annotations[f"modelcache.dev/compile-{field.lower()}"] = fields.pop(field)
+    found = pod(None)
+    found["metadata"]["annotations"] = annotations
+    engine = {
+        "name": "engine",
+        "image": f"mirror.example/vllm@{DIGEST}",
+        "args": ["--model", "org/model", "--max-model-len", "8192"],
+    }
+    found["spec"] = {
+        "serviceAccountName": "compiler",
+        "securityContext": {"runAsUser": 1000},
+        "containers": [engine | fields.pop("engine", {})],
+    } | fields
+    return found
 
 
 def pod(models: str | None = "a", wish: str | None = None, /, **spec: Any) -> Object:

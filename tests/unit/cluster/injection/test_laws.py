@@ -5,22 +5,28 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelcache.cluster.injection import inject
+from modelcache.cluster.injection import Config, Level, inject
 from modelcache.cluster.jsonpatches import difference
-from tests.unit.cluster.injection.samples import CONFIG, KNOWN, Object, applied, pod
+from tests.unit.cluster.injection.samples import CACHES, CONFIG, KNOWN, Object, applied, pod
 
 OURS = [
     *("modelcache-models", "modelcache-hub", "modelcache-cache", "modelcache-links"),
     *("modelcache-link", "modelcache-model-0", "modelcache-hub-0", "modelcache-1-hub"),
+    *("modelcache-compile", "modelcache-compile-bundles", "modelcache-compile-work"),
+    *("modelcache-compile-seed", "modelcache-compile-capture"),
 ]
 NAMES = st.sampled_from([*OURS, "own", "other", "data"])
 PLACES = st.sampled_from(
-    ["/mnt", "/mnt/models", "/mnt/models/a", "/modelcache/cache", "/modelcache", "/own", "/data/x"]
+    [
+        *("/mnt", "/mnt/models", "/mnt/models/a", "/modelcache/cache", "/modelcache", "/own"),
+        *("/data/x", "/cache", "/cache/a"),
+    ]
 )
 SOURCES: st.SearchStrategy[Object] = st.sampled_from(
     [
@@ -41,8 +47,8 @@ MOUNTS = uniquely(st.fixed_dictionaries({"name": NAMES, "mountPath": PLACES}), "
 VARIABLES = uniquely(
     st.fixed_dictionaries(
         {
-            "name": st.sampled_from(["HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_HOME", "A"]),
-            "value": st.sampled_from(["/modelcache/cache", "/own", "0", "1"]),
+            "name": st.sampled_from(["HF_HUB_CACHE", "HF_HUB_OFFLINE", "VLLM_CACHE_ROOT", "A"]),
+            "value": st.sampled_from(["/modelcache/cache", "/own", "/cache/vllm", "0", "1"]),
         }
     ),
     "name",
@@ -56,6 +62,8 @@ def containers(draw: st.DrawFn, name: str) -> Object:
         found["env"] = draw(VARIABLES)
     if draw(st.booleans()):
         found["volumeMounts"] = draw(MOUNTS)
+    if draw(st.booleans()):
+        found["resources"] = {"limits": {"cpu": "1", "memory": "1Gi", "ephemeral-storage": "1Gi"}}
     return found
 
 
@@ -75,6 +83,13 @@ TERMS = st.lists(st.fixed_dictionaries({}, optional={"matchExpressions": EXPRESS
 def pods(draw: st.DrawFn) -> Object:
     models = draw(st.lists(st.sampled_from([*KNOWN, "unknown"]), max_size=3))
     found = pod(",".join(models), draw(st.sampled_from(["preferred", "required", None])))
+    if draw(st.booleans()):
+        wanted = {"compile-cache": draw(st.sampled_from([*CACHES, "unknown", "No"]))}
+        wanted |= {"compile-user": draw(st.sampled_from(["1", "0", "me", ""]))}
+        for name, value in wanted.items():
+            found["metadata"]["annotations"][f"modelcache.dev/{name}"] = value
+        if draw(st.booleans()):
+            del found["metadata"]["annotations"]["modelcache.dev/model"]
     spec = found["spec"]
     names = draw(st.lists(NAMES, min_size=1, max_size=3, unique=True))
     spec["containers"] = [draw(containers(name)) for name in names]
@@ -82,8 +97,8 @@ def pods(draw: st.DrawFn) -> Object:
         more = draw(st.lists(NAMES.filter(lambda name: name not in names), max_size=2, unique=True))
         spec["initContainers"] = [draw(containers(name)) for name in more]
     if draw(st.booleans()):
-        wanted = draw(st.lists(NAMES, max_size=4, unique=True))
-        spec["volumes"] = [{"name": name, **draw(SOURCES)} for name in wanted]
+        volumes = draw(st.lists(NAMES, max_size=4, unique=True))
+        spec["volumes"] = [{"name": name, **draw(SOURCES)} for name in volumes]
     if draw(st.booleans()):
         required = {"nodeSelectorTerms": draw(TERMS)}
         spec["affinity"] = {
@@ -92,10 +107,21 @@ def pods(draw: st.DrawFn) -> Object:
     return found
 
 
-@given(pods(), st.sampled_from([KNOWN, None]))
-def test_a_second_time_changes_nothing(given_pod: Object, known: dict[str, str] | None) -> None:
-    once = inject(given_pod, known, CONFIG)
-    twice = inject(once.pod, known, CONFIG)
+CONFIGS = st.builds(
+    replace,
+    st.just(CONFIG),
+    level=st.sampled_from([Level.PRIVILEGED, *Level]),
+    native_sidecars=st.booleans(),
+    compile_port=st.sampled_from([8084, 0]),
+)
+
+
+@given(pods(), st.sampled_from([KNOWN, None]), CONFIGS)
+def test_a_second_time_changes_nothing(
+    given_pod: Object, known: dict[str, str] | None, config: Config
+) -> None:
+    once = inject(given_pod, known, config, CACHES)
+    twice = inject(once.pod, known, config, CACHES)
     assert twice.pod == once.pod
     assert twice.warnings == once.warnings
 
@@ -103,13 +129,13 @@ def test_a_second_time_changes_nothing(given_pod: Object, known: dict[str, str] 
 @given(pods())
 def test_the_given_pod_is_not_changed(given_pod: Object) -> None:
     before = copy.deepcopy(given_pod)
-    inject(given_pod, KNOWN, CONFIG)
+    inject(given_pod, KNOWN, CONFIG, CACHES)
     assert given_pod == before
 
 
 @given(pods())
 def test_the_patch_leads_from_the_one_to_the_other(given_pod: Object) -> None:
-    after = inject(given_pod, KNOWN, CONFIG).pod
+    after = inject(given_pod, KNOWN, CONFIG, CACHES).pod
     patch = json.loads(json.dumps(difference(given_pod, after)))
     assert applied(given_pod, patch) == after
 
@@ -120,7 +146,7 @@ def test_every_mount_has_its_volume_and_every_place_one_mount(given_pod: Object)
     everyone = [*spec["containers"], *spec.get("initContainers", ())]
     mounted = {mount["name"] for each in everyone for mount in each.get("volumeMounts", ())}
     before = {volume["name"] for volume in spec.get("volumes", ())}
-    found = inject(given_pod, KNOWN, CONFIG).pod["spec"]
+    found = inject(given_pod, KNOWN, CONFIG, CACHES).pod["spec"]
     names = [volume["name"] for volume in found.get("volumes", ())]
     assert len(set(names)) == len(names)
     titles = [each["name"] for each in [*found["containers"], *found.get("initContainers", ())]]
@@ -139,7 +165,7 @@ def is_ours(name: str) -> bool:
 
 @given(pods())
 def test_what_has_no_name_of_ours_is_as_it_was(given_pod: Object) -> None:
-    found = inject(given_pod, KNOWN, CONFIG).pod
+    found = inject(given_pod, KNOWN, CONFIG, CACHES).pod
     assert found["metadata"] == given_pod["metadata"]
     before, after = given_pod["spec"], found["spec"]
     for field in ("containers", "initContainers"):

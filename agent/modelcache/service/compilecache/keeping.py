@@ -1,0 +1,505 @@
+"""The keeper: has this node's compile caches be as the catalog wants them, round by round.
+
+What `service.reconciling` is for models. A round touches this node's own disk and nothing else:
+whatever may hang (a place, a driver, the API server) is asked in other threads.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Container, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from modelcache.api import CompileCache, Manifest
+from modelcache.api.nodecache import CompileReport, CompileState
+from modelcache.catalog import Catalog, ObjectKey
+from modelcache.compilecache.bundles.signing import TrustedKeys
+from modelcache.compilecache.bundles.trust import Trust
+from modelcache.compilecache.keys.facts import NodeFacts
+from modelcache.compilecache.starts.holding import Holding, InUse
+from modelcache.compilecache.starts.marks import Marks
+from modelcache.compilecache.trees.scanning import Limits as TreeLimits
+from modelcache.errors import BrokenBundle, BrokenContent, ModelCacheError, Untrusted
+from modelcache.planning.compilecaches import (
+    Action,
+    CompileTrial,
+    Discard,
+    Fetch,
+    HeldBundle,
+    Hide,
+    Limits,
+    Look,
+    Need,
+    Publish,
+    Removal,
+    Remove,
+    Show,
+    Stop,
+    idle,
+    plan,
+)
+from modelcache.planning.compiledescribing import Known as Described
+from modelcache.planning.compiledescribing import describe
+from modelcache.planning.placement import selects
+from modelcache.service.compilecache.bundles import Bundles, Known
+from modelcache.service.compilecache.crew import Crew, GoneHere, Job, Result
+from modelcache.service.compilecache.needs import Asked, Needs
+from modelcache.service.compilecache.outbox import Outbox
+from modelcache.service.compilecache.starts import StartBook
+from modelcache.service.compilecache.surroundings import CompileSurroundings
+from modelcache.service.reconciling import Keeping
+from modelcache.transfer import delay
+
+log = structlog.get_logger(__name__)
+
+CYCLE_SECONDS: Final = 10.0
+_EXPLAIN_SECONDS: Final = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What a keeper works on: all of one root."""
+
+    holding: Holding
+    outbox: Outbox
+    marks: Marks
+    starts: StartBook
+
+
+class Keeper:
+    """Keeps compile caches. `cycle` is a task's; the rest may be asked from any thread."""
+
+    def __init__(
+        self,
+        *,
+        holdings: Holdings,
+        crew: Crew,
+        facts: Callable[[Mapping[str, str]], tuple[NodeFacts | None, str]],
+        models: Callable[[], Mapping[str, Manifest]],
+        trusted: Callable[[], TrustedKeys],
+        surroundings: CompileSurroundings,
+        keeping: Keeping,
+        remembered: tuple[CompileReport, ...],
+        stopping: Callable[[], bool],
+        limits: Limits,
+        bundle_limits: TreeLimits,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Nothing is looked at yet.
+
+        Args:
+            holdings, crew: what is on this node, and who brings the rest.
+            facts: what a node with some labels compiles for, or why that is not known.
+            models: the models that are shown on this node.
+            trusted: the keys whose signatures are trusted.
+            surroundings: the cluster.
+            keeping: what becomes of what nothing wants any more.
+            remembered: what was last reported: true until this process knows better.
+            stopping: whether nothing new is to begin.
+            limits: how much may run at once.
+            bundle_limits: of what is taken.
+            clock: seconds since the epoch.
+        """
+        self._holdings = holdings
+        self._crew = crew
+        self._facts = facts
+        self._models = models
+        self._trusted = trusted
+        self._surroundings = surroundings
+        self._keeping = keeping
+        self._stopping = stopping
+        self._limits = limits
+        self._bundle_limits = bundle_limits
+        self._clock = clock
+        self._needs = Needs()
+        self._bundles = Bundles(holdings.holding, holdings.outbox)
+        self._trials: dict[str, CompileTrial] = {}
+        self._explained: dict[str, float] = {}
+        self._idle_since: dict[tuple[str, str], float] = {}
+        self._unwanted: dict[str, float] = {}
+        self._keys = TrustedKeys()
+        self._remembered = {report.name: report for report in remembered}
+        self._mutex = threading.Lock()
+        self._asked: Mapping[str, Asked] = {}
+        self._best: Mapping[str, Known] = {}
+        self._round: tuple[Catalog, Mapping[str, Manifest]] | None = None
+        self._busy: frozenset[str] = frozenset()
+        self._reports: tuple[CompileReport, ...] = remembered
+        self._bytes = 0
+        self.catalog: Catalog | None = None
+        """The catalog in force; None before the first was read."""
+
+    def cycle(self) -> float:
+        """One round: take in results, plan, begin what is to begin, tell.
+
+        Returns:
+            Seconds until the next round is due.
+        """
+        catalog, node = self.catalog, self._surroundings.node()
+        if catalog is None or node is None:
+            return CYCLE_SECONDS
+        wanted = {
+            name: cache
+            for name, cache in catalog.compile_caches.items()
+            if node.labels is None or selects(cache.spec, node.name, node.labels)
+        }
+        facts, why = self._facts(node.labels or {}) if wanted else (None, "")
+        models = self._models()
+        asked = self._needs.of(wanted, facts, why, models)
+        self._turn_to_keys()
+        for result in self._crew.results():
+            self._judge(result, asked)
+        known = self._read(asked)
+        needs = {name: self._need(name, each) for name, each in asked.items()}
+        now = self._clock()
+        held = {name: [each.bundle for each in found] for name, found in known.items()}
+        self._age(needs, held, now)
+        self._trials = {name: trial for name, trial in self._trials.items() if name in needs}
+        running = self._crew.running()
+        planned = plan(
+            needs,
+            held,
+            self._trials,
+            running,
+            now,
+            self._limits,
+            left_behind=self._crew.left_behind(),
+            idle_since=self._idle_since,
+            removal=self._removal(catalog, needs, {*held, *self._holdings.outbox.names()}, now),
+        )
+        if not self._stopping():
+            for action in planned.actions:
+                self._begin(action, asked, needs)
+            if any(isinstance(a, Show | Hide | Discard | Remove) for a in planned.actions):
+                known = self._read(asked)
+        self._tell(catalog, asked, needs, known, facts, planned.waiting)
+        busy = {*self._crew.running(), *planned.waiting}
+        busy |= {name for name, need in needs.items() if need.key and not self._was_tried(name)}
+        with self._mutex:
+            self._round, self._busy = (catalog, models), frozenset(busy)
+        if planned.wake_at is None:
+            return CYCLE_SECONDS
+        return min(CYCLE_SECONDS, max(0.05, planned.wake_at - now))
+
+    # For others
+
+    def asked(self, name: str) -> Asked | None:
+        """An object that selects this node, as of the last round."""
+        with self._mutex:
+            return self._asked.get(name)
+
+    def best(self, name: str) -> Known | None:
+        """The bundle that an object's starts are seeded from, as of the last round."""
+        with self._mutex:
+            return self._best.get(name)
+
+    def reports(self) -> tuple[CompileReport, ...]:
+        """What is to be said of each object, by name."""
+        with self._mutex:
+            return self._reports
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all bundles on this node, as of the last round."""
+        return self._bytes
+
+    @property
+    def settled(self) -> bool:
+        """Whether the last round knew all that is known now, every place was asked, and nothing
+        runs."""
+        with self._mutex:
+            round_, busy, asked = self._round, self._busy, self._asked
+        if round_ is None or round_[0] is not self.catalog or round_[1] != self._models():
+            return False
+        # Without a key for a good reason nothing is to come.
+        return not busy and all(each.key is not None or each.why for each in asked.values())
+
+    # The parts of a round
+
+    def _turn_to_keys(self) -> None:
+        """Begin anew where others are trusted than before: what was refused may be taken now."""
+        keys = self._trusted()
+        if [*keys] != [*self._keys]:
+            self._trials.clear()
+        self._keys = keys
+
+    def _trust(self, cache: CompileCache) -> Trust:
+        return Trust(self._keys, frozenset(cache.spec.bundles.digests))
+
+    def _read(self, asked: Mapping[str, Asked]) -> dict[str, tuple[Known, ...]]:
+        found = self._bundles.read({name: self._trust(each.cache) for name, each in asked.items()})
+        self._bytes = sum(each.held.bytes for known in found.values() for each in known)
+        return found
+
+    def _need(self, name: str, asked: Asked) -> Need:
+        key = asked.key.digest if asked.key is not None else None
+        withdrawn = self._surroundings.withdrawn(name) | frozenset(
+            each.digest for each in self._holdings.starts.withdrawn(name)
+        )
+        return Need(
+            spec=asked.spec,
+            place=asked.place,
+            key=key,
+            published=self._surroundings.published(name, key),
+            withdrawn=withdrawn,
+        )
+
+    def _age(
+        self,
+        needs: Mapping[str, Need],
+        held: Mapping[str, list[HeldBundle]],
+        now: float,
+    ) -> None:
+        useless = {
+            (name, digest)
+            for name, need in needs.items()
+            for digest in idle(need, held.get(name, ()))
+        }
+        self._idle_since = {each: self._idle_since.get(each, now) for each in useless}
+
+    def _removal(
+        self, catalog: Catalog, needed: Container[str], held: set[str], now: float
+    ) -> Removal | None:
+        after = self._keeping.seconds
+        kept = self._surroundings.kept_compile_caches()
+        empty = not catalog.models and not catalog.compile_caches
+        if after is None or (empty and not self._keeping.also_when_empty):
+            self._unwanted.clear()
+            return None
+        self._unwanted = {
+            name: self._unwanted.get(name, now)
+            for name in held
+            if name not in needed and not _is_doubtful(catalog, name)
+        }
+        return Removal(after, self._unwanted, kept) if kept is not None else None
+
+    # Carrying out
+
+    def _begin(self, action: Action, asked: Mapping[str, Asked], needs: Mapping[str, Need]) -> None:
+        """Carry out one action. What fails is this object's failure and no other's."""
+        holding, name = self._holdings.holding, action.name
+        try:
+            match action:
+                case Stop():
+                    self._crew.stop(name)
+                case Show(_, key, digest):
+                    holding.show(name, key, digest)
+                    log.info("bundle.shown", compile_cache=name, digest=digest)
+                case Hide():
+                    holding.hide(name)
+                    log.warning("bundle.hidden", compile_cache=name)
+                case Discard(_, key, digest):
+                    with suppress(InUse):
+                        freed = holding.remove(name, key, digest)
+                        self._holdings.outbox.take(name, digest)
+                        log.info(
+                            "bundle.removed", compile_cache=name, digest=digest, freed_bytes=freed
+                        )
+                case Remove():
+                    with suppress(InUse):
+                        freed = holding.forget(name)
+                        for digest in self._holdings.outbox.of(name):
+                            self._holdings.outbox.take(name, digest)
+                        log.info("compile_cache.removed", compile_cache=name, freed_bytes=freed)
+                case Look() | Fetch() | Publish():
+                    self._start(action, asked[name], needs[name])
+        except (ModelCacheError, OSError) as error:
+            if name not in asked:
+                log.warning("store.failed", compile_cache=name, message=str(error))
+                return
+            self._fail(name, asked[name], error)
+
+    def _start(self, work: Look | Fetch | Publish, asked: Asked, need: Need) -> None:
+        assert asked.key is not None
+        now = self._clock()
+        explain = isinstance(work, Look) and now >= self._explained.get(work.name, 0.0)
+        if explain:
+            self._explained[work.name] = now + _EXPLAIN_SECONDS
+        job = Job(
+            work=work,
+            spec=asked.spec,
+            cache=asked.cache,
+            key=asked.key,
+            trust=self._trust(asked.cache),
+            place=need.place,
+            limits=self._bundle_limits,
+            hinted=need.published,
+            explain=explain,
+        )
+        self._crew.start(job)
+
+    def _judge(self, result: Result, asked: Mapping[str, Asked]) -> None:
+        """Take in the end of a job."""
+        job, error = result.job, result.error
+        name = job.work.name
+        now = asked.get(name)
+        if isinstance(job.work, Publish) and (error is None or _is_final(error)):
+            # Whoever asks for the object now.
+            self._holdings.outbox.take(name, job.work.digest)
+            if error is not None:
+                log.error("bundle.not_published", compile_cache=name, message=str(error))
+                return
+        if now is None or (now.spec, now.key) != (job.spec, job.key):
+            return
+        if error is not None and result.stopped:
+            return
+        trial = self._trial(name, now)
+        if result.looked is not None:
+            looked = result.looked
+            said = looked.nearest or (trial.nearest if not job.explain else "")
+            self._trials[name] = trial.looked(
+                looked.offers, job.hinted, said, self._clock(), looked.refused
+            )
+            for digest, why in looked.refused.items():
+                if digest not in trial.refused:
+                    log.warning("bundle.refused", compile_cache=name, digest=digest, message=why)
+        elif isinstance(job.work, Fetch) and isinstance(error, Untrusted | BrokenBundle):
+            log.warning(
+                "bundle.refused", compile_cache=name, digest=job.work.digest, message=str(error)
+            )
+            self._trials[name] = trial.refuse(job.work.digest, str(error))
+        elif error is not None:
+            self._fail(name, now, error)
+        elif isinstance(job.work, Fetch) and not self._is_here(name, job.work.digest):
+            # Without a pause it would be fetched again and again.
+            lost = ModelCacheError("the bundle that was fetched is not there any more")
+            self._fail(name, now, lost)
+        else:
+            self._trials[name] = trial.succeeded()
+
+    def _was_tried(self, name: str) -> bool:
+        trial = self._trials.get(name)
+        return trial is not None and (trial.looked_at is not None or trial.failures > 0)
+
+    def _is_here(self, name: str, digest: str) -> bool:
+        hexadecimal = digest.removeprefix("sha256:")
+        return any(held.digest == hexadecimal for held in self._holdings.holding.of(name))
+
+    def _trial(self, name: str, asked: Asked) -> CompileTrial:
+        key = asked.key.digest if asked.key is not None else ""
+        trial = self._trials.get(name)
+        if trial is None or (trial.spec, trial.key) != (asked.spec, key):
+            return CompileTrial(asked.spec, key)
+        return trial
+
+    def _fail(self, name: str, asked: Asked, error: BaseException) -> None:
+        self._trials[name] = self._trial(name, asked).failed(error, self._clock(), delay)
+
+    # Telling
+
+    def _tell(
+        self,
+        catalog: Catalog,
+        asked: Mapping[str, Asked],
+        needs: Mapping[str, Need],
+        known: Mapping[str, tuple[Known, ...]],
+        facts: NodeFacts | None,
+        waiting: Container[str],
+    ) -> None:
+        running = self._crew.running()
+        before = {report.name: report for report in self._reports}
+        found = {}
+        for name, need in needs.items():
+            last = self._remembered.get(name)
+            if need.key is None and not asked[name].why and last is not None:
+                found[name] = last  # in a moment it will be known
+                continue
+            mine = known.get(name, ())
+            report = describe(
+                name,
+                need,
+                [each.bundle for each in mine],
+                self._trials.get(name),
+                running.get(name),
+                self._described(name, asked[name], mine, facts),
+                waits=name in waiting,
+            )
+            old = before.get(name)
+            # The same object where nothing is new: who compares later has little to do.
+            found[name] = old if old == report else report
+            self._remembered.pop(name, None)
+        for name, last in list(self._remembered.items()):
+            if name not in needs and _is_doubtful(catalog, name):
+                found[name] = last
+            elif name not in needs:
+                del self._remembered[name]
+        reports = tuple(found[name] for name in sorted(found))
+        shown = {name: each for name, mine in known.items() for each in mine if each.bundle.shown}
+        with self._mutex:
+            self._reports, self._asked, self._best = reports, asked, shown
+        # Last: who reads the log and then asks is to be told the same.
+        for report in reports:
+            _log(report, before.get(report.name))
+
+    def _described(
+        self, name: str, asked: Asked, mine: tuple[Known, ...], facts: NodeFacts | None
+    ) -> Described:
+        starts = self._holdings.starts
+        last_start, last_miss = starts.last(name)
+        return Described(
+            why_no_key=asked.why,
+            accelerator=_accelerator(facts),
+            sizes={each.bundle.digest: each.held.bytes for each in mine},
+            verified=starts.verified(name),
+            withdrawn=starts.withdrawn(name),
+            last_start=last_start,
+            last_miss=last_miss,
+            path=str(self._holdings.holding.layout.compile_cache(name)),
+        )
+
+
+def _is_doubtful(catalog: Catalog, name: str) -> bool:
+    """Whether something that can't be read may be the object."""
+    key = ObjectKey("CompileCache", name)
+    return any(problem.may_be(key) for problem in catalog.problems)
+
+
+def _is_final(error: BaseException) -> bool:
+    """Whether a bundle will never be published: it is broken, or gone."""
+    return isinstance(error, BrokenBundle | BrokenContent | GoneHere)
+
+
+def _accelerator(facts: NodeFacts | None) -> str | None:
+    if facts is None:
+        return None
+    found = facts.accelerator
+    if found.vendor == "cpu":
+        return f"CPU {facts.cpu.arch} {facts.cpu.isa}"
+    return f"{found.product} {found.mig}".strip()
+
+
+def _log(report: CompileReport, before: CompileReport | None) -> None:
+    was = before.digest if before and before.state is CompileState.READY else None
+    if report.state is CompileState.READY and report.digest != was:
+        log.info(
+            "compile_cache.ready",
+            compile_cache=report.name,
+            digest=report.digest,
+            key=(report.key or "")[:12],
+            bytes=report.bytes,
+        )
+    if report.attempts and (before is None or report.attempts != before.attempts):
+        log.warning(
+            "compile_cache.failed",
+            compile_cache=report.name,
+            reason=report.reason,
+            message=report.message,
+            attempts=report.attempts,
+            retry_at=report.retry_at.isoformat() if report.retry_at else None,
+        )
+    elif (
+        report.state is not CompileState.READY
+        and report.message
+        and (before is None or before.message != report.message)
+    ):
+        log.info(
+            "compile_cache.not_ready",
+            compile_cache=report.name,
+            state=report.state.value,
+            message=report.message,
+        )

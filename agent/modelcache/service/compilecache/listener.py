@@ -1,0 +1,278 @@
+"""The listener for pods: HTTP on the node's own address, bounded in everything.
+
+Plain HTTP: the token goes from a pod to its own node, and is good for nobody else (its audience).
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import socketserver
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Final
+
+import structlog
+
+from modelcache.compilecache.pods.protocol import (
+    CAPTURE_HEADER,
+    MAX_DOCUMENT_BYTES,
+    CaptureAnswer,
+    Refusal,
+    read_bundle_path,
+    read_starts_path,
+)
+from modelcache.errors import ModelCacheError, UsageError
+from modelcache.service.compilecache.receiving import Receiving, Refused
+from modelcache.service.endpoints import host_and_port
+
+log = structlog.get_logger(__name__)
+
+_MOST_CONNECTIONS: Final = 32
+_MOST_OF_ONE: Final = 4
+"""Connections of one address: no pod takes all."""
+_QUESTION_SECONDS: Final = 10.0
+"""For a request's head, and for a small body."""
+_SILENCE_SECONDS: Final = 30.0
+_LEAST_A_SECOND: Final = 1024 * 1024
+"""Bytes of an archive that come in a second, at least."""
+_CHECK_SECONDS: Final = 1800.0
+"""For scanning what came."""
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 32
+    receiving: Receiving
+    question_seconds: float
+
+    def __init__(self, *arguments: Any) -> None:
+        self._mutex = threading.Lock()
+        self._deadlines: dict[socket.socket, float] = {}
+        self._hosts: dict[socket.socket, str] = {}
+        self._of: Counter[str] = Counter()
+        super().__init__(*arguments)
+
+    def server_bind(self) -> None:
+        # Not HTTPServer's: it asks the DNS for this host's name, and waits where nobody answers.
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Whether there is room: before a thread is made for it."""
+        with self._mutex:
+            host = client_address[0]
+            full = len(self._deadlines) >= _MOST_CONNECTIONS or self._of[host] >= _MOST_OF_ONE
+            if not full:
+                self._deadlines[request] = time.monotonic() + self.question_seconds
+                self._hosts[request] = host
+                self._of[host] += 1
+        return not full
+
+    def shutdown_request(self, request: Any) -> None:
+        """Called for each connection at its end, also for one that had no room."""
+        with self._mutex:
+            if self._deadlines.pop(request, None) is not None:
+                host = self._hosts.pop(request)
+                self._of[host] -= 1
+                if not self._of[host]:
+                    del self._of[host]
+        super().shutdown_request(request)
+
+    def allow(self, request: socket.socket, seconds: float) -> None:
+        """Give a connection so many seconds from now."""
+        with self._mutex:
+            if request in self._deadlines:
+                self._deadlines[request] = time.monotonic() + seconds
+
+    def service_actions(self) -> None:
+        """Twice a second: end connections whose time is up, however they trickle."""
+        now = time.monotonic()
+        with self._mutex:
+            late = [request for request, until in self._deadlines.items() if until < now]
+        for request in late:
+            with suppress(OSError):  # it has ended meanwhile
+                request.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
+        log.debug("compile.connection.broken", client=str(client_address), exc_info=True)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+    server_version = "modelcache"
+    sys_version = ""
+    timeout = _QUESTION_SECONDS
+    disable_nagle_algorithm = True
+    wbufsize = -1
+
+    def handle_expect_100(self) -> bool:
+        """Not yet: a refusal is to cost no upload."""
+        return True
+
+    def do_PUT(self) -> None:
+        found = read_bundle_path(self.path)
+        if found is None:
+            self._refuse(Refused(404, "NotFound", "there is nothing at this path to put"))
+        else:
+            self._guarded(lambda: self._bundle(*found))
+
+    def do_POST(self) -> None:
+        name = read_starts_path(self.path)
+        if name is None:
+            self._refuse(Refused(404, "NotFound", "there is nothing at this path to post to"))
+        else:
+            self._guarded(lambda: self._start(name))
+
+    def _bundle(self, name: str, digest: str) -> None:
+        # Asking the API server who calls may take some seconds.
+        self.server.allow(self.connection, 2 * _QUESTION_SECONDS)
+        header = self.headers.get(CAPTURE_HEADER, "")
+        ticket = self.server.receiving.admit(name, digest, self._token(), header, self._length())
+        if isinstance(ticket, CaptureAnswer):
+            # What was announced is not read: it can't be taken for the next request.
+            self.close_connection = True
+            self._send(200, ticket.to_document())
+            return
+        expects = self.headers.get("Expect", "").lower() == "100-continue"
+        self.connection.settimeout(_SILENCE_SECONDS)
+        patience = _SILENCE_SECONDS + ticket.size / _LEAST_A_SECOND
+
+        def read(size: int) -> bytes:
+            nonlocal expects
+            if expects:
+                # Only now is there room for it.
+                expects = False
+                self.server.allow(self.connection, patience)
+                self.send_response_only(100)
+                self.end_headers()
+                self.wfile.flush()
+            return self.rfile.read1(size)
+
+        self.server.allow(self.connection, patience + _CHECK_SECONDS)
+        answer = self.server.receiving.take(ticket, read)
+        self._send(201, answer.to_document())
+
+    def _start(self, name: str) -> None:
+        length = self._length()
+        if length is None or length > MAX_DOCUMENT_BYTES:
+            raise Refused(413, "TooLarge", f"a start has at most {MAX_DOCUMENT_BYTES} bytes")
+        token = self._token()
+        if self.headers.get("Expect", "").lower() == "100-continue":
+            self.send_response_only(100)
+            self.end_headers()
+            self.wfile.flush()
+        body = self.rfile.read(length)
+        self.server.allow(self.connection, 2 * _QUESTION_SECONDS)
+        self.server.receiving.start(name, token, body)
+        self.send_response(204)
+        self.end_headers()
+
+    def _token(self) -> str:
+        kind, _, token = self.headers.get("Authorization", "").partition(" ")
+        if kind.lower() != "bearer" or not token.strip():
+            raise Refused(401, "NotAuthenticated", "a service-account token is wanted (Bearer)")
+        return token.strip()
+
+    def _length(self) -> int | None:
+        text = self.headers.get("Content-Length", "")
+        return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None
+
+    def _guarded(self, answer: Callable[[], None]) -> None:
+        try:
+            answer()
+        except Refused as refused:
+            self._refuse(refused)
+        except ModelCacheError as error:
+            self._refuse(Refused(503, "Failed", str(error), retry_after=30))
+        except TimeoutError:
+            self.close_connection = True
+        except Exception:
+            # The request's outermost line: who asks is told, and so is who reads the log.
+            log.exception("compile.request.failed")
+            why = "failed; the agent's log says why"
+            self._refuse(Refused(500, "Internal", why, retry_after=60))
+        # For the next request of this connection.
+        self.connection.settimeout(_QUESTION_SECONDS)
+        self.server.allow(self.connection, self.server.question_seconds)
+
+    def _refuse(self, refused: Refused) -> None:
+        # What follows was not read, or not all of it.
+        self.close_connection = True
+        self.server.receiving.refused(refused)
+        refusal = Refusal(reason=refused.word, message=str(refused)[:1024])
+        log.info(
+            "compile.request.refused",
+            client=str(self.client_address[0]),
+            status=refused.status,
+            reason=refused.word,
+            message=str(refused)[:1024],
+        )
+        self._send(refused.status, refusal.to_document(), refused.retry_after)
+
+    def _send(self, status: int, document: dict[str, Any], retry_after: int | None = None) -> None:
+        body = json.dumps(document).encode() + b"\n"
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        if retry_after is not None:
+            self.send_header("Retry-After", str(retry_after))
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
+        log.debug("compile.request", line=format % args)
+
+
+class Listener:
+    """Answers pods, in threads of its own."""
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        receiving: Receiving,
+        question_seconds: float = _QUESTION_SECONDS,
+    ) -> None:
+        """Listen. `question_seconds`: how long a request's head may take.
+
+        Raises:
+            UsageError: the address can't be had.
+        """
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        server_class = type("_FamilyServer", (_Server,), {"address_family": family})
+        try:
+            self._server: _Server = server_class(address, _Handler)
+        except OSError as error:
+            raise UsageError(
+                f"can't listen on {host_and_port(address)}: {error.strerror or error};"
+                " set --compile-listen"
+            ) from error
+        self._server.receiving = receiving
+        self._server.question_seconds = question_seconds
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, name="compile-listener", daemon=True
+        )
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens; the port that was given for port 0."""
+        host, port = self._server.server_address[:2]
+        return str(host), int(port)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop listening."""
+        if self._thread.is_alive():
+            self._server.shutdown()
+        self._server.server_close()

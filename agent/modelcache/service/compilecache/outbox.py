@@ -1,0 +1,49 @@
+"""Bundles that were made on this node and are not at their place yet: a note for each, durable."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Final
+
+from modelcache.store.durable import Durable, disk_errors
+from modelcache.store.layout import Layout
+from modelcache.store.paths import children
+
+_FOLDER: Final = "outbox"
+
+
+class Outbox:
+    """The notes below one root. Safe for threads."""
+
+    def __init__(self, layout: Layout, durable: Durable) -> None:
+        self._folder = layout.ingest / _FOLDER
+        self._durable = durable
+
+    def put(self, name: str, digest: str) -> None:
+        """Note that a bundle of a compile cache is to be published. Before it is shown.
+
+        Raises:
+            InsufficientDisk: the disk is full.
+        """
+        with disk_errors():
+            self._durable.make_directory(self._folder / name)
+            content = json.dumps({"digest": digest}).encode() + b"\n"
+            self._durable.write_file(self._path(name, digest), content)
+
+    def of(self, name: str) -> frozenset[str]:
+        """Digests (`sha256:…`) of the bundles of a compile cache that are to be published."""
+        found = children(self._folder / name)
+        return frozenset(f"sha256:{path.stem}" for path in found if path.suffix == ".json")
+
+    def names(self) -> list[str]:
+        """The compile caches that have any."""
+        return [path.name for path in children(self._folder)]
+
+    def take(self, name: str, digest: str) -> None:
+        """It was published, or never will be."""
+        self._durable.unlink(self._path(name, digest))
+        self._durable.remove_if_empty(self._folder / name)
+
+    def _path(self, name: str, digest: str) -> Path:
+        return self._folder / name / f"{digest.removeprefix('sha256:')}.json"

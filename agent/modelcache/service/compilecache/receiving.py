@@ -1,0 +1,410 @@
+"""What pods bring: a capture becomes a signed bundle of this node, if who brings it may.
+
+Everything that can be refused is refused before a byte of the archive comes. Then it is received to
+a place that nobody sees, digested on the way, scanned as whoever unpacks it will (`bundles.
+unpacking`), signed, and put among this node's bundles together with the note that it is to be
+published. What crashes in between leaves nothing that anybody would seed from.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from modelcache import __version__
+from modelcache.api import CompileCache
+from modelcache.cluster.callers import Caller
+from modelcache.cluster.client import Object
+from modelcache.compilecache.bundles.local import ENVELOPE_NAME, archive_name
+from modelcache.compilecache.bundles.signing import SigningKey, envelope_bytes
+from modelcache.compilecache.bundles.statement import Producer, Statement
+from modelcache.compilecache.bundles.unpacking import check
+from modelcache.compilecache.keys.parts import Key
+from modelcache.compilecache.pods.protocol import CaptureAnswer, CaptureDocument, StartDocument
+from modelcache.compilecache.starts.holding import Holding
+from modelcache.compilecache.trees.scanning import Limits as TreeLimits
+from modelcache.errors import (
+    AuthFailed,
+    BrokenBundle,
+    ClusterError,
+    InsufficientDisk,
+    ModelCacheError,
+    RateLimited,
+    UsageError,
+)
+from modelcache.service.compilecache.bundles import Known
+from modelcache.service.compilecache.metrics import CompileMetrics
+from modelcache.service.compilecache.needs import Asked
+from modelcache.service.compilecache.outbox import Outbox
+from modelcache.service.compilecache.starts import StartBook
+from modelcache.store.reservations import Space
+from modelcache.transfer import Cancel
+
+log = structlog.get_logger(__name__)
+
+UNPACKED_TIMES: Final = 4
+"""A bundle may have so many times its archive's limit in it."""
+_MOST_UPLOADS: Final = 2
+_PART_BYTES: Final = 1024 * 1024
+
+
+class Refused(ModelCacheError):
+    """What a pod asks is not done.
+
+    Attributes:
+        status: of HTTP.
+        word: why, as one CamelCase word.
+        retry_after: seconds after which it may be asked again; None: never.
+    """
+
+    def __init__(
+        self, status: int, word: str, message: str, *, retry_after: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.word = word
+        self.retry_after = retry_after
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """Who may come in, and what is known here.
+
+    Attributes:
+        identify: the caller of a token; raises as `cluster.callers.Callers.identify`.
+        pod: a pod of this node by namespace and name, as `cluster.inuse.keep_use` keeps it.
+        node: this node's name.
+        asked: an object with this node's key.
+        best: the bundle that starts are seeded from, or would be.
+        signing_key: signs what is taken; None: nothing is.
+    """
+
+    identify: Callable[[str], Caller]
+    pod: Callable[[str, str], Object | None]
+    node: str
+    asked: Callable[[str], Asked | None]
+    best: Callable[[str], Known | None]
+    signing_key: Callable[[], SigningKey | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A capture that may come: nothing of it was read yet."""
+
+    name: str
+    cache: CompileCache
+    key: Key
+    capture: CaptureDocument
+    caller: Caller
+    signing_key: SigningKey
+    after: datetime | None
+    """When the bundle was made that this one replaces."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the archive."""
+        return self.capture.archive.size
+
+
+class Receiving:
+    """Answers pods. Safe for threads."""
+
+    def __init__(
+        self,
+        door: Door,
+        *,
+        holding: Holding,
+        outbox: Outbox,
+        starts: StartBook,
+        space: Space,
+        max_bytes: int,
+        cancel: Cancel,
+        on_change: Callable[[], None],
+        metrics: CompileMetrics,
+    ) -> None:
+        """`max_bytes` of an archive; `on_change` is called when there is a new bundle."""
+        self._door = door
+        self._holding = holding
+        self._outbox = outbox
+        self._starts = starts
+        self._space = space
+        self._max_bytes = max_bytes
+        self._cancel = cancel
+        self._on_change = on_change
+        self._metrics = metrics
+        self._room = threading.BoundedSemaphore(_MOST_UPLOADS)
+        self._mutex = threading.Lock()
+        self._receiving: set[str] = set()
+
+    def refused(self, refusal: Refused) -> None:
+        """Count what was refused."""
+        self._metrics.refused(refusal.word)
+
+    # Bundles
+
+    def admit(
+        self, name: str, digest: str, token: str, header: str, length: int | None
+    ) -> Ticket | CaptureAnswer:
+        """Whether a capture may come; or what is known instead.
+
+        Args:
+            name: the CompileCache.
+            digest: of the archive, as the path has it.
+            token: the caller's.
+            header: the CaptureDocument's.
+            length: bytes that are to come; None: not said.
+
+        Raises:
+            Refused
+        """
+        caller, _ = self._caller(token)
+        asked = self._asked(name)
+        spec = asked.cache.spec
+        who = caller.namespace, caller.service_account
+        if who not in [(p.namespace, p.service_account) for p in spec.publishers]:
+            raise Refused(
+                403,
+                "NotAPublisher",
+                f"{caller.namespace}/{caller.service_account} is not among the publishers of"
+                f" {name}: its object's spec.publishers says who is",
+            )
+        signing_key = self._door.signing_key()
+        if signing_key is None:
+            raise Refused(
+                403, "NoSigningKey", "this node's agent has no signing key (--signing-key)"
+            )
+        capture = self._capture(header, digest, length)
+        self._check_origin(caller, asked, capture)
+        if asked.key is None:
+            why = asked.why or "this node's key is not known yet"
+            raise Refused(503, "KeyUnknown", why, retry_after=30)
+        best = self._door.best(name)
+        if best is not None and best.statement is not None:
+            statement = best.statement
+            same = statement.archive.digest == digest
+            # Somebody was first: with the whole of it, or with what has grown since the seed.
+            if same or capture.seeded != statement.digest:
+                return CaptureAnswer(
+                    digest=statement.digest, known=True, message="there is a bundle already"
+                )
+        after = best.statement.created_at if best and best.statement else None
+        return Ticket(name, asked.cache, asked.key, capture, caller, signing_key, after)
+
+    def take(self, ticket: Ticket, read: Callable[[int], bytes]) -> CaptureAnswer:
+        """Receive, scan, sign and keep.
+
+        Args:
+            ticket: from `admit`.
+            read: gives at most so many bytes of the archive; none at its end.
+
+        Raises:
+            Refused
+            OSError: what reading raises, or the disk.
+        """
+        with self._turn(ticket.name):
+            try:
+                with (
+                    self._space.reserve(ticket.size, files=2, what=f"a bundle of {ticket.name}"),
+                    self._holding.staging() as staging,
+                ):
+                    return self._take(ticket, read, staging)
+            except InsufficientDisk as error:
+                raise Refused(507, "InsufficientDisk", str(error)) from error
+
+    def _take(self, ticket: Ticket, read: Callable[[int], bytes], staging: Path) -> CaptureAnswer:
+        archive = staging / archive_name(ticket.capture.archive)
+        _receive(ticket, read, archive)
+        statement = self._statement(ticket)
+        try:
+            envelope = envelope_bytes(ticket.signing_key.sign(statement))
+            limits = TreeLimits(bytes=UNPACKED_TIMES * self._max_bytes)
+            check(archive, statement, limits=limits, cancel=self._cancel)
+        except BrokenBundle as error:
+            log.warning(
+                "bundle.refused",
+                compile_cache=ticket.name,
+                caller=str(ticket.caller),
+                message=str(error),
+            )
+            raise Refused(422, "Unsafe", str(error)) from error
+        (staging / ENVELOPE_NAME).write_bytes(envelope)
+        # First the note: a bundle without one would never be published.
+        self._outbox.put(ticket.name, statement.digest)
+        self._holding.add(staging, ticket.name, ticket.key.digest, statement.digest)
+        log.info(
+            "bundle.received",
+            compile_cache=ticket.name,
+            digest=statement.digest,
+            bytes=ticket.size,
+            caller=str(ticket.caller),
+        )
+        self._metrics.received(ticket.name, ticket.size)
+        self._on_change()
+        return CaptureAnswer(digest=statement.digest)
+
+    def _statement(self, ticket: Ticket) -> Statement:
+        now = datetime.now(UTC).replace(microsecond=0)
+        if ticket.after is not None:
+            # The newest is seeded from: not before the one that it grew from, whatever the clocks
+            # of two nodes say.
+            now = max(now, ticket.after + timedelta(seconds=1))
+        caller, capture = ticket.caller, ticket.capture
+        return Statement(
+            name=ticket.name,
+            key=ticket.key,
+            archive=capture.archive,
+            engine_hashes=capture.engine_hashes,
+            producer=Producer(
+                version=__version__,
+                node=self._door.node,
+                pod=f"{caller.namespace}/{caller.pod}",
+                service_account=f"{caller.namespace}/{caller.service_account}",
+            ),
+            evidence=capture.evidence,
+            created_at=now,
+        )
+
+    def _capture(self, header: str, digest: str, length: int | None) -> CaptureDocument:
+        try:
+            capture = CaptureDocument.from_header(header)
+        except UsageError as error:
+            raise Refused(400, "Malformed", str(error)) from error
+        archive = capture.archive
+        if archive.digest != digest:
+            raise Refused(400, "Malformed", "the path and the capture name different archives")
+        if length is None:
+            raise Refused(411, "LengthRequired", "say how long the archive is (Content-Length)")
+        if length != archive.size:
+            raise Refused(400, "Malformed", f"the archive has {archive.size} bytes, not {length}")
+        if length > self._max_bytes or archive.bytes > UNPACKED_TIMES * self._max_bytes:
+            raise Refused(
+                413,
+                "TooLarge",
+                f"{length} bytes, {archive.bytes} unpacked, are more than --max-bundle-size allows"
+                f" ({self._max_bytes}, {UNPACKED_TIMES} times as much unpacked)",
+            )
+        evidence = capture.evidence
+        if evidence.load_failures or evidence.save_failures:
+            raise Refused(422, "LoadFailed", "the start could not load or save all of its cache")
+        if evidence.loaded and not evidence.compiled:
+            raise Refused(422, "OnlyLoaded", "the start has compiled nothing")
+        return capture
+
+    def _check_origin(self, caller: Caller, asked: Asked, capture: CaptureDocument) -> None:
+        """That it was captured from the engine that the object describes."""
+        engine = asked.cache.spec.engine
+        if capture.cache_dir != engine.cache_dir:
+            raise Refused(
+                409,
+                "OtherDirectory",
+                f"it was captured below {capture.cache_dir}, and the object says"
+                f" {engine.cache_dir}: engines note absolute paths",
+            )
+        pod = self._door.pod(caller.namespace, caller.pod) or {}
+        image = engine.image.rpartition("@")[2]
+        if image not in pod.get("images", ()):
+            raise Refused(
+                409,
+                "OtherImage",
+                f"no container of the pod has the image {engine.image} of the object",
+            )
+
+    @contextmanager
+    def _turn(self, name: str) -> Iterator[None]:
+        """One upload at a time for an object, and few in all."""
+        with self._mutex:
+            if name in self._receiving or not self._room.acquire(blocking=False):
+                raise Refused(503, "Busy", "others bring bundles at this moment", retry_after=15)
+            self._receiving.add(name)
+        try:
+            yield
+        finally:
+            with self._mutex:
+                self._receiving.discard(name)
+                self._room.release()
+
+    # Starts
+
+    def start(self, name: str, token: str, body: bytes) -> None:
+        """Note how a start went.
+
+        Raises:
+            Refused
+        """
+        caller, pod = self._caller(token)
+        self._asked(name)
+        if pod.get("compile") != name:
+            raise Refused(403, "OtherCache", f"the pod doesn't ask for the compile cache {name}")
+        try:
+            start = StartDocument.read(body)
+            self._starts.note(name, start, caller.pod_uid)
+        except UsageError as error:
+            raise Refused(400, "Malformed", str(error)) from error
+        except InsufficientDisk as error:
+            raise Refused(507, "InsufficientDisk", str(error)) from error
+        self._metrics.started(name, start, self._cold_seconds(name, start.digest))
+
+    def _cold_seconds(self, name: str, digest: str | None) -> float | None:
+        best = self._door.best(name)
+        if best is None or best.statement is None or best.statement.digest != digest:
+            return None
+        return best.statement.evidence.compile_seconds
+
+    # Who
+
+    def _caller(self, token: str) -> tuple[Caller, Object]:
+        """The caller, and its pod, which runs on this node."""
+        try:
+            caller = self._door.identify(token)
+        except AuthFailed as error:
+            raise Refused(401, "NotAuthenticated", str(error)) from error
+        except RateLimited as error:
+            after = int(error.retry_after or 5)
+            raise Refused(429, "Busy", str(error), retry_after=after) from error
+        except ClusterError as error:
+            log.warning("caller.unknown", message=str(error))
+            why = "the API server can't be asked who you are"
+            raise Refused(503, "Unavailable", why, retry_after=15) from error
+        pod = self._door.pod(caller.namespace, caller.pod)
+        here = pod is not None and pod.get("uid") == caller.pod_uid and not pod.get("ended")
+        if pod is None or not here or caller.node not in ("", self._door.node):
+            raise Refused(
+                403,
+                "OtherNode",
+                f"the pod {caller.namespace}/{caller.pod} is not known to run on this node",
+            )
+        return caller, pod
+
+    def _asked(self, name: str) -> Asked:
+        asked = self._door.asked(name)
+        if asked is None:
+            raise Refused(404, "UnknownCache", f"no CompileCache {name} selects this node")
+        return asked
+
+
+def _receive(ticket: Ticket, read: Callable[[int], bytes], archive: Path) -> None:
+    """Write what comes, and nothing beyond what was announced."""
+    hashing, left = sha256(), ticket.size
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(archive, flags, 0o600), "wb") as file:
+        while left:
+            part = read(min(left, _PART_BYTES))
+            if not part:
+                raise Refused(400, "Incomplete", f"the archive ended {left} bytes too early")
+            hashing.update(part)
+            file.write(part)
+            left -= len(part)
+    found = f"sha256:{hashing.hexdigest()}"
+    if found != ticket.capture.archive.digest:
+        raise Refused(
+            422, "ChecksumMismatch", f"what came is {found}, not {ticket.capture.archive.digest}"
+        )

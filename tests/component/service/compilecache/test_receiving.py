@@ -1,0 +1,390 @@
+"""What pods may bring, over HTTP: each refusal with its reason, and nothing of it stays."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from modelcache.api import CompileCache
+from modelcache.cluster.callers import Caller
+from modelcache.compilecache.bundles.local import LocalBundle
+from modelcache.compilecache.bundles.signing import SigningKey, TrustedKeys
+from modelcache.compilecache.bundles.trust import Trust
+from modelcache.compilecache.engines.evidence import Evidence
+from modelcache.compilecache.starts.holding import Holding
+from modelcache.compilecache.starts.marks import Marks
+from modelcache.errors import AuthFailed, ClusterError, RateLimited
+from modelcache.service.compilecache.bundles import Bundles, Known
+from modelcache.service.compilecache.listener import Listener
+from modelcache.service.compilecache.metrics import CompileMetrics
+from modelcache.service.compilecache.needs import Asked
+from modelcache.service.compilecache.outbox import Outbox
+from modelcache.service.compilecache.receiving import Door, Receiving
+from modelcache.service.compilecache.starts import StartBook
+from modelcache.store import Store
+from modelcache.store.durable import Durable
+from modelcache.transfer import Cancel
+from tests.component.service.compilecache.place import IMAGE_DIGEST, compile_cache
+from tests.component.service.compilecache.pods import (
+    Answered,
+    capture,
+    everything_below,
+    put,
+    start,
+    tell,
+)
+from tests.support.bundles import a_bundle, a_key, noise
+
+MAX_BYTES = 2_000_000
+ONLY_LOADED = Evidence(source="files", loaded=3)
+NOT_ALL_LOADED = Evidence(source="files", compiled=1, load_failures=1)
+
+
+class Node:
+    """One node's listener; what the cluster would say is set by the test."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        store = Store(folder / "root")
+        self.root = store.layout.root
+        durable = Durable(store.layout.scratch)
+        self.holding = Holding(store.layout, durable)
+        self.outbox = Outbox(store.layout, durable)
+        self.marks = Marks(store.layout, durable)
+        self.starts = StartBook(self.holding, self.marks)
+        self.signing: SigningKey | None = SigningKey.generate()
+        self.caller: Caller | Exception = Caller("default", "engine", "p", "uid-p", "n1")
+        self.pods: dict[str, dict[str, Any]] = {
+            "default/p": {"uid": "uid-p", "images": [IMAGE_DIGEST], "compile": "tiny"}
+        }
+        publishers = [{"namespace": "default", "serviceAccount": "engine"}]
+        cache = CompileCache.from_document(compile_cache("file:///nowhere", publishers=publishers))
+        self.asked = {"tiny": Asked(cache, "spec", a_key())}
+        self.registry = CollectorRegistry()
+        self.news = threading.Event()
+        receiving = Receiving(
+            Door(
+                identify=self._identify,
+                pod=lambda namespace, name: self.pods.get(f"{namespace}/{name}"),
+                node="n1",
+                asked=lambda name: self.asked.get(name),
+                best=self.best,
+                signing_key=lambda: self.signing,
+            ),
+            holding=self.holding,
+            outbox=self.outbox,
+            starts=self.starts,
+            space=store.space,
+            max_bytes=MAX_BYTES,
+            cancel=Cancel(),
+            on_change=self.news.set,
+            metrics=CompileMetrics(self.registry, lambda: ()),
+        )
+        self.listener = Listener(("127.0.0.1", 0), receiving, question_seconds=2.0)
+        self.listener.start()
+        self.before = everything_below(self.root)
+        self._numbers = iter(range(1000))
+
+    def _identify(self, token: str) -> Caller:
+        if token != "token":
+            raise AuthFailed("no such token")
+        if isinstance(self.caller, Exception):
+            raise self.caller
+        return self.caller
+
+    def best(self, name: str) -> Known | None:
+        assert self.signing is not None
+        trust = Trust(TrustedKeys(self.signing.public))
+        known = Bundles(self.holding, self.outbox).read({name: trust}).get(name, ())
+        return next((each for each in known if each.bundle.shown), None)
+
+    def bundle(self, content: bytes = b"a") -> LocalBundle:
+        return a_bundle(self.folder / f"b{next(self._numbers)}", content)
+
+    def put(self, bundle: LocalBundle | None = None, name: str = "tiny", **more: Any) -> Answered:
+        return put(self.listener.address, name, bundle or self.bundle(), **more)
+
+    def tell(self, *arguments: Any, **more: Any) -> Answered:
+        return tell(self.listener.address, "tiny", *arguments, **more)
+
+    def metric(self, name: str, **labels: str) -> float:
+        return self.registry.get_sample_value(name, labels) or 0.0
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    found = Node(tmp_path)
+    yield found
+    found.listener.close()
+
+
+def test_what_a_publisher_brings_is_signed_and_kept_and_is_to_be_published(node: Node) -> None:
+    bundle = node.bundle()
+    answer = node.put(bundle)
+    assert answer.status == 201
+    assert answer.continued
+    digest = answer.document["digest"]
+    (held,) = node.holding.of("tiny")
+    assert f"sha256:{held.digest}" == digest
+    taken = LocalBundle.open(held.directory)
+    assert node.signing is not None
+    statement = Trust(TrustedKeys(node.signing.public)).admit(taken.envelope_bytes)
+    assert statement.key == a_key()
+    assert statement.archive == bundle.statement.archive
+    assert statement.producer.pod == "default/p"
+    assert statement.producer.service_account == "default/engine"
+    assert statement.producer.node == "n1"
+    assert taken.archive.read_bytes() == bundle.archive.read_bytes()
+    assert node.outbox.of("tiny") == {digest}
+    assert node.news.is_set()
+    size = node.metric("modelcache_compile_received_bytes_total", compile_cache="tiny")
+    assert size == bundle.statement.archive.size
+
+
+# Refused before a byte of the archive comes
+
+
+def an_api_server_that_is_away(node: Node) -> None:
+    node.caller = ClusterError("away")
+
+
+def too_many_tokens(node: Node) -> None:
+    node.caller = RateLimited("many")
+
+
+def a_pod_of_another_node(node: Node) -> None:
+    node.pods.clear()
+
+
+def a_pod_that_was_made_anew(node: Node) -> None:
+    node.pods["default/p"]["uid"] = "another"
+
+
+def a_pod_that_has_ended(node: Node) -> None:
+    node.pods["default/p"]["ended"] = True
+
+
+def a_pod_that_the_server_says_is_elsewhere(node: Node) -> None:
+    node.caller = Caller("default", "engine", "p", "uid-p", "n2")
+
+
+def no_publisher(node: Node) -> None:
+    node.caller = Caller("default", "other", "p", "uid-p", "n1")
+
+
+def a_publishers_name_in_another_namespace(node: Node) -> None:
+    node.caller = Caller("elsewhere", "engine", "p", "uid-p", "n1")
+    node.pods["elsewhere/p"] = node.pods["default/p"]
+
+
+def no_signing_key(node: Node) -> None:
+    node.signing = None
+
+
+def another_image(node: Node) -> None:
+    node.pods["default/p"]["images"] = [f"sha256:{'0' * 64}"]
+
+
+def a_key_that_is_not_known(node: Node) -> None:
+    node.asked["tiny"] = replace(node.asked["tiny"], key=None, why="the model is not here")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "status", "reason"),
+    [
+        (an_api_server_that_is_away, 503, "Unavailable"),
+        (too_many_tokens, 429, "Busy"),
+        (a_pod_of_another_node, 403, "OtherNode"),
+        (a_pod_that_was_made_anew, 403, "OtherNode"),
+        (a_pod_that_has_ended, 403, "OtherNode"),
+        (a_pod_that_the_server_says_is_elsewhere, 403, "OtherNode"),
+        (no_publisher, 403, "NotAPublisher"),
+        (a_publishers_name_in_another_namespace, 403, "NotAPublisher"),
+        (no_signing_key, 403, "NoSigningKey"),
+        (another_image, 409, "OtherImage"),
+        (a_key_that_is_not_known, 503, "KeyUnknown"),
+    ],
+)
+def test_who_may_not_is_refused_before_a_byte_comes(
+    node: Node, prepare: Callable[[Node], None], status: int, reason: str
+) -> None:
+    prepare(node)
+    refused(node, node.put(), status, reason)
+
+
+def said(node: Node, **more: Any) -> Answered:
+    """What is said of a bundle is wrong."""
+    bundle = node.bundle()
+    return node.put(bundle, said=capture(bundle, **more))
+
+
+@pytest.mark.parametrize(
+    ("ask", "status", "reason"),
+    [
+        (lambda n: n.put(token="x"), 401, "NotAuthenticated"),
+        (lambda n: n.put(headers={"Authorization": ""}), 401, "NotAuthenticated"),
+        (lambda n: n.put(name="other"), 404, "UnknownCache"),
+        (lambda n: said(n, cache_dir="/tmp"), 409, "OtherDirectory"),
+        (lambda n: said(n, evidence=ONLY_LOADED), 422, "OnlyLoaded"),
+        (lambda n: said(n, evidence=NOT_ALL_LOADED), 422, "LoadFailed"),
+        (lambda n: n.put(headers={"Modelcache-Capture": "e30="}), 400, "Malformed"),
+        (lambda n: n.put(said=capture(n.bundle(b"other"))), 400, "Malformed"),
+        (lambda n: n.put(headers={"Content-Length": "1"}), 400, "Malformed"),
+        (lambda n: n.put(headers={"Content-Length": ""}), 411, "LengthRequired"),
+        (lambda n: n.put(n.bundle(noise(MAX_BYTES + 1))), 413, "TooLarge"),
+    ],
+    ids=str,
+)
+def test_what_can_not_be_taken_is_refused_before_a_byte_comes(
+    node: Node, ask: Callable[[Node], Answered], status: int, reason: str
+) -> None:
+    refused(node, ask(node), status, reason)
+
+
+def refused(node: Node, answer: Answered, status: int, reason: str) -> None:
+    assert (answer.status, answer.reason) == (status, reason), answer.document
+    assert not answer.continued
+    assert ("Retry-After" in answer.headers) == (status in (429, 503))
+    assert everything_below(node.root) == node.before
+    assert node.metric("modelcache_compile_refused_total", reason=reason) == 1
+
+
+# Refused after it came
+
+
+def test_other_bytes_than_announced_leave_nothing(node: Node) -> None:
+    bundle = node.bundle()
+    body = bytearray(bundle.archive.read_bytes())
+    body[-1] ^= 1
+    answer = node.put(bundle, body=bytes(body))
+    assert (answer.status, answer.reason) == (422, "ChecksumMismatch")
+    assert everything_below(node.root) == node.before
+
+
+def test_an_archive_that_is_none_leaves_nothing(node: Node) -> None:
+    bundle = node.bundle()
+    lying = bundle.statement.archive.model_copy(update={"manifest": f"sha256:{'5' * 64}"})
+    answer = node.put(bundle, said=capture(bundle, archive=lying))
+    assert (answer.status, answer.reason) == (422, "Unsafe")
+    assert everything_below(node.root) == node.before
+
+
+def test_a_pod_that_dies_in_the_middle_leaves_nothing(node: Node) -> None:
+    bundle = node.bundle(noise(1_000_000))
+    put(node.listener.address, "tiny", bundle, die_after=1000)
+    deadline = time.monotonic() + 25
+    while everything_below(node.root) != node.before and time.monotonic() < deadline:
+        node.news.wait(0.05)
+    assert everything_below(node.root) == node.before
+
+
+# Who comes second
+
+
+def test_the_first_cold_start_wins(node: Node) -> None:
+    first = node.put(node.bundle(b"one"))
+    (held,) = node.holding.of("tiny")
+    node.holding.show("tiny", held.key, held.digest)
+    second = node.put(node.bundle(b"two"))
+    assert second.status == 200
+    assert not second.continued
+    assert second.document["known"] is True
+    assert second.document["digest"] == first.document["digest"]
+
+
+def test_what_has_grown_from_what_is_shown_is_a_new_generation_and_newer(node: Node) -> None:
+    first = node.put(node.bundle(b"one"))
+    (held,) = node.holding.of("tiny")
+    node.holding.show("tiny", held.key, held.digest)
+    bundle = node.bundle(b"more")
+    grown = capture(bundle, seeded=first.document["digest"])
+    assert node.put(bundle, said=grown).status == 201
+    statements = {
+        LocalBundle.open(each.directory).statement.created_at for each in node.holding.of("tiny")
+    }
+    assert len(statements) == 2
+    other = node.bundle(b"less")
+    strange = capture(other, seeded=f"sha256:{'9' * 64}")
+    assert node.put(other, said=strange).status == 200
+
+
+# Starts
+
+
+def test_a_hit_verifies_and_counts_what_it_saved(node: Node) -> None:
+    digest = node.put().document["digest"]
+    (held,) = node.holding.of("tiny")
+    node.holding.show("tiny", held.key, held.digest)
+    answer = node.tell(start(digest, compile_milliseconds=2_500))
+    assert answer.status == 204
+    assert node.starts.verified("tiny") == {digest}
+    last, miss = node.starts.last("tiny")
+    assert last is not None
+    assert (last.result, miss) == ("Hit", None)
+    saved = node.metric("modelcache_compile_seconds_saved_total", compile_cache="tiny")
+    assert saved == pytest.approx(37.5)
+
+
+def test_three_pods_that_can_not_load_it_withdraw_it_and_one_pod_can_not(node: Node) -> None:
+    digest = node.put().document["digest"]
+    failing = start(digest, "Miss", failures=2, reason="LoadFailed", message="can't be loaded")
+    for _ in range(5):
+        assert node.tell(failing).status == 204
+    assert node.starts.withdrawn("tiny") == ()
+    for name in ("p2", "p3"):
+        node.caller = Caller("default", "engine", name, f"uid-{name}", "n1")
+        node.pods[f"default/{name}"] = {"uid": f"uid-{name}", "images": [], "compile": "tiny"}
+        assert node.tell(failing).status == 204
+    (gone,) = node.starts.withdrawn("tiny")
+    assert gone.digest == digest
+    assert gone.key == a_key().digest
+    missed = {"compile_cache": "tiny", "result": "Miss", "reason": "LoadFailed"}
+    assert node.metric("modelcache_compile_starts_total", **missed) == 7
+
+
+def test_a_start_is_believed_to_who_asked_for_the_cache_only(node: Node) -> None:
+    node.pods["default/p"]["compile"] = "another"
+    answer = node.tell(start(None))
+    assert (answer.status, answer.reason) == (403, "OtherCache")
+    node.pods["default/p"]["compile"] = "tiny"
+    assert node.tell(b"{}").status == 400
+    assert node.tell(b" " * 300_000).status == 413
+    assert node.starts.last("tiny") == (None, None)
+
+
+# The listener
+
+
+def test_one_address_has_few_connections_and_silence_ends_them(node: Node) -> None:
+    with ExitStack() as stack:
+        opened = [
+            stack.enter_context(socket.create_connection(node.listener.address, timeout=0.1))
+            for _ in range(8)
+        ]
+        assert sum(map(is_closed, opened)) == 4
+        # One byte now and then keeps none open beyond its time.
+        survivor = next(each for each in opened if not is_closed(each))
+        began = time.monotonic()
+        while not is_closed(survivor) and time.monotonic() - began < 10:
+            with suppress(OSError):
+                survivor.sendall(b"G")
+        assert time.monotonic() - began < 8
+    assert node.put().status == 201
+
+
+def is_closed(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1) == b""
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
