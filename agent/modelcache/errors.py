@@ -180,6 +180,10 @@ class NotQuiet(TreeChanged):
     """A compile cache is not complete yet, or changed while it was captured."""
 
 
+class NotCaptured(ModelCacheError):
+    """What a start left in its compile cache is not to be captured, now or later."""
+
+
 class AcceleratorUnknown(ModelCacheError):
     """Which accelerator the machine computes on can't be told, or there are several kinds of them:
     a compile cache for one is none for the other."""

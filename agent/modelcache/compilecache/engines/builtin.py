@@ -31,7 +31,14 @@ _TRITON: Final = CacheRoot(
     "triton",
     defaults=("$TRITON_HOME/.triton/cache", "~/.triton/cache"),
 )
+_EXTENSIONS: Final = CacheRoot(
+    "torch-extensions",
+    "TORCH_EXTENSIONS_DIR",
+    "torch-extensions",
+    defaults=("$XDG_CACHE_HOME/torch_extensions", "~/.cache/torch_extensions"),
+)
 _KERNELS: Final = (
+    _EXTENSIONS,
     # FlashInfer itself adds .cache/flashinfer/<version>/<arch>.
     CacheRoot(
         "flashinfer",
@@ -58,12 +65,6 @@ _KERNELS: Final = (
         "CUTE_DSL_CACHE_DIR",
         "cute-dsl",
         defaults=("/tmp/$USER/cutlass_python_cache",),  # noqa: S108
-    ),
-    CacheRoot(
-        "torch-extensions",
-        "TORCH_EXTENSIONS_DIR",
-        "torch-extensions",
-        defaults=("$XDG_CACHE_HOME/torch_extensions", "~/.cache/torch_extensions"),
     ),
 )
 _DEEPGEMM: Final = CacheRoot(
@@ -107,9 +108,7 @@ _VLLM: Final = Engine(
 _SGLANG: Final = Engine(
     "sglang",
     (
-        CacheRoot(
-            "sglang", "SGLANG_CACHE_DIR", "sglang", defaults=("~/.cache/sglang",), drop=("logs/",)
-        ),
+        CacheRoot("sglang", "SGLANG_CACHE_DIR", "sglang", defaults=("~/.cache/sglang",)),
         _INDUCTOR,
         _TRITON,
         *_KERNELS,
@@ -130,7 +129,7 @@ _SGLANG: Final = Engine(
 
 _TORCH: Final = Engine(
     "torch",
-    (_INDUCTOR, _TRITON, _KERNELS[-1]),
+    (_INDUCTOR, _TRITON, _EXTENSIONS),
     # On by default since 2.4 and 2.6; older ones keep nothing on the disk without them.
     settings=MappingProxyType(
         {"TORCHINDUCTOR_FX_GRAPH_CACHE": "1", "TORCHINDUCTOR_AUTOGRAD_CACHE": "1"}

@@ -103,6 +103,17 @@ def test_the_pods_address_where_the_factors_of_then_are_not_known() -> None:
     assert missed(env={"POD_IP": "10.0.0.7"}).reason is MissReason.UNKNOWN
 
 
+def test_the_pods_address_where_the_environment_is_not_known() -> None:
+    before, after = factors(env__VLLM_HOST_IP="a"), factors(env__VLLM_HOST_IP="b")
+    assert missed(before=before, after=after).reason is MissReason.POD_ADDRESS
+
+
+def test_factors_that_are_known_to_be_the_same_are_not_suspected() -> None:
+    same = factors(config_hash="a")
+    for env in ({"VLLM_HOST_IP": "10.0.0.7"}, {"HF_HUB_OFFLINE": "1"}):
+        assert missed(before=same, after=same, env=env).reason is MissReason.UNKNOWN
+
+
 def test_the_home_directory() -> None:
     verdict = missed(
         before=factors(env__VLLM_XLA_CACHE_PATH="a", config_hash="c"),
@@ -174,7 +185,9 @@ def test_the_engine_says_that_its_cache_is_elsewhere() -> None:
     assert verdict.reason is MissReason.CACHE_ELSEWHERE
     assert "/root/.cache/vllm/torch_compile_cache/ab" in verdict.message
     inside = f"{CACHE_DIR}/vllm/torch_compile_cache/ab"
-    assert missed(log(compiled=1, cache_dirs=(inside,))).reason is MissReason.UNKNOWN
+    for directories in ((inside,), (inside, "/root/.cache/flashinfer")):
+        verdict = missed(log(compiled=1, cache_dirs=directories))
+        assert verdict.reason is MissReason.UNKNOWN
 
 
 def test_a_cache_elsewhere_by_its_files() -> None:

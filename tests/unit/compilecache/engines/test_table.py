@@ -92,6 +92,8 @@ def test_captured_of_vllm(path: str) -> None:
         "torch-extensions/py312_cu128/x/lock",
         "flashinfer/.cache/flashinfer/0.6.1/90a/flashinfer_jit.lock",
         "flashinfer/something else",
+        "flashinfer/else/.cache/flashinfer/x",
+        "vllm/else/torch_compile_cache/x",
         "inductor/ab/__pycache__/cabc.cpython-312.pyc",
         "inductor/ab/.nfs000000000001",
         "deep-gemm/tmp/0f",
