@@ -39,14 +39,19 @@ class DaemonProcess:
     """The event that tells where its endpoints are."""
 
     def __init__(
-        self, command: str, *flags: str | Path, env: Mapping[str, str] | None = None
+        self,
+        command: str,
+        *flags: str | Path,
+        env: Mapping[str, str] | None = None,
+        listens: bool = True,
     ) -> None:
+        usual = ["--listen", "127.0.0.1:0", "--log-format", "json"] if listens else []
         self.events: list[dict[str, Any]] = []
         self.output: list[str] = []
         self._news = threading.Condition()
         self._ended = False
         self.process = subprocess.Popen(
-            [COMMAND, command, "--listen", "127.0.0.1:0", "--log-format", "json", *flags],
+            [COMMAND, command, *usual, *flags],
             env={**os.environ, **(env or {})},
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,

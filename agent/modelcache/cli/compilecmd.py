@@ -26,6 +26,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "run": ("compilestarts:run", "Run an engine with its compile cache."),
     "explain": ("compileexplain:explain_cache", "Why a start was seeded, or not."),
     # In pods.
+    "seed": ("podcaches:seed", "Fill a pod's cache directory."),
+    "capture": ("podcaches:capture", "Capture a pod's compile cache."),
 }
 """Each command of the group: the module below `cli` and the function there, and what it does in a
 few words."""

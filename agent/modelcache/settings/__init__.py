@@ -5,6 +5,7 @@ The descriptions are the help texts of the flags.
 """
 
 from modelcache.settings.agent import AgentSettings
+from modelcache.settings.compilepods import CaptureSettings, SeedSettings
 from modelcache.settings.controller import ControllerSettings
 from modelcache.settings.shared import (
     ClusterSettings,
@@ -23,12 +24,14 @@ __all__ = [
     "AUTOSCALERS_STARTUP_TAINTS",
     "STARTUP_TAINT",
     "AgentSettings",
+    "CaptureSettings",
     "CleanupSettings",
     "ClusterSettings",
     "ControllerSettings",
     "FetchSettings",
     "LogSettings",
     "PrepareSettings",
+    "SeedSettings",
     "StoreSettings",
     "TuneSettings",
     "WarmSettings",

@@ -24,6 +24,8 @@ PROGRAMS = {
     "TuneSettings": "tune",
     "CleanupSettings": "cleanup",
     "WarmSettings": "warm",
+    "SeedSettings": "compile seed",
+    "CaptureSettings": "compile capture",
 }
 
 

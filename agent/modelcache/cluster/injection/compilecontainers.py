@@ -158,14 +158,16 @@ def _security(user: User, selinux: Any) -> Object:
 def _variables(wanted: Wanted, *, seeding: bool = False, stays: bool = False) -> list[Object]:
     values = {
         environment.NAME: wanted.name,
-        environment.ENGINE: wanted.engine,
         environment.CACHE_DIR: wanted.cache_dir,
         environment.WORK: environment.WORK_AT,
     }
     if seeding:
         values[environment.BUNDLES] = environment.BUNDLES_AT
+        if wanted.size:
+            values[environment.SIZE] = wanted.size
         return [_value(*pair) for pair in values.items()]
     values |= {
+        environment.ENGINE: wanted.engine,
         environment.RANKS: str(wanted.ranks),
         environment.HEALTH: wanted.health,
         environment.PUBLISH: _yes(wanted.publishes),

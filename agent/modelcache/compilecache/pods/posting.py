@@ -36,10 +36,13 @@ from modelcache.transfer.cancelling import Cancel
 
 CHUNK_BYTES: Final = 1 << 20
 _CONNECT_SECONDS: Final = 5.0
-_ANSWER_SECONDS: Final = 120.0
-"""The agent scans the whole archive, signs it, and publishes it before it answers."""
+_SILENCE_SECONDS: Final = 60.0
+"""How long the agent may take nothing, or say nothing to a question."""
+_CHECK_SECONDS: Final = 1800.0
+"""How long it may say nothing once it has an archive: it scans all of it before it answers."""
 _CONTINUE_SECONDS: Final = 30.0
 """How long the agent may take to say whether it wants the archive: it asks the API server first."""
+_REST_SECONDS: Final = 2.0
 _MAX_ANSWER_BYTES: Final = 64 * 1024
 _MAX_HEAD_BYTES: Final = 16 * 1024
 _MAX_TOKEN_BYTES: Final = 64 * 1024
@@ -90,6 +93,7 @@ class Agent:
             self._begin(connection, "PUT", path, headers, size)
             if _is_wanted(connection.sock):
                 _send(connection, file.read, size, cancel)
+                connection.sock.settimeout(_CHECK_SECONDS)
             body = _answer(connection)
         cancel.check()
         try:
@@ -120,7 +124,7 @@ class Agent:
         try:
             with _told():
                 connection.connect()
-                connection.sock.settimeout(_ANSWER_SECONDS)
+                connection.sock.settimeout(_SILENCE_SECONDS)
             with cancel.calling(lambda: _shut(connection.sock)):
                 yield connection
         except Unavailable:
@@ -196,7 +200,6 @@ def _is_wanted(connection: socket.socket) -> bool:
         Unavailable
     """
     end = time.monotonic() + _CONTINUE_SECONDS
-    seen = b""
     while (left := end - time.monotonic()) > 0:
         with _told():
             ready, _, _ = select.select([connection], [], [], left)
@@ -205,18 +208,18 @@ def _is_wanted(connection: socket.socket) -> bool:
             head = connection.recv(_MAX_HEAD_BYTES, socket.MSG_PEEK)
         if not head:
             raise Unavailable("the agent closed the connection")
-        if head[:12] != b"HTTP/1.1 100"[: len(head)]:
+        if head[:12] != b"HTTP/1.1 100"[: len(head)] or len(head) == _MAX_HEAD_BYTES:
             return False
         length = head.find(b"\r\n\r\n") + 4
         if length > 3:
             with _told():
                 connection.recv(length)
             return True
-        if len(head) == _MAX_HEAD_BYTES:
-            return False
-        if head == seen:
-            time.sleep(0.01)  # the rest of the line is on its way
-        seen = head
+        # The rest is on its way, or never comes, which looking can't tell.
+        end = min(end, time.monotonic() + _REST_SECONDS)
+        time.sleep(0.01)
+    else:
+        raise Unavailable("the agent's answer ends before it says anything")
     return True
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -22,12 +21,6 @@ from tests.support.compileagent import TOKEN, Answer, CompileAgent, refusal
 
 CONTENT = bytes(range(256)) * 20_000  # 5 MB: several chunks, and more than sockets hold
 DIGEST = f"sha256:{'b' * 64}"
-
-
-@pytest.fixture
-def agent(tmp_path: Path) -> Iterator[CompileAgent]:
-    with CompileAgent(tmp_path) as found:
-        yield found
 
 
 @pytest.fixture
@@ -187,7 +180,12 @@ def test_a_hanging_agent_holds_nobody_up_who_is_stopped(
 ) -> None:
     agent.hangs, agent.knows_expect = True, knows_expect
     cancel = Cancel()
-    threading.Thread(target=lambda: (agent.asked.wait(20), cancel.set()), daemon=True).start()
+
+    def stop() -> None:
+        agent.asked.wait(20)
+        cancel.set()
+
+    threading.Thread(target=stop, daemon=True).start()
     began = time.monotonic()
     with pytest.raises(Cancelled):
         agent.client.publish("llama", capture, archive, cancel)

@@ -103,7 +103,6 @@ def test_the_whole_of_it() -> None:
         "securityContext": SECURITY,
         "env": [
             {"name": "MODELCACHE_COMPILE_NAME", "value": "llama"},
-            {"name": "MODELCACHE_COMPILE_ENGINE", "value": "vllm"},
             {"name": "MODELCACHE_COMPILE_CACHE_DIR", "value": "/cache"},
             {"name": "MODELCACHE_COMPILE_WORK", "value": "/modelcache/work"},
             {"name": "MODELCACHE_COMPILE_BUNDLES", "value": "/modelcache/compile"},
@@ -129,9 +128,9 @@ def test_the_whole_of_it() -> None:
         "securityContext": SECURITY,
         "env": [
             {"name": "MODELCACHE_COMPILE_NAME", "value": "llama"},
-            {"name": "MODELCACHE_COMPILE_ENGINE", "value": "vllm"},
             {"name": "MODELCACHE_COMPILE_CACHE_DIR", "value": "/cache"},
             {"name": "MODELCACHE_COMPILE_WORK", "value": "/modelcache/work"},
+            {"name": "MODELCACHE_COMPILE_ENGINE", "value": "vllm"},
             {"name": "MODELCACHE_COMPILE_RANKS", "value": "2"},
             {"name": "MODELCACHE_COMPILE_HEALTH", "value": "http://:8000/health"},
             {"name": "MODELCACHE_COMPILE_PUBLISH", "value": "true"},
@@ -140,8 +139,8 @@ def test_the_whole_of_it() -> None:
             {"name": "MODELCACHE_COMPILE_TOKEN_FILE", "value": "/modelcache/token/token"},
             field("MODELCACHE_HOST_IP", "status.hostIP"),
             field("MODELCACHE_POD_IP", "status.podIP"),
-            field("MODELCACHE_POD_NAME", "metadata.name"),
-            field("MODELCACHE_POD_NAMESPACE", "metadata.namespace"),
+            field("POD_NAME", "metadata.name"),
+            field("POD_NAMESPACE", "metadata.namespace"),
         ],
         "resources": RESOURCES,
         "volumeMounts": [
@@ -324,6 +323,7 @@ def test_a_limit_of_the_cache() -> None:
     given = compiling(Size="20Gi")
     spec = injected(given)
     assert spec["volumes"][0] == {"name": "modelcache-compile", "emptyDir": {"sizeLimit": "20Gi"}}
+    assert variables(container(spec, "seed"))["MODELCACHE_COMPILE_SIZE"] == "20Gi"
     # Another one later is the one that counts.
     spec = injected({**compiling(Size="30Gi"), "spec": spec})
     assert spec["volumes"][0]["emptyDir"] == {"sizeLimit": "30Gi"}
