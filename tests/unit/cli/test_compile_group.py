@@ -61,7 +61,7 @@ def test_each_command_is_a_function(name: str) -> None:
     assert found.callback is not None
 
 
-@pytest.mark.parametrize("name", [*({"key", "seed"} & compilecmd.COMMANDS.keys())])
+@pytest.mark.parametrize("name", ["key", "seed"])
 def test_who_asks_no_place_and_no_cluster_waits_for_none(name: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", LOADED.format(["compile", name, "--help"])],
