@@ -310,7 +310,6 @@ class _Waiting:
             return str(error)
         if not quiet:
             return f"waiting until nothing changes for {self._patience.quiet:g} s"
-        self._look.news(tree)
         return None
 
     def disturbed(self, error: NotQuiet) -> str:

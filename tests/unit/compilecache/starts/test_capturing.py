@@ -102,6 +102,12 @@ def test_a_start_that_only_loaded_or_failed_is_not_captured(
     assert not into.exists()
 
 
+def test_a_start_that_loaded_a_part_and_compiled_the_rest_is(cache_dir: Path, into: Path) -> None:
+    evidence = Evidence(source="log", compiled=1, loaded=2)
+    with capture(VLLM, cache_dir, into=into, evidence=evidence) as captured:
+        assert captured.evidence == evidence
+
+
 def test_a_cache_that_is_not_complete_is_not_captured(cache_dir: Path, into: Path) -> None:
     with pytest.raises(NotQuiet, match="only 1 of 2 ranks"):
         capture(VLLM, cache_dir, into=into, evidence=COLD, ranks=2)
@@ -132,6 +138,10 @@ def test_other_users_files_are_left_out_and_why_nothing_is_left_is_told(
 ) -> None:
     with pytest.raises(NotQuiet, match=r"nothing was compiled.*belongs to another user"):
         capture(VLLM, cache_dir, into=into, evidence=COLD, owner=12345)
+    index = next(cache_dir.rglob("model"))
+    os.chown(index, 12345, 12345)
+    with pytest.raises(NotQuiet, match="belongs to another user"):
+        capture(VLLM, cache_dir, into=into, evidence=COLD)
     for file in cache_dir.rglob("*"):
         os.chown(file, 12345, 12345)
     with capture(VLLM, cache_dir, into=into, evidence=COLD, owner=12345) as captured:
@@ -141,6 +151,7 @@ def test_other_users_files_are_left_out_and_why_nothing_is_left_is_told(
 def test_limits_hold(cache_dir: Path, into: Path) -> None:
     with pytest.raises(TreeTooLarge):
         capture(VLLM, cache_dir, into=into, evidence=COLD, limits=Limits(files=3))
+    assert not into.exists()
 
 
 def _at(monkeypatch: pytest.MonkeyPatch, name: str, act: Callable[[], object]) -> None:
@@ -176,9 +187,12 @@ def test_a_file_that_changes_while_it_is_copied_is_not_captured(
     assert os.listdir(into) == []
 
 
-def test_a_capture_can_be_cancelled(cache_dir: Path, into: Path) -> None:
+def test_a_capture_can_be_cancelled(
+    cache_dir: Path, into: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cancel = Cancel()
-    cancel.set()
+    _at(monkeypatch, "copy_tree", cancel.set)
+    _at(monkeypatch, "hashes_of", lambda: pytest.fail("all of it was copied"))
     with pytest.raises(Cancelled):
         capture(VLLM, cache_dir, into=into, evidence=COLD, cancel=cancel)
     assert os.listdir(into) == []
@@ -322,7 +336,12 @@ class TestWatch:
     def test_a_start_that_only_loaded_ends_it_at_once(self, cache_dir: Path, into: Path) -> None:
         loaded = Evidence(source="log", ready=True, loaded=1)
         with pytest.raises(NotCaptured, match="only loaded"):
-            self.watch(cache_dir, into, evidence=lambda: loaded)
+            self.watch(
+                cache_dir,
+                into,
+                evidence=lambda: loaded,
+                patience=replace(IMPATIENT, quiet=1e9, settle=0),
+            )
 
     def test_quiet_without_anything_new_ends_it(self, tmp_path: Path, into: Path) -> None:
         seed(bundle_of(tmp_path / "made", {"inductor/a.py": b"1"}), tmp_path / "seeded")
