@@ -133,19 +133,24 @@ def test_links_are_left_out_and_told(cache_dir: Path, into: Path) -> None:
 
 
 @pytest.mark.root
-def test_other_users_files_are_left_out_and_why_nothing_is_left_is_told(
-    cache_dir: Path, into: Path
-) -> None:
-    with pytest.raises(NotQuiet, match=r"nothing was compiled.*belongs to another user"):
+def test_a_cache_with_other_users_files_is_not_captured(cache_dir: Path, into: Path) -> None:
+    with pytest.raises(NotCaptured, match=r"belongs to another user than the engine's \(12345\)"):
         capture(VLLM, cache_dir, into=into, evidence=COLD, owner=12345)
-    index = next(cache_dir.rglob("model"))
-    os.chown(index, 12345, 12345)
-    with pytest.raises(NotQuiet, match="belongs to another user"):
+    os.chown(next(cache_dir.rglob("model")), 12345, 12345)
+    with pytest.raises(NotCaptured, match="model belongs to another user"):
         capture(VLLM, cache_dir, into=into, evidence=COLD)
     for file in cache_dir.rglob("*"):
         os.chown(file, 12345, 12345)
     with capture(VLLM, cache_dir, into=into, evidence=COLD, owner=12345) as captured:
         assert captured.facts.files == 4
+
+
+def test_a_cache_of_which_a_part_can_be_in_no_bundle_is_not_captured(
+    cache_dir: Path, into: Path
+) -> None:
+    put(cache_dir, "vllm/torch_compile_cache/a\nb")
+    with pytest.raises(NotCaptured, match="has a name that can't be used"):
+        capture(VLLM, cache_dir, into=into, evidence=COLD)
 
 
 def test_limits_hold(cache_dir: Path, into: Path) -> None:
