@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Callable
@@ -337,6 +338,29 @@ class TestWatch:
         with pytest.raises(NotCaptured, match="within 100 s: waiting until nothing changes"):
             self.watch(cache_dir, into, patience=patience, evidence=evidence, clock=lambda: now)
         assert 400 <= now <= 500
+
+    @pytest.mark.parametrize(("slowness", "pause"), [(0.0, 5.0), (1.0, 20.0), (100.0, 45.0)])
+    def test_slow_looks_are_further_apart_but_twice_in_a_window(
+        self, cache_dir: Path, into: Path, slowness: float, pause: float
+    ) -> None:
+        waits = list[float]()
+
+        class Noting(Cancel):
+            def wait(self, seconds: float) -> None:
+                waits.append(seconds)
+                self.set()
+                self.check()
+
+        with pytest.raises(Cancelled):
+            self.watch(
+                cache_dir,
+                into,
+                evidence=lambda: replace_ready(False),
+                patience=Patience(ready=1e9),
+                cancel=Noting(),
+                clock=itertools.count(0, slowness).__next__,
+            )
+        assert waits == [pause]
 
     def test_a_start_that_only_loaded_ends_it_at_once(self, cache_dir: Path, into: Path) -> None:
         loaded = Evidence(source="log", ready=True, loaded=1)
