@@ -23,13 +23,14 @@ from modelcache.origins import OriginSettings
 from modelcache.planning.compilecaches import Limits
 from modelcache.service.clusterside import ClusterSide
 from modelcache.service.compilecache.crew import Crew
+from modelcache.service.compilecache.door import Door
 from modelcache.service.compilecache.facts import Facts
 from modelcache.service.compilecache.keeping import Holdings, Keeper
 from modelcache.service.compilecache.keyring import Keyring
 from modelcache.service.compilecache.listener import Listener
 from modelcache.service.compilecache.metrics import CompileMetrics
 from modelcache.service.compilecache.outbox import Outbox
-from modelcache.service.compilecache.receiving import UNPACKED_TIMES, Door, Receiving
+from modelcache.service.compilecache.receiving import UNPACKED_TIMES, Receiving
 from modelcache.service.compilecache.starts import StartBook
 from modelcache.service.compilecache.surroundings import AloneWithCaches
 from modelcache.service.heartbeats import Task
