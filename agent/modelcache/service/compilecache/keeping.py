@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -168,7 +168,7 @@ class Keeper:
             self._limits,
             left_behind=self._crew.left_behind(),
             idle_since=self._idle_since,
-            removal=self._removal(catalog, needs, {*held, *self._holdings.outbox.names()}, now),
+            removal=self._removal(catalog, needs, held, now),
         )
         if not self._stopping():
             for action in planned.actions:
@@ -265,7 +265,7 @@ class Keeper:
         self._idle_since = {each: self._idle_since.get(each, now) for each in useless}
 
     def _removal(
-        self, catalog: Catalog, needed: Container[str], held: set[str], now: float
+        self, catalog: Catalog, needed: Container[str], held: Iterable[str], now: float
     ) -> Removal | None:
         after = self._keeping.seconds
         kept = self._surroundings.kept_compile_caches()

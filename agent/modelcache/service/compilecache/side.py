@@ -87,7 +87,8 @@ class CompileSide:
         self._holding = holding
         self._keys = Keyring(settings.trusted_keys, settings.signing_key)
         facts = Facts(self.wake)
-        outbox, marks = Outbox(store.layout, durable), Marks(store.layout, durable)
+        self._outbox = outbox = Outbox(store.layout, durable)
+        marks = Marks(store.layout, durable)
         starts = StartBook(holding, marks, remembered, self.wake)
         self._crew = Crew(
             open_place=self._open_place,
@@ -159,6 +160,8 @@ class CompileSide:
     def sweep(self) -> None:
         """Remove what hands and crashes left."""
         self._holding.sweep()
+        held = {(each.name, f"sha256:{each.digest}") for each in self._holding.all()}
+        self._outbox.sweep(held)
 
     def start(self, cancel: Cancel) -> None:
         """Begin, until `cancel` is set."""
