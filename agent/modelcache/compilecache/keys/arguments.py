@@ -96,6 +96,7 @@ _BEGINNERS: Final = {
 }
 _PROGRAMS: Final = {*SERVERS, *SHELLS, *_BEGINNERS, "env", "torchrun"}
 _WORDS: Final = 64
+_QUOTED: Final = re.compile(r"'[^']*'")
 _NO_SIMPLE_COMMAND: Final = re.compile(r"[;&|<>()$`\\\n*?\[\]{}#~!]")
 
 
@@ -284,11 +285,13 @@ def _begun(argv: list[str]) -> list[str] | None:
 
 
 def _simple_command(script: str) -> list[str]:
-    """The words of a script that is one command and nothing more; else its digest for all of it."""
-    if not _NO_SIMPLE_COMMAND.search(script):
-        try:
-            words = shlex.split(script)
-        except ValueError:
-            return [_END, hidden(script)]
-        return ["env", *words] if words and _ASSIGNMENT.match(words[0]) else words
-    return [_END, hidden(script)]
+    """The words of a script that is one command, on one line or continued on others, and nothing
+    more; else its digest for all of it."""
+    line = script.strip().replace("\\\n", " ")
+    if _NO_SIMPLE_COMMAND.search(_QUOTED.sub("", line)):
+        return [_END, hidden(script)]
+    try:
+        words = shlex.split(line)
+    except ValueError:
+        return [_END, hidden(script)]
+    return ["env", *words] if words and _ASSIGNMENT.match(words[0]) else words

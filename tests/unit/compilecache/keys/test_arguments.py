@@ -157,6 +157,14 @@ def test_the_program(line: str, program: str) -> None:
     assert program_of(shlex.split(line)) == program
 
 
+def test_a_script_with_continued_lines_and_quotes() -> None:
+    script = "exec vllm serve org/model \\\n  --extra '{\"a\": [1]}' \\\n  --port 80\n"
+    found = read_arguments("vllm", ["sh", "-c", script])
+    assert (found.model, found.normal) == ("org/model", ('--extra={"a":[1]}',))
+    for more in ("\nrm x", " > y", " 'a'$(b)", " '", "\\'$x'"):
+        assert read_arguments("vllm", ["sh", "-c", f"vllm serve org/model{more}"]).model == ""
+
+
 def test_what_the_line_puts_into_the_environment_counts() -> None:
     argv = ["env", "VLLM_X=1", f"HF_TOKEN={SECRET}", "vllm", "serve", "org/model", "--a=b"]
     found = read_arguments("vllm", argv)
