@@ -81,6 +81,14 @@ def test_a_program_that_serves_nobody_is_judged_when_it_has_finished() -> None:
     assert verdict.result is Result.UNKNOWN
 
 
+def test_files_are_not_called_graphs() -> None:
+    seen = Evidence(source="files", ready=True, loaded=300, compiled=2)
+    assert "(2 files compiled, 300 loaded)" in missed(seen, new_files=2).message
+    seen = Evidence(source="files", ready=True, loaded=300)
+    assert "loaded 300 files from" in missed(seen, new_files=0).message
+    assert "loaded 1 graph from" in missed(log(loaded=1)).message
+
+
 def test_seconds_are_the_engines() -> None:
     assert missed().compile_seconds == 40.0
 
