@@ -13,6 +13,8 @@ import os
 import resource
 import signal
 import time
+from importlib import import_module
+from typing import Any
 
 
 def main() -> None:
@@ -22,8 +24,7 @@ def main() -> None:
     parser.add_argument("--serve", action="store_true")
     chosen = parser.parse_args()
 
-    import torch
-
+    torch: Any = import_module("torch")
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = _transformer(torch, chosen.layers, chosen.width)
@@ -45,7 +46,7 @@ def main() -> None:
         signal.sigwait({signal.SIGTERM, signal.SIGINT})
 
 
-def _transformer(torch, layers, width):  # type: ignore[no-untyped-def]  # torch is not here
+def _transformer(torch: Any, layers: int, width: int) -> Any:
     """Pre-norm blocks with attention and an MLP; attention written out, so that it is compiled."""
     nn = torch.nn
 
@@ -56,7 +57,7 @@ def _transformer(torch, layers, width):  # type: ignore[no-untyped-def]  # torch
             self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
             self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
-        def forward(self, x):  # type: ignore[no-untyped-def]
+        def forward(self, x: Any) -> Any:
             batch, tokens, _ = x.shape
             heads, depth = 4, width // 4
             parts = self.qkv(self.before(x)).view(batch, tokens, 3, heads, depth)
@@ -68,10 +69,8 @@ def _transformer(torch, layers, width):  # type: ignore[no-untyped-def]  # torch
     return nn.Sequential(*(Block() for _ in range(layers))).eval()
 
 
-def _counters():  # type: ignore[no-untyped-def]
-    from torch._dynamo.utils import counters
-
-    return counters["inductor"].items()
+def _counters() -> Any:
+    return import_module("torch._dynamo.utils").counters["inductor"].items()
 
 
 def _cpu_seconds() -> float:

@@ -23,6 +23,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "pull": ("compileplaces:pull", "Fetch a bundle from a place."),
     "ls": ("compileplaces:list_place", "List the bundles of a place."),
     # Starts.
+    "run": ("compilestarts:run", "Run an engine with its compile cache."),
+    "explain": ("compileexplain:explain_cache", "Why a start was seeded, or not."),
     # In pods.
     "seed": ("podcaches:seed", "Fill a pod's cache directory."),
     "capture": ("podcaches:capture", "Capture a pod's compile cache."),

@@ -16,7 +16,7 @@ from modelcache.cli.manifests import read_manifests
 from modelcache.cli.options import Output, Root, open_store
 from modelcache.cli.output import Format, print_json, print_table
 from modelcache.compilecache.keys.arguments import SERVERS, program_of
-from modelcache.compilecache.keys.differing import Difference, differences, nearest
+from modelcache.compilecache.keys.differing import Difference, nearest
 from modelcache.compilecache.keys.facts import from_labels, from_machine, machine_cpu
 from modelcache.compilecache.keys.making import key_of_command, key_of_object
 from modelcache.compilecache.keys.models import (
@@ -82,7 +82,7 @@ def key(
     labels = _labels(node_labels) if node_labels else None
     if file is not None:
         facts = from_machine() if labels is None else from_labels(labels, machine_cpu())
-        cache, model = _object(file, name, root)
+        cache, model = read_object(file, name, root)
         found = key_of_object(cache, facts, model, node_rank=node_rank)
     else:
         assert command is not None
@@ -144,13 +144,10 @@ def diff(
 
 
 def _nearest(one: Named, others: list[Named]) -> tuple[Named, Named, tuple[Difference, ...]]:
-    same = next((each for each in others if each.key.digest == one.key.digest), None)
-    if same is not None:
-        return one, same, ()
     found = nearest(one.key, (each.key for each in others))
     assert found is not None  # read_keys gives one at least
     other = next(each for each in others if each.key is found[0])
-    return one, other, differences(one.key, other.key)
+    return one, other, found[1]
 
 
 def _plain(difference: Difference) -> dict[str, str]:
@@ -176,7 +173,7 @@ def _rows(found: Key) -> list[list[str]]:
     return rows
 
 
-def _object(file: Path, name: str, root: Path | None) -> tuple[CompileCache, ModelIdentity]:
+def read_object(file: Path, name: str, root: Path | None) -> tuple[CompileCache, ModelIdentity]:
     """The object in a file, and its model, as far as that or this machine's cache knows it.
 
     Raises:

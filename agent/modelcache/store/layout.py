@@ -112,6 +112,11 @@ class Layout:
         return self.root / "ingest" / "compile.lock"
 
     @property
+    def captures(self) -> Path:
+        """Compile caches being captured; made by who captures, and cleaned by the next."""
+        return self.ingest / "captures"
+
+    @property
     def keys(self) -> Path:
         """This machine's own signing key."""
         return self.root / "keys"

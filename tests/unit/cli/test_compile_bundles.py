@@ -11,8 +11,8 @@ from modelcache.compilecache.bundles.local import LocalBundle
 from modelcache.compilecache.bundles.signing import SigningKey
 from modelcache.compilecache.bundles.unpacking import unpack
 from tests.support.archives import everything_below, grow, key
+from tests.support.mcv import VLLM, below, image
 from tests.unit.cli.conftest import Command
-from tests.unit.compilecache.bundles.test_mcv import VLLM, below, image
 
 TREE = "vllm/torch_compile_cache/0123456789/rank_0_0/backbone"
 FILES = {

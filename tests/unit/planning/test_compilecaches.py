@@ -7,7 +7,6 @@ import pytest
 from modelcache.api import CompileCache
 from modelcache.errors import AuthFailed, OriginUnavailable
 from modelcache.planning.compilecaches import (
-    CompileTrial,
     Discard,
     Fetch,
     HeldBundle,
@@ -15,7 +14,6 @@ from modelcache.planning.compilecaches import (
     Limits,
     Look,
     Need,
-    Offer,
     Publish,
     Removal,
     Remove,
@@ -26,6 +24,7 @@ from modelcache.planning.compilecaches import (
     plan,
     spec_digest,
 )
+from modelcache.planning.compiletrials import CompileTrial, Offer
 from modelcache.transfer import delay
 
 KEY, OTHER = "a" * 64, "b" * 64
@@ -169,6 +168,20 @@ def test_another_spec_or_key_begins_anew() -> None:
 def test_work_for_another_spec_or_key_is_stopped() -> None:
     running = {"c": Running(Look("c"), "spec", OTHER, "file:///place")}
     assert plan({"c": need()}, {}, {}, running, NOW).actions == (Stop("c"),)
+
+
+def test_work_goes_on_while_the_key_is_not_known_for_a_moment() -> None:
+    running = {"c": Running(Fetch("c", NEW), "spec", KEY, "file:///place")}
+    assert plan({"c": need(None)}, {}, {}, running, NOW).actions == ()
+
+
+def test_a_fetch_waits_for_its_permit_and_holds_no_other_up() -> None:
+    needs = {"c": need(), "d": need()}
+    trials = {"c": looked(NEW), "d": looked(OLD)}
+    found = plan(needs, {}, trials, {}, NOW, Limits(moving=1), permitted={OLD})
+    assert found.actions == (Fetch("d", OLD),)
+    assert found.waiting == {"c"}
+    assert found.unpermitted == (NEW,)
 
 
 def test_what_is_idle_is_deleted_after_a_while_and_never_what_is_shown() -> None:

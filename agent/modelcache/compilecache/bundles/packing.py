@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
+from io import FileIO
 from pathlib import Path
 from typing import IO, Final, Literal, Protocol, cast
 
@@ -21,6 +22,7 @@ import zstandard
 from modelcache.compilecache.bundles.checking import (
     MAX_ARCHIVE_BYTES,
     MAX_MANIFEST_BYTES,
+    check_archive,
     check_names,
 )
 from modelcache.compilecache.bundles.foreign import foreign_files
@@ -94,44 +96,30 @@ def pack(
         InsufficientDisk, Cancelled
         OSError: the disk fails, or `out` is there.
     """
-    cancel = cancel or Cancel()
+    cancel, limits = cancel or Cancel(), limits or Limits()
     if level is not None and not 1 <= level <= _MAX_LEVELS[compression]:
         raise ValueError(f"{compression} has no level {level}")
     with root_folder(root) as folder:
-        manifest = _manifest(folder, tree, layout, limits or Limits(), cancel)
+        manifest = _manifest(folder, tree, layout, limits, cancel)
         content = manifest_bytes(manifest)
         if len(content) > MAX_MANIFEST_BYTES:
             raise BrokenBundle(f"the manifest would have more than {MAX_MANIFEST_BYTES} bytes")
-        entries = {entry.path: entry for entry in tree.entries}
-        foreign = {file.path: data for file, data in foreign_files(manifest)}
         with _new_file(out) as file, disk_errors():
             target = _Digesting(file)
             with _compressing(target, compression, level or _LEVELS[compression]) as stream:
                 _put(stream, MANIFEST_MEMBER, content)
-                for member in members(manifest):
-                    if member.unpacked:
-                        _copy(
-                            folder,
-                            entries[member.file.path],
-                            member.file,
-                            member.name,
-                            stream,
-                            cancel,
-                        )
-                    else:
-                        _put(stream, member.name, foreign[member.name])
+                _put_members(stream, folder, tree, manifest, cancel)
                 stream.write(END)
-    return Packed(
-        Archive(
-            digest=f"sha256:{target.digest.hexdigest()}",
-            size=target.size,
-            compression=compression,
-            manifest=f"sha256:{sha256(content).hexdigest()}",
-            files=len(manifest.files),
-            bytes=manifest.bytes,
-        ),
-        manifest,
-    )
+            archive = Archive(
+                digest=f"sha256:{target.digest.hexdigest()}",
+                size=target.size,
+                compression=compression,
+                manifest=f"sha256:{sha256(content).hexdigest()}",
+                files=len(manifest.files),
+                bytes=manifest.bytes,
+            )
+            check_archive(archive, limits)  # what nobody would unpack is not made
+    return Packed(archive, manifest)
 
 
 class _Writable(Protocol):
@@ -141,7 +129,7 @@ class _Writable(Protocol):
 class _Digesting:
     """A file that is digested and counted while it is written."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: FileIO) -> None:
         self._file = file
         self.digest = sha256()
         self.size = 0
@@ -151,20 +139,22 @@ class _Digesting:
         if self.size > MAX_ARCHIVE_BYTES:
             raise BrokenBundle(f"the archive would have more than {MAX_ARCHIVE_BYTES} bytes")
         self.digest.update(data)
-        return self._file.write(data)
+        view = memoryview(data)
+        while view:
+            view = view[self._file.write(view) :]
+        return len(data)
 
     def flush(self) -> None:
         """For GzipFile."""
 
 
 @contextmanager
-def _new_file(path: Path) -> Iterator[IO[bytes]]:
+def _new_file(path: Path) -> Iterator[FileIO]:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
-        with os.fdopen(fd, "wb") as file:
+        # Unbuffered: closing it writes nothing, and so can't fail.
+        with os.fdopen(fd, "wb", buffering=0) as file:
             yield file
-            with disk_errors():
-                file.flush()
     except BaseException:
         path.unlink(missing_ok=True)
         raise
@@ -227,6 +217,19 @@ def _blocks(folder: int, entry: Entry, cancel: Cancel) -> Iterator[bytes]:
                 raise _changed(entry.path)
             left -= len(block)
             yield block
+
+
+def _put_members(
+    stream: _Writable, folder: int, tree: Tree, manifest: BundleManifest, cancel: Cancel
+) -> None:
+    entries = {entry.path: entry for entry in tree.entries}
+    foreign = {file.path: content for file, content in foreign_files(manifest)}
+    for member in members(manifest):
+        file = member.file
+        if member.unpacked:
+            _copy(folder, entries[file.path], file, member.name, stream, cancel)
+        else:
+            _put(stream, member.name, foreign[member.name])
 
 
 def _copy(

@@ -111,9 +111,9 @@ class Writer:
         self._hand_over(self._folders[0], FOLDER_MODE)
 
     def _hand_over(self, fd: int, mode: int) -> None:
+        os.fchmod(fd, mode)  # afterwards only its owner may
         if self._owner is not None:
             self._owner.take(fd)
-        os.fchmod(fd, mode)
 
     def _remove(self) -> None:
         shutil.rmtree(self._into.name, dir_fd=self._parent)

@@ -15,6 +15,7 @@ MAX_WORDS: Final = 64
 """How far into a command line the engine's program is looked for."""
 
 _PYTHON: Final = re.compile(r"(python|pypy)[0-9.]*t?")
+_MODULE: Final = re.compile(r"-[bBdEiIOPqsSuvx]*m(.*)", re.DOTALL)
 _ASSIGNMENT: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
 _SHELLS: Final = frozenset({"sh", "bash", "dash", "ash", "zsh", "ksh", "busybox"})
 _WRAPPERS: Final = (
@@ -36,10 +37,10 @@ def engine_of(argv: Sequence[str], engines: Mapping[str, Engine] = BUILT_IN) -> 
     words = list(argv[:MAX_WORDS])
     wrapped = False
     for number, word in enumerate(words):
+        name = _of_program(word, engines)
+        if name is not None:
+            return name
         program = PurePosixPath(word).name
-        for engine in engines.values():
-            if program in engine.programs:
-                return engine.name
         if _PYTHON.fullmatch(program):
             return _of_python(words[number + 1 :], engines)
         if program in _SHELLS:
@@ -50,27 +51,28 @@ def engine_of(argv: Sequence[str], engines: Mapping[str, Engine] = BUILT_IN) -> 
     return "other"
 
 
+def _of_program(word: str, engines: Mapping[str, Engine]) -> str | None:
+    program = PurePosixPath(word).name
+    return next((e.name for e in engines.values() if program in e.programs), None)
+
+
 def _of_python(words: Sequence[str], engines: Mapping[str, Engine]) -> str:
     """Of what follows `python`: options, then -m and a module, -c and code, or a script."""
-    for number, word in enumerate(words):
-        if word.startswith("-m"):
-            module = word[2:] or next(iter(words[number + 1 :]), "")
+    following = iter(words)
+    for word in following:
+        if word in ("-X", "-W"):
+            next(following, None)
+        elif found := _MODULE.fullmatch(word):
+            module = found[1] or next(following, "")
             for engine in engines.values():
                 if any(module == name or module.startswith(f"{name}.") for name in engine.modules):
                     return engine.name
             break
-        if word in ("-X", "-W"):
-            continue
-        if not word.startswith("-"):
-            # A console script by its path (/opt/venv/bin/vllm), or what follows -X.
-            program = PurePosixPath(word).name
-            for engine in engines.values():
-                if program in engine.programs:
-                    return engine.name
-            if number and words[number - 1] in ("-X", "-W"):
-                continue
-            break
-        if word == "-c":
+        elif word == "-c" or not word.startswith("-"):
+            # A script; of an installed program (/opt/venv/bin/vllm), too.
+            name = _of_program(word, engines)
+            if name is not None:
+                return name
             break
     return "torch" if "torch" in engines else "other"
 

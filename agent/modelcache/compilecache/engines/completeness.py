@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -58,10 +59,10 @@ def incomplete(
     if not any(not entry.path.startswith(_NO_CODE) for entry in tree.entries):
         return (f"nothing was compiled below {root}",)
     looking = _Looking(engine, root, tree, ranks, time.time() if now is None else now)
-    sentences = list(looking.sentences())
-    if len(sentences) > MAX_TOLD:
-        sentences[MAX_TOLD - 1 :] = [f"and {len(sentences) - MAX_TOLD + 1} more"]
-    return tuple(sentences)
+    told = looking.sentences()
+    sentences = tuple(islice(told, MAX_TOLD))
+    more = sum(1 for _ in told)
+    return (*sentences[:-1], f"and {more + 1} more") if more else sentences
 
 
 class _Looking:
@@ -114,8 +115,7 @@ class _Looking:
             yield f"{directory.path} has no {MODEL}: the rank's graph isn't saved yet"
 
     def _jit(self, directory: RankDirectory) -> Iterator[str]:
-        for prefix in sorted(directory.prefixes()):
-            within = {f.removeprefix(prefix) for f in directory.files if f.startswith(prefix)}
+        for prefix, within in sorted(directory.parts().items()):
             index = next((name for name in INDEXES if name in within), None)
             artifacts = any(name.startswith(ARTIFACT) for name in within)
             where = f"{directory.path}/{prefix}"
@@ -186,10 +186,9 @@ class _Looking:
     def _neuron(self) -> Iterator[str]:
         for path in self._entries:
             folder, _, name = path.rpartition("/")
-            if name == "model.hlo_module.pb" and not {
-                f"{folder}/model.neff",
-                f"{folder}/model.log",  # it couldn't be compiled, and that is kept too
-            } & set(self._entries):
+            # With a log it couldn't be compiled, and that is kept, too.
+            ends = (f"{folder}/model.neff", f"{folder}/model.log")
+            if name == "model.hlo_module.pb" and not any(end in self._entries for end in ends):
                 yield f"{shown(folder)} has no model.neff yet"
 
 

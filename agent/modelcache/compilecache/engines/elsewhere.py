@@ -58,9 +58,10 @@ class Elsewhere:
     @property
     def sentence(self) -> str:
         """What happened, and what to do."""
+        files = "1 file" if self.files == 1 else f"{self.files} files"
         what = (
             f"the {self.name} cache was written to {shown(str(self.path))}"
-            f" ({self.files} files, {quantity(self.bytes)}) and is not captured"
+            f" ({files}, {quantity(self.bytes)}) and is not captured"
         )
         if not self.variable:
             return f"{what}: have the engine write it below {self.wanted}"

@@ -76,7 +76,7 @@ def _files(tree: Tree) -> list[tuple[str, Entry]]:
     """The files of factors and which part of a model each is of, the newest last."""
     found = []
     for entry in (*tree.unwanted, *tree.entries):
-        if not entry.path.endswith(f"/{FACTORS_NAME}") or entry.size > MAX_BYTES:
+        if not entry.path.endswith(f"/{FACTORS_NAME}"):
             continue
         for directory in rank_directories([entry.path]):
             prefix = next(iter(directory.files)).removesuffix(FACTORS_NAME)

@@ -118,22 +118,28 @@ def _result(
 
 
 def _praise(evidence: Evidence) -> str:
-    if evidence.loaded:
-        graphs = f"{evidence.loaded} graphs" if evidence.loaded > 1 else "its graph"
-        return f"the engine loaded {graphs} from the cache and compiled none"
-    return "the engine wrote nothing new to its caches: all that it needed was there"
+    if not evidence.loaded:
+        return "the engine wrote nothing new to its caches: all that it needed was there"
+    loaded = _counted(evidence, evidence.loaded)
+    return f"the engine loaded {loaded} from the cache, and compiled none"
 
 
 def _grown(evidence: Evidence, new_files: int) -> str:
     what = (
-        f"{evidence.compiled} graphs were compiled beside {evidence.loaded} that were loaded"
+        f"{_counted(evidence, evidence.compiled)} compiled, {evidence.loaded} loaded"
         if evidence.loaded and evidence.compiled
-        else f"{new_files} files are new"
+        else f"{new_files} new files"
     )
     return (
         f"the cache had a part of what this start needed ({what}): the whole is captured as a new"
         " generation, and later starts have all of it"
     )
+
+
+def _counted(evidence: Evidence, count: int) -> str:
+    """What evidence counts: graphs where the engine says so, else files."""
+    noun = "graph" if evidence.source == "log" else "file"
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _unknown(evidence: Evidence, known: Blame, finished: bool) -> tuple[MissReason, str]:

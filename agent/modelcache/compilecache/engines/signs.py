@@ -109,7 +109,7 @@ FORMATS: Final = (
     _format(Sign.DISABLED, "vLLM's torch.compile cache is disabled"),
     _format(Sign.DYNAMO, "Dynamo bytecode transform time: ", rf"{_SECONDS} s"),
     # "general shape" (to 0.9.2), "dynamic shape", "shape N", "compile range (a, b)" (from 0.14.1).
-    _format(Sign.COMPILED, "Compiling a graph for ", rf".{{1,120}}? t(?:akes|ook) {_SECONDS} s"),
+    _format(Sign.COMPILED, "Compiling a graph for ", rf".{{1,120}}? takes {_SECONDS} s"),
     _format(Sign.STORED, "Cache the graph ", r".{1,120}? for later use"),
     # 0.8.4 says no time.
     _format(

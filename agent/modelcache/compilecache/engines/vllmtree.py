@@ -51,14 +51,18 @@ class RankDirectory:
         """Whether it is of an ahead-of-time compiled model."""
         return len(self.hash) == 64
 
-    def prefixes(self) -> set[str]:
-        """Directories of the parts of a model: `backbone/`, ...; empty: the rank's own (0.8.5)."""
-        found = set()
+    def parts(self) -> dict[str, set[str]]:
+        """The files of each part of a model, by its directory: `backbone/`, ...; empty: the rank's
+        own (0.8.5)."""
+        found: dict[str, set[str]] = {}
         for path in self.files:
-            first, slash, _ = path.partition("/")
-            if first not in _OWN:
-                is_prefix = slash and not first.startswith(ARTIFACT)
-                found.add(f"{first}/" if is_prefix else "")
+            first, slash, rest = path.partition("/")
+            if first in _OWN:
+                continue
+            if slash and not first.startswith(ARTIFACT):
+                found.setdefault(f"{first}/", set()).add(rest)
+            else:
+                found.setdefault("", set()).add(path)
         return found
 
 

@@ -71,6 +71,7 @@ _LEFT_OUT: Final = {
     *("--chat-template-content-format", "--enable-auto-tool-choice", "--tool-parser-plugin"),
     *("--return-tokens-as-token-ids", "--enable-prompt-tokens-details"),
     *("--enable-server-load-tracking", "--enable-request-id-headers", "--download-dir"),
+    *("--load-format", "--model-loader-extra-config", "--kv-events-config", "--kv-transfer-config"),
 }
 _ONE_VALUE: Final = (
     _PARALLEL.keys()
@@ -83,7 +84,7 @@ _FLAGS: Final = re.compile(
 )
 _NUMBER: Final = re.compile(r"-[0-9.]")
 _LEVEL: Final = re.compile(r"-O[0-9]")
-_MODULE: Final = re.compile(r"(?:vllm|sglang)(?:\.[A-Za-z0-9_.]+)?")
+_MODULE: Final = re.compile(r"(?:dynamo\.)?(?:vllm|sglang)(?:\.[A-Za-z0-9_.]+)?")
 _PYTHON: Final = re.compile(r"python[0-9.]*")
 _PYTHON_WITH_VALUE: Final = ("-X", "-W", "--check-hash-based-pycs")
 _ASSIGNED: Final = "--env="
@@ -95,6 +96,7 @@ _BEGINNERS: Final = {
 }
 _PROGRAMS: Final = {*SERVERS, *SHELLS, *_BEGINNERS, "env", "torchrun"}
 _WORDS: Final = 64
+_QUOTED: Final = re.compile(r"'[^']*'")
 _NO_SIMPLE_COMMAND: Final = re.compile(r"[;&|<>()$`\\\n*?\[\]{}#~!]")
 
 
@@ -260,7 +262,7 @@ def _inner(argv: list[str], *, is_script_alone: bool) -> list[str] | None:
         return [f"{_ASSIGNED}{each}" for each in argv[1 : len(argv) - len(inner)]] + inner
     if program in SHELLS and len(argv) > 2 and re.fullmatch(r"-[a-z]*c", argv[1]):
         return _simple_command(argv[2]) + argv[3:]
-    if is_script_alone and argv[0] == "-c" and len(argv) > 1:
+    if is_script_alone and argv[0] == "-c" and len(argv) > 1 and not _is_option(argv[1]):
         return _simple_command(argv[1]) + argv[2:]
     return None
 
@@ -283,11 +285,13 @@ def _begun(argv: list[str]) -> list[str] | None:
 
 
 def _simple_command(script: str) -> list[str]:
-    """The words of a script that is one command and nothing more; else its digest for all of it."""
-    if not _NO_SIMPLE_COMMAND.search(script):
-        try:
-            words = shlex.split(script)
-        except ValueError:
-            return [_END, hidden(script)]
-        return ["env", *words] if words and _ASSIGNMENT.match(words[0]) else words
-    return [_END, hidden(script)]
+    """The words of a script that is one command, on one line or continued on others, and nothing
+    more; else its digest for all of it."""
+    line = script.strip().replace("\\\n", " ")
+    if _NO_SIMPLE_COMMAND.search(_QUOTED.sub("", line)):
+        return [_END, hidden(script)]
+    try:
+        words = shlex.split(line)
+    except ValueError:
+        return [_END, hidden(script)]
+    return ["env", *words] if words and _ASSIGNMENT.match(words[0]) else words

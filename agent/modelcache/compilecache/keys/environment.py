@@ -17,7 +17,7 @@ from modelcache.compilecache.keys.secrets import digest16, is_secret_name, witho
 
 _TORCH: Final = ("TORCH", "PYTORCH_", "TRITON_", "FLASHINFER_", "DG_", "TILELANG_", "AOT_INDUCTOR_")
 _PREFIXES: Final = {
-    "vllm": (*_TORCH, "VLLM_", "NEURON_"),
+    "vllm": (*_TORCH, "VLLM_", "NEURON_", "RAY_EXPERIMENTAL_NOSET_"),
     "sglang": (*_TORCH, "SGLANG_", "SGL_"),
     "torch": (*_TORCH, "OMP_NUM_THREADS", "ATEN_CPU_CAPABILITY"),
     "neuron": (*_TORCH, "NEURON_", "XLA_", "VLLM_"),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from modelcache.api import CompileCache
-from modelcache.compilecache.keys.arguments import Arguments, read_arguments
+from modelcache.compilecache.keys.arguments import read_arguments
 from modelcache.compilecache.keys.environment import is_offline, normal_environment
 from modelcache.compilecache.keys.facts import NodeFacts
 from modelcache.compilecache.keys.models import hub_cache
@@ -18,6 +18,7 @@ from modelcache.compilecache.keys.parts import (
     ModelIdentity,
     ParallelLayout,
 )
+from modelcache.compilecache.keys.secrets import without_values
 
 _REFERENCE: Final = re.compile(r"\$\$|\$\((?P<name>[A-Za-z_][A-Za-z0-9_.-]*)\)")
 """https://kubernetes.io/docs/tasks/inject-data-application/define-interdependent-environment-variables"""
@@ -41,7 +42,7 @@ def key_of_object(
     env = {variable.name: variable.value for variable in engine.env}
     return _key(
         engine.name,
-        read_arguments(engine.name, [_expanded(argument, env) for argument in engine.args]),
+        [_expanded(argument, env) for argument in engine.args],
         env,
         facts,
         cache_dir=engine.cache_dir,
@@ -71,7 +72,7 @@ def key_of_command(
     """
     return _key(
         engine,
-        read_arguments(engine, argv),
+        argv,
         env,
         facts,
         cache_dir=str(cache_dir),
@@ -84,7 +85,7 @@ def key_of_command(
 
 def _key(
     engine: str,
-    arguments: Arguments,
+    argv: Sequence[str],
     env: Mapping[str, str],
     facts: NodeFacts,
     *,
@@ -94,6 +95,7 @@ def _key(
     trust_domain: str,
     layout: dict[str, Any],
 ) -> Key:
+    arguments = read_arguments(engine, without_values(argv, env))
     computes_here = facts.accelerator.vendor == "cpu"
     said = arguments.parallel.model_dump(exclude_unset=True)
     return Key(

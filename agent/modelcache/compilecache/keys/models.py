@@ -19,6 +19,8 @@ from modelcache.errors import UsageError
 
 _CONFIG_BYTES: Final = 16 * 1024 * 1024
 _MANIFEST_BYTES: Final = 64 * 1024 * 1024
+_REVISION: Final = "--revision="
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _SNAPSHOT: Final = re.compile(
     r".*/models--(?P<org>[A-Za-z0-9._-]+?)--(?P<name>[A-Za-z0-9._-]+)"
@@ -45,11 +47,17 @@ def model_of_manifest(manifest: Manifest) -> ModelIdentity:
 
 def model_of_command(engine: str, argv: Sequence[str], env: Mapping[str, str]) -> ModelIdentity:
     """The model that a command line names; an empty id where it names none."""
-    named = read_arguments(engine, argv).model
-    return model_of_path(named, env) if named else ModelIdentity(id="")
+    said = read_arguments(engine, argv)
+    revisions = [each for each in said.normal if each.startswith(_REVISION)]
+    if not said.model:
+        return ModelIdentity(id="")
+    revision = revisions[-1].removeprefix(_REVISION) if revisions else "main"
+    return model_of_path(said.model, env, revision)
 
 
-def model_of_path(path_or_id: str, env: Mapping[str, str] | None = None) -> ModelIdentity:
+def model_of_path(
+    path_or_id: str, env: Mapping[str, str] | None = None, revision: str = "main"
+) -> ModelIdentity:
     """The model as an engine is given it: a directory, a Hub's id, or a URI.
 
     A directory that is a view of ours or a snapshot in a Hub's cache is known by where it came
@@ -57,6 +65,7 @@ def model_of_path(path_or_id: str, env: Mapping[str, str] | None = None) -> Mode
 
     Args:
         env: the engine's environment, which says where the Hub's cache is; None: ours.
+        revision: the branch, tag or commit of a Hub's id.
     """
     path = Path(path_or_id)
     if path.exists():
@@ -64,7 +73,7 @@ def model_of_path(path_or_id: str, env: Mapping[str, str] | None = None) -> Mode
     if "://" in path_or_id:
         return ModelIdentity(id=_plain(path_or_id))
     if _HUB_ID.fullmatch(path_or_id):
-        return _of_hub(path_or_id, os.environ if env is None else env)
+        return _of_hub(path_or_id, os.environ if env is None else env, revision)
     return ModelIdentity(id=path_or_id)
 
 
@@ -112,13 +121,16 @@ def _manifest(real: Path) -> Manifest | None:
         return None  # not ours, or not for us
 
 
-def _of_hub(repository: str, env: Mapping[str, str]) -> ModelIdentity:
+def _of_hub(repository: str, env: Mapping[str, str], revision: str) -> ModelIdentity:
     folder = hub_cache(env) / f"models--{repository.replace('/', '--')}"
-    try:
-        commit = (folder / "refs" / "main").read_text(encoding="ascii", errors="replace").strip()
-    except OSError:
-        commit = ""
-    if not re.fullmatch(r"[0-9a-f]{40}", commit):
+    commit = revision
+    if not _COMMIT.fullmatch(revision) and ".." not in revision:
+        try:
+            reference = folder / "refs" / revision.lstrip("/")
+            commit = reference.read_text(encoding="ascii", errors="replace").strip()
+        except OSError:
+            pass
+    if not _COMMIT.fullmatch(commit):
         return ModelIdentity(id=f"hf://{repository}")
     config = _sha256(folder / "snapshots" / commit / "config.json")
     return ModelIdentity(id=f"hf://{repository}", revision=commit, config=config)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final
 
@@ -33,6 +34,7 @@ _TOKEN: Final = re.compile(
     r"|glpat-[A-Za-z0-9_-]{8,}|xox[a-z]-[A-Za-z0-9-]{8,}|nvapi-[A-Za-z0-9_-]{8,}"
     r"|(?:AKIA|ASIA)[A-Z0-9]{12,}|eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)*)"
 )
+_LEAST: Final = 8
 _PASSES: Final = 8
 _JSON_CHARACTERS: Final = 65_536
 
@@ -68,6 +70,22 @@ def without_secrets(text: str) -> str:
         except (ValueError, RecursionError):
             pass  # something else that begins like it
     return _plain(text)
+
+
+def without_values(argv: Sequence[str], env: Mapping[str, str]) -> list[str]:
+    """A command line without what its environment has under a telling name, as a shell or kubelet
+    put it there (`--foo=$(MY_TOKEN)`). What is short, or a path, is left: it is no secret."""
+    values = {
+        value
+        for name, value in env.items()
+        if is_secret_name(name) and len(value) >= _LEAST and not value.startswith("/")
+    }
+    found = []
+    for argument in argv:
+        for value in sorted(values, key=lambda value: (-len(value), value)):
+            argument = argument.replace(value, hidden(value))
+        found.append(argument)
+    return found
 
 
 def _clean(value: Any) -> Any:

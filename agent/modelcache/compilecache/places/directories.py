@@ -51,7 +51,7 @@ from modelcache.store.durable import Durable
 STAGING: Final = ".staging"
 """What is not yet whole, and what is about to go, below the place's root."""
 
-_TRIES = 5
+_TRIES = 20
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -210,8 +210,8 @@ def _fill(durable: Durable, staged: Path, bundle: LocalBundle) -> None:
 def _move_in(durable: Durable, staged: Path, target: Path) -> bool:
     """Rename into place; False: another was first."""
     for left in reversed(range(_TRIES)):
-        durable.make_directory(target.parent)
         try:
+            durable.make_directory(target.parent)
             durable.rename(staged, target)
             return True
         except FileNotFoundError:

@@ -82,10 +82,9 @@ class OciPlace:
         """Push a bundle. See `Place.publish`."""
         statement = bundle.statement
         tag = tag_of(statement.key.digest, statement.digest)
-        if (there := self._look(tag)) is not None:
-            if there.digest == statement.digest:
-                return False
-            raise BrokenBundle(f"{self._uri}:{tag} is another bundle: remove it")
+        there = self._look(tag)
+        if there is not None and there.digest == statement.digest:
+            return False
         image = image_of(bundle, check(bundle.archive, statement))
         self._writer.push_blob(statement.archive.digest, bundle.archive)
         self._writer.push_blob(image.config_digest, image.config)

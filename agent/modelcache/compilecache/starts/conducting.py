@@ -44,6 +44,12 @@ class NotStarted(ModelCacheError):
         self.exit_code = code
 
 
+def not_started(argv: Sequence[str], error: OSError) -> NotStarted:
+    """Why a command can't be run."""
+    code = 127 if isinstance(error, FileNotFoundError) else 126
+    return NotStarted(f"{argv[0]} can't be run: {error.strerror or error}", code)
+
+
 class Conducted:
     """A child that runs. For one thread, but for what is told to be otherwise."""
 
@@ -76,9 +82,7 @@ class Conducted:
         except OSError as error:
             for pipe in pipes:
                 pipe.close()
-            why = error.strerror or str(error)
-            code = 127 if isinstance(error, FileNotFoundError) else 126
-            raise NotStarted(f"{argv[0]} can't be run: {why}", code) from error
+            raise not_started(argv, error) from error
         self._pipes = pipes
         self._threads = [
             threading.Thread(target=pipe.run, args=(self._lines,), name="output", daemon=True)

@@ -11,7 +11,6 @@ from modelcache import __version__
 from modelcache.compilecache.bundles.local import LocalBundle
 from modelcache.compilecache.bundles.signing import SigningKey
 from modelcache.compilecache.bundles.statement import Producer, Statement
-from modelcache.compilecache.engines.evidence import Evidence
 from modelcache.compilecache.keys.parts import Key
 from modelcache.compilecache.starts.capturing import Captured
 from modelcache.compilecache.starts.holding import Held, Holding, InUse
@@ -31,13 +30,11 @@ class Keeper:
     name: str
     key: Key
 
-    def keep(self, captured: Captured, evidence: Evidence, made: str) -> Held:
+    def keep(self, captured: Captured) -> LocalBundle:
         """Sign it, hold it, and have the next start seeded from it.
 
         Args:
-            captured: the archive, on the root's file system; it is linked.
-            evidence: what was seen of the start.
-            made: who is told to have made it, for people.
+            captured: the archive, on the root's file system, so that it can be linked.
 
         Raises:
             BrokenBundle: it is one that nobody would take.
@@ -46,19 +43,19 @@ class Keeper:
         statement = Statement(
             name=self.name,
             key=self.key,
-            archive=captured.archive,
+            archive=captured.facts,
             engine_hashes=captured.hashes,
-            producer=Producer(version=__version__, node=made),
-            evidence=evidence,
+            producer=Producer(version=__version__, node=platform.node()[:253]),
+            evidence=captured.evidence,
             created_at=datetime.now(UTC).replace(microsecond=0),
         )
         envelope = self.signing_key.sign(statement)
         with self.holding.staging() as staged:
-            LocalBundle.write(staged, envelope, captured.path, self.durable)
+            LocalBundle.write(staged, envelope, captured.archive, self.durable)
             held = self.holding.add(staged, self.name, self.key.digest, statement.digest)
         self.holding.show(self.name, held.key, held.digest)
         self._forget_older(held)
-        return held
+        return held.open()
 
     def _forget_older(self, newest: Held) -> None:
         others = [
@@ -71,8 +68,3 @@ class Keeper:
                 self.holding.remove(self.name, held.key, held.digest)
             except InUse:
                 continue
-
-
-def this_node() -> str:
-    """This machine's name."""
-    return platform.node()[:253]

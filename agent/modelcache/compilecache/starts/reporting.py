@@ -51,7 +51,7 @@ class Capturing(ApiModel):
     bytes: Annotated[int, Field(ge=0)] = 0
     archive_bytes: Annotated[int, Field(ge=0)] = 0
     seconds: Annotated[float, Field(ge=0)] = 0.0
-    """From complete and quiet to held here (and published)."""
+    """For signing and publishing."""
     place: str = ""
     """Where it was published; empty: nowhere."""
     message: str = ""
@@ -107,26 +107,24 @@ def lines(start: Start) -> Iterator[str]:
             f"captured as {_short(captured.digest)} ({captured.files} files,"
             f" {captured.seconds:.1f} s{where})"
         )
-    if captured.message:
+    if captured.message and start.result != "Hit":
         yield f"{'but' if captured.digest else 'not captured'}: {captured.message}"
     yield from start.notes
 
 
 def _headline(start: Start) -> str:
     words = {
-        "Hit": "hit: what was seeded was used",
-        "Partial": "partial hit: some of it was compiled again",
-        "Miss": "miss: it was compiled",
-        "Unknown": "whether it helped can't be told",
+        "Hit": "hit",
+        "Partial": "partial hit",
+        "Miss": "miss",
+        "Unknown": "whether the compile cache helped can't be told",
     }
     text = words[start.result]
-    if start.result == "Hit" and start.seeding.source == "kept":
-        text = "hit: what an earlier start had left was used"
     if start.compile_seconds is not None:
-        text += f"; {start.compile_seconds:.1f} s of compiling"
+        text += f", {start.compile_seconds:.1f} s of compiling"
         if start.cold_seconds is not None and start.result in ("Hit", "Partial"):
             text += f" instead of {start.cold_seconds:.1f} s"
-    return f"{text}. {start.message}" if start.message else text
+    return f"{text}: {start.message}" if start.message else text
 
 
 def _short(digest: str) -> str:

@@ -29,7 +29,8 @@ NOTE_NAME: Final = ".modelcache-seed.json"
 _NEW_NAME: Final = f"{NOTE_NAME}.new"
 _MAX_BYTES: Final = MAX_MANIFEST_BYTES + 64 * 1024
 _READ_BYTES: Final = 1024 * 1024
-_SECOND_NS: Final = 1_000_000_000
+_GRAINS_NS: Final = (1, 100, 1000, 10**6, 10**9)
+"""What file systems cut times off to: NFS servers of other systems, ext4 with small inodes."""
 
 
 class SeedNote(ApiModel):
@@ -61,10 +62,7 @@ class Changes:
 
 
 def changes(note: SeedNote | None, tree: Tree) -> Changes:
-    """What has changed since a cache was seeded. Without a note all of it is new.
-
-    Times are compared by the second: not all file systems keep more of them.
-    """
+    """What has changed since a cache was seeded. Without a note all of it is new."""
     seeded = {file.path: file for file in note.manifest.files} if note is not None else {}
     new, changed, damaged = list[Entry](), list[Entry](), list[Entry]()
     found = 0
@@ -198,4 +196,4 @@ def _unlink(name: str, root: int) -> None:
 
 
 def _same_time(file: BundleFile, entry: Entry) -> bool:
-    return file.mtime // _SECOND_NS == entry.mtime_ns // _SECOND_NS
+    return any(entry.mtime_ns == file.mtime - file.mtime % grain for grain in _GRAINS_NS)

@@ -108,6 +108,7 @@ def test_old_leftovers_of_a_key_go_with_the_next_publisher(
     found = names(client, bucket)
     assert left not in found
     assert {new, others} <= set(found)
+    assert sum(whole.digest.removeprefix("sha256:") in name for name in found) == 2
     assert {placed.digest for placed in place.generations(key)} == {bundle.digest, whole.digest}
     # Of these moto says that they were begun in 2010.
     assert "Uploads" not in client.list_multipart_uploads(Bucket=bucket)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -12,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from modelcache.api import parse_uri
+from modelcache.compilecache.bundles.local import LocalBundle
 from modelcache.compilecache.places.directories import STAGING, DirectoryPlace
 from modelcache.compilecache.places.protocol import LEFTOVER_SECONDS
 from modelcache.errors import AuthFailed, BrokenBundle, ModelCacheError, NotFound, UnsafePath
+from modelcache.store.durable import Durable
 from tests.support.bundles import a_bundle, a_key, noise
 
 
@@ -256,3 +259,46 @@ def test_what_another_publisher_is_at_work_on_stays(
     os.utime(at_work, (old, old))
     place.publish(a_bundle(tmp_path / "b"))
     assert at_work.is_dir()
+
+
+def test_the_key_s_folder_that_another_takes_away(
+    place: DirectoryPlace, folder: Path, tmp_path: Path
+) -> None:
+    """Who removes the last bundle of a key removes its folder, which a publisher has just made."""
+    wrong: list[ModelCacheError] = []
+
+    def churn(bundle: LocalBundle) -> None:
+        try:
+            for _ in range(100):
+                assert place.publish(bundle)
+                placed = place.find(bundle.digest)
+                assert placed is not None
+                place.remove(placed)
+        except ModelCacheError as error:
+            wrong.append(error)
+
+    bundles = [a_bundle(tmp_path / f"{number}", b"%d" % number) for number in range(3)]
+    threads = [threading.Thread(target=churn, args=(bundle,)) for bundle in bundles]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert everything(folder) == [STAGING]
+
+
+def test_a_rename_that_is_told_of_as_failed_and_was_made(
+    place: DirectoryPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client of NFS whose first answer was lost asks again, and hears that nothing is there."""
+    rename = Durable.rename
+
+    def lost(self: Durable, source: Path, target: Path) -> None:
+        rename(self, source, target)
+        if target.parent.name == a_key().digest:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(source))
+
+    bundle = a_bundle(tmp_path / "b")
+    monkeypatch.setattr(Durable, "rename", lost)
+    assert place.publish(bundle) is True
+    assert place.find(bundle.digest) is not None

@@ -311,3 +311,28 @@ def test_without_a_cache_a_store_beside_the_bundles_does(
     # What was fetched is a place itself.
     again = open_place(out.as_uri(), None, settings)
     assert only(again, bundle).statement == bundle.statement
+
+
+def test_a_store_beside_the_bundles_keeps_what_is_half_there(
+    local: DirectoryPlace, tmp_path: Path
+) -> None:
+    bundle = a_bundle(tmp_path / "b", noise(40 * MIB), signed_by=KEY)
+    local.publish(bundle)
+    found, out, engine, cancel = only(local, bundle), tmp_path / "out", Engine(QUICK), Cancel()
+    into, events = place_in(out, found.statement), list[Event]()
+
+    def stop_in_the_middle(event: Event) -> None:
+        events.append(event)
+        if sum(e.size for e in events if isinstance(e, BytesReceived)) > 10 * MIB:
+            cancel.set()
+
+    with store_beside(out) as store, pytest.raises(Cancelled):
+        BundleFetcher(store, engine, stop_in_the_middle).fetch(
+            local, found, into, cancel, name="tiny"
+        )
+    again: list[Event] = []
+    with store_beside(out) as store:
+        BundleFetcher(store, engine, again.append).fetch(local, found, into, Cancel(), name="tiny")
+    engine.close()
+    assert sum(event.size for event in again if isinstance(event, BytesResumed)) >= 8 * MIB
+    assert [path.name for path in out.iterdir()] == [found.placed.key]

@@ -13,7 +13,7 @@ import zstandard
 from modelcache.api import parse_uri
 from modelcache.compilecache.bundles.mcv import labels
 from modelcache.compilecache.bundles.unpacking import check
-from modelcache.compilecache.places.images import ENVELOPE_FIELD, tag_of
+from modelcache.compilecache.places.images import ENVELOPE_FIELD, image_of, tag_of
 from modelcache.compilecache.places.oci import OciPlace
 from modelcache.compilecache.places.protocol import Placed
 from modelcache.errors import (
@@ -112,6 +112,9 @@ def test_other_images_of_the_repository_are_no_bundles(
         registry.push_image(repository, (b"layer", OCI_LAYER), tag=tag)
     # One whose tag says that it is a bundle, and one that says it is this one.
     registry.push_image(repository, (b"layer", OCI_LAYER), tag=f"{key}-{'0' * 32}")
+    own = f"/v2/{repository}/manifests/{tag_of(key, digest)}"
+    manifest = json.loads(registry.ask("GET", own, Accept=OCI_MANIFEST).data)
+    registry.push_manifest(repository, f"{key}-{'1' * 32}", manifest)
     (placed,) = place.generations(key)
     assert placed.digest == digest
     assert place.keys() == (key,)
@@ -141,6 +144,27 @@ def test_an_image_without_an_envelope_is_told(
     (placed,) = place.generations(key)
     with pytest.raises(BrokenBundle, match="without a bundle's envelope"):
         place.envelope(placed)
+
+
+def test_what_a_registry_gives_is_what_its_digest_says(tmp_path: Path) -> None:
+    bundle = a_bundle(tmp_path / "b")
+    statement = bundle.statement
+    image = image_of(bundle, check(bundle.archive, statement))
+    digest = f"sha256:{sha256(image.manifest).hexdigest()}"
+    path = "/v2/team/bundles"
+    replies = {
+        f"{path}/manifests/": Reply(body=image.manifest, headers={"Content-Type": OCI_MANIFEST}),
+        f"{path}/blobs/": Reply(body=image.config),
+    }
+    placed = Placed(statement.digest, statement.key.digest, statement.created_at, 1, digest)
+    with RegistryStub(replies) as stub:
+        assert opened(stub.host).envelope(placed) == bundle.envelope_bytes
+        stub.replies[f"{path}/blobs/"] = Reply(body=image.config + b" ")
+        with pytest.raises(ChecksumMismatch, match="is another blob"):
+            opened(stub.host).envelope(placed)
+        stub.replies[f"{path}/manifests/"] = Reply(body=image.manifest + b" ")
+        with pytest.raises(ChecksumMismatch):
+            opened(stub.host).envelope(placed)
 
 
 def test_a_tag_or_a_digest_is_no_place(registry: Registry) -> None:

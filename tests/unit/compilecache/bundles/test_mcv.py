@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
 import tarfile
 from collections.abc import Mapping
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,8 @@ from modelcache.compilecache.keys.parts import Accelerator
 from modelcache.compilecache.trees.scanning import Limits, scan
 from modelcache.errors import BrokenBundle, ModelCacheError, NotFound
 from tests.support.archives import everything_below, grow, key, statement
-from tests.support.tars import entry, folder, hard, link, tar
+from tests.support.mcv import VLLM, below, image
+from tests.support.tars import entry, hard, link, tar
 
 TREE = "vllm/torch_compile_cache"
 AOT = f"{TREE}/torch_aot_compile/{'a' * 64}"
@@ -190,43 +189,6 @@ def test_what_else_lies_in_vllms_tree(tmp_path: Path) -> None:
 
 
 # Images that MCV made
-
-VLLM = {
-    "cache.vllm.image/summary": "{}",
-    "io.kserve.km/cache-root-env": "VLLM_CACHE_ROOT=/home/kserve/.cache/vllm",
-    "io.kserve.km/cache-mount-subpath": "torch_compile_cache/torch_aot_compile",
-    "io.kserve.km/cache-mounts": json.dumps(
-        [{"subPath": "kernels", "absPath": "/tmp/kernels", "env": "TRITON_CACHE_DIR"}]
-    ),
-}
-DOCKER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
-
-
-def image(
-    layout: Path, *layers: bytes, labels: object = VLLM, media_type: str = DOCKER, pack: Any = None
-) -> Path:
-    """An OCI layout, as skopeo writes it."""
-
-    def blob(content: bytes, kind: str) -> dict[str, Any]:
-        digest = sha256(content).hexdigest()
-        (layout / "blobs/sha256").mkdir(parents=True, exist_ok=True)
-        (layout / "blobs/sha256" / digest).write_bytes(content)
-        return {"mediaType": kind, "digest": f"sha256:{digest}", "size": len(content)}
-
-    config = {"architecture": "amd64", "os": "linux", "config": {"Labels": labels}}
-    manifest = {
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": blob(json.dumps(config).encode(), "application/vnd.oci.image.config.v1+json"),
-        "layers": [blob((pack or gzip.compress)(layer), media_type) for layer in layers],
-    }
-    described = blob(json.dumps(manifest).encode(), str(manifest["mediaType"]))
-    (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [described]}))
-    return layout
-
-
-def below(prefix: str, files: Mapping[str, bytes]) -> bytes:
-    return tar(folder(prefix), *(entry(f"{prefix}/{path}", data) for path, data in files.items()))
 
 
 def refused(tmp_path: Path, *layers: bytes, limits: Limits | None = None, **options: Any) -> str:

@@ -69,16 +69,20 @@ def test_whatever_a_disk_has_comes_out_again(files: dict[str, bytes]) -> None:
         assert {file.path for file in manifest.files} == set(files)
 
 
-def test_the_same_files_make_the_same_archive(tmp_path: Path) -> None:
+@pytest.mark.parametrize("compression", get_args(Compression))
+def test_the_same_files_make_the_same_archive(tmp_path: Path, compression: Compression) -> None:
     one = grow(tmp_path / "one", FILES)
     other = grow(tmp_path / "other", dict(reversed(FILES.items())))
     for path in FILES:
         for root in (one, other):
             os.utime(root / path, ns=(5, 5))
-    made = pack(one, scan(one), tmp_path / "a")
-    again = pack(other, scan(other), tmp_path / "b")
+    made = pack(one, scan(one), tmp_path / "a", compression=compression)
+    again = pack(other, scan(other), tmp_path / "b", compression=compression)
     assert made == again
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    content = (tmp_path / "a").read_bytes()
+    assert content == (tmp_path / "b").read_bytes()
+    if compression == "gzip":
+        assert content[3:8] == bytes(5)  # no name, and no time
 
 
 def test_an_empty_tree_is_an_empty_bundle(tmp_path: Path, archive: Path, into: Path) -> None:
@@ -106,15 +110,29 @@ def test_files_lie_where_mcv_has_them(
     assert set(PREFIXES) == {"plain", "vllm", "triton"}
 
 
-def test_a_file_that_changes_between_the_readings_is_noticed(
-    tmp_path: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_changes_between_the_readings_is_noticed(tmp_path: Path, archive: Path) -> None:
     root = grow(tmp_path / "root", {"a": b"x" * 100})
     tree = scan(root)
     status = (root / "a").stat()
     (root / "a").write_bytes(b"y" * 100)
     os.utime(root / "a", ns=(status.st_atime_ns, status.st_mtime_ns))
     with pytest.raises(TreeChanged, match="a changed while"):
+        pack(root, tree, archive)
+    assert not archive.exists()
+
+
+def test_a_file_that_changes_without_a_trace_between_the_readings_is_noticed(
+    tmp_path: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one on a network file system, whose clock is coarse."""
+    root = grow(tmp_path / "root", {"a": b"x" * 100})
+    tree, read, readings = scan(root), os.read, iter("12")
+
+    def changing(fd: int, size: int) -> bytes:
+        return read(fd, size).replace(b"x", next(readings).encode())
+
+    monkeypatch.setattr(os, "read", changing)
+    with pytest.raises(TreeChanged, match="a changed while it was packed"):
         pack(root, tree, archive)
     assert not archive.exists()
 
@@ -144,6 +162,9 @@ def test_names_that_none_may_have_are_not_packed(tmp_path: Path, archive: Path) 
         pack(root, scan(root), archive, limits=Limits(files=2))
     with pytest.raises(BrokenBundle, match="more than 1 directories deep"):
         pack(root, scan(root), archive, limits=Limits(depth=1))
+    (root / "zeros").write_bytes(bytes(80 * 1024 * 1024))
+    with pytest.raises(BrokenBundle, match="refused as a bomb"):
+        pack(root, scan(root), archive)
     assert not archive.exists()
 
 

@@ -18,6 +18,8 @@ from modelcache.compilecache.engines.table import BUILT_IN, engine_of, table
         ("python3 -m vllm.entrypoints.openai.api_server --model x", "vllm"),
         ("python3.12 -u -X dev -W ignore -m vllm.entrypoints.cli.main serve x", "vllm"),
         ("/usr/bin/python -mvllm.entrypoints.openai.api_server", "vllm"),
+        ("python -um vllm.entrypoints.openai.api_server", "vllm"),
+        ("python -X vllm train.py", "torch"),
         ("python /opt/venv/bin/vllm serve x", "vllm"),
         ("python -m sglang.launch_server --model-path x", "sglang"),
         ("sglang serve --model-path x", "sglang"),

@@ -13,6 +13,7 @@ import pytest
 
 from modelcache.compilecache.engines.completeness import MAX_TOLD, STALE_SECONDS, incomplete
 from modelcache.compilecache.engines.table import BUILT_IN
+from modelcache.compilecache.trees.scanning import Entry, Tree
 from tests.unit.compilecache.engines.caches import (
     AOT,
     ARTIFACT,
@@ -69,6 +70,11 @@ def test_an_artifact_that_is_a_directory(tmp_path: Path) -> None:
     assert missing(tmp_path) == ""
 
 
+def test_an_artifact_that_is_a_directory_and_listed_nowhere(tmp_path: Path) -> None:
+    put(tmp_path, f"vllm/torch_compile_cache/0d42d4420e/rank_0_0/{ARTIFACT}/ab/cabc.py")
+    assert "has artifacts, and no vllm_compile_cache.py that lists them" in missing(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("gone", "told"),
     [
@@ -93,14 +99,16 @@ def test_what_is_missing_of_a_rank(tmp_path: Path, gone: str, told: str) -> None
         "-" * 1_000_000 + "1",
         "1+" * 100_000 + "1",
         "9" * 1_000_000,
-        "{" + "[" * 17 + "]" * 17 + "}",
+        "[" * 17 + "]" * 17,
+        "1+2j",
+        "9" * 100,
         "f'{1}'",
         "{1: 2",
         "{[]: 1}",
         "x" * 5_000_000,
         "\udcff",
     ],
-    ids=range(13),
+    ids=range(15),
 )
 def test_an_index_that_is_no_literal(tmp_path: Path, content: str) -> None:
     put_jit(tmp_path)
@@ -132,6 +140,13 @@ def test_each_rank_has_saved_its_graphs(tmp_path: Path, make: str) -> None:
     assert missing(tmp_path, ranks=2) == "only 1 of 2 ranks have saved their graphs"
     rank("rank_1_0")
     assert missing(tmp_path, ranks=2) == ""
+
+
+def test_graphs_of_all_ranks_are_no_saved_models_of_all_ranks(tmp_path: Path) -> None:
+    put_jit(tmp_path)
+    put_jit(tmp_path, rank="rank_1_0")
+    put_aot(tmp_path, "rank_0_0")
+    assert missing(tmp_path, ranks=2) == "only 1 of 2 ranks have saved their graphs"
 
 
 def test_a_draft_model_may_be_on_one_rank_alone(tmp_path: Path) -> None:
@@ -247,3 +262,13 @@ def test_few_sentences_are_enough(tmp_path: Path) -> None:
     sentences = incomplete(BUILT_IN["vllm"], tmp_path, tree, 1)
     assert len(sentences) == MAX_TOLD
     assert sentences[-1] == "and 41 more"
+
+
+def test_a_tree_of_many_parts_takes_no_time(tmp_path: Path) -> None:
+    rank = "vllm/torch_compile_cache/0d42d4420e/rank_0_0"
+    names = [f"{rank}/{number}/artifact_x" for number in range(20_000)]
+    names += [f"neuron/MODULE_{number}/model.hlo_module.pb" for number in range(20_000)]
+    tree = Tree(tuple(Entry(name, 1, 0o644, 0, 0, 0, 0) for name in names))
+    began = time.process_time()
+    assert incomplete(BUILT_IN["vllm"], tmp_path, tree, 1)[-1] == "and 59991 more"
+    assert time.process_time() - began < 2.0

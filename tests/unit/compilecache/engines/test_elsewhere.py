@@ -59,7 +59,7 @@ def test_a_cache_at_its_default_place(machine: Machine, name: str, path: str) ->
     assert (machine.root / path).is_relative_to(cache.path)
     setting = f"{cache.variable}={BUILT_IN['vllm'].environment(machine.cache_dir)[cache.variable]}"
     assert cache.sentence.endswith(f"start the engine with {setting}")
-    assert "(1 files, 5)" in cache.sentence
+    assert "(1 file, 5)" in cache.sentence
 
 
 def test_a_cache_where_a_variable_moves_it(machine: Machine) -> None:

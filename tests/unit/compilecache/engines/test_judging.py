@@ -81,6 +81,14 @@ def test_a_program_that_serves_nobody_is_judged_when_it_has_finished() -> None:
     assert verdict.result is Result.UNKNOWN
 
 
+def test_files_are_not_called_graphs() -> None:
+    seen = Evidence(source="files", ready=True, loaded=300, compiled=2)
+    assert "(2 files compiled, 300 loaded)" in missed(seen, new_files=2).message
+    seen = Evidence(source="files", ready=True, loaded=300)
+    assert "loaded 300 files from" in missed(seen, new_files=0).message
+    assert "loaded 1 graph from" in missed(log(loaded=1)).message
+
+
 def test_seconds_are_the_engines() -> None:
     assert missed().compile_seconds == 40.0
 
@@ -101,6 +109,17 @@ def test_the_pods_address_where_the_factors_of_then_are_not_known() -> None:
     assert missed(env={"VLLM_HOST_IP": "fd00::7"}).reason is MissReason.POD_ADDRESS
     assert missed(env={"VLLM_HOST_IP": "127.0.0.1"}).reason is MissReason.UNKNOWN
     assert missed(env={"POD_IP": "10.0.0.7"}).reason is MissReason.UNKNOWN
+
+
+def test_the_pods_address_where_the_environment_is_not_known() -> None:
+    before, after = factors(env__VLLM_HOST_IP="a"), factors(env__VLLM_HOST_IP="b")
+    assert missed(before=before, after=after).reason is MissReason.POD_ADDRESS
+
+
+def test_factors_that_are_known_to_be_the_same_are_not_suspected() -> None:
+    same = factors(config_hash="a")
+    for env in ({"VLLM_HOST_IP": "10.0.0.7"}, {"HF_HUB_OFFLINE": "1"}):
+        assert missed(before=same, after=same, env=env).reason is MissReason.UNKNOWN
 
 
 def test_the_home_directory() -> None:
@@ -174,7 +193,9 @@ def test_the_engine_says_that_its_cache_is_elsewhere() -> None:
     assert verdict.reason is MissReason.CACHE_ELSEWHERE
     assert "/root/.cache/vllm/torch_compile_cache/ab" in verdict.message
     inside = f"{CACHE_DIR}/vllm/torch_compile_cache/ab"
-    assert missed(log(compiled=1, cache_dirs=(inside,))).reason is MissReason.UNKNOWN
+    for directories in ((inside,), (inside, "/root/.cache/flashinfer")):
+        verdict = missed(log(compiled=1, cache_dirs=directories))
+        assert verdict.reason is MissReason.UNKNOWN
 
 
 def test_a_cache_elsewhere_by_its_files() -> None:

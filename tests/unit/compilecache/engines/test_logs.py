@@ -83,12 +83,17 @@ def test_a_line_of_a_real_engine(version: str, column: str, line: str) -> None:
         "[tag] {}",
         "Loading safetensors: 50%|#####     | 1/2\rLoading safetensors: 100%|#| 2/2\r{}",
         "# {}\n",
+        "50%" * 5000 + "\r{}",
     ],
 )
 def test_whatever_stands_around_a_message(around: str) -> None:
     log = reader()
     log.feed(around.format("Compiling a graph for dynamic shape takes 15.52 s"))
     assert told(log) == {"compiled": "1", "compile_seconds": "15.52"}
+
+
+def test_colours_within_a_message() -> None:
+    assert read("Loading weights took \x1b[1m5.38\x1b[0m seconds").phases == {"weights": 5.38}
 
 
 def test_a_cold_start_of_two_ranks() -> None:
@@ -177,6 +182,7 @@ def test_the_users_own_message_of_an_engine_that_serves() -> None:
         ("https://me:geheim@host/x", "geheim"),
         ("https://host/x?X-Amz-Signature=0123abcd", "0123abcd"),
         ("password: hunter2", "hunter2"),
+        ("https://host/x?a=0123abcd", "0123abcd"),
     ],
 )
 def test_no_secret_of_a_failure_is_kept(reason: str, secret: str) -> None:
@@ -197,18 +203,27 @@ def test_few_lines_of_a_kind_are_kept_and_failures_always() -> None:
     log = reader()
     for number in range(1000):
         log.feed(f"Loading weights took {number} seconds")
-    for form in FORMATS:
-        for number in range(4):
-            log.feed(f"{form.literal}x{number}")
     for number in range(100):
         log.feed(f"Using cache directory: /c/{number} for vLLM's torch.compile")
-    log.feed(f"Compiling model again due to a load failure from {AOT}/model, reason: x")
     evidence = log.evidence()
-    assert len(evidence.lines) <= MAX_LINES
-    assert any("load failure" in line for line in evidence.lines)
     weights = [line for line in evidence.lines if line.startswith("Loading weights")]
     assert weights == [f"Loading weights took {number} seconds" for number in range(3)]
     assert len(evidence.cache_dirs) == MAX_DIRECTORIES
+
+
+def test_a_failure_pushes_out_another_line() -> None:
+    log = reader()
+    for _, _, column, line in SAMPLES:
+        if "failures" not in column and "ended" not in column:
+            log.feed(line)
+            log.feed(line.replace("1", "2"))
+    before = log.evidence().lines
+    assert len(before) == MAX_LINES
+    log.feed(f"Compiling model again due to a load failure from {AOT}/model, reason: x")
+    after = log.evidence().lines
+    assert len(after) == MAX_LINES
+    assert "load failure" in after[-1]
+    assert after[:-1] == before[1:]
 
 
 pieces = st.one_of(

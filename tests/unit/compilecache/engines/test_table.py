@@ -40,6 +40,7 @@ def test_the_variables_of_vllm() -> None:
         "CUTE_DSL_CACHE_DIR": "/var/cache/modelcache/cute-dsl",
         "TORCH_EXTENSIONS_DIR": "/var/cache/modelcache/torch-extensions",
         "DG_JIT_CACHE_DIR": "/var/cache/modelcache/deep-gemm",
+        "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0",
     }
 
 
@@ -92,6 +93,8 @@ def test_captured_of_vllm(path: str) -> None:
         "torch-extensions/py312_cu128/x/lock",
         "flashinfer/.cache/flashinfer/0.6.1/90a/flashinfer_jit.lock",
         "flashinfer/something else",
+        "flashinfer/else/.cache/flashinfer/x",
+        "vllm/else/torch_compile_cache/x",
         "inductor/ab/__pycache__/cabc.cpython-312.pyc",
         "inductor/ab/.nfs000000000001",
         "deep-gemm/tmp/0f",

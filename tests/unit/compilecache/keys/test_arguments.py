@@ -81,6 +81,11 @@ def test_one_engine_begun_in_many_ways(line: str) -> None:
     assert found.normal == ("--dtype=bfloat16", "--max-model-len=8192")
 
 
+@pytest.mark.parametrize("flag", ["--enforce-eager", "--enable-lora", "--no-async", "--headless"])
+def test_a_flag_takes_no_value(flag: str) -> None:
+    assert read_arguments("vllm", ["serve", flag, "org/model"]).model == "org/model"
+
+
 def test_what_does_not_matter_is_left_out() -> None:
     argv = ["--host", "0.0.0.0", "--port=1", "--api-key", "a", "b", "--served-model-name", "x", "y"]
     argv += ["--gpu-memory-utilization", "0.5", "--disable-log-requests", "--uvicorn-log-level"]
@@ -152,6 +157,14 @@ def test_the_program(line: str, program: str) -> None:
     assert program_of(shlex.split(line)) == program
 
 
+def test_a_script_with_continued_lines_and_quotes() -> None:
+    script = "exec vllm serve org/model \\\n  --extra '{\"a\": [1]}' \\\n  --port 80\n"
+    found = read_arguments("vllm", ["sh", "-c", script])
+    assert (found.model, found.normal) == ("org/model", ('--extra={"a":[1]}',))
+    for more in ("\nrm x", " > y", " 'a'$(b)", " '", "\\'$x'"):
+        assert read_arguments("vllm", ["sh", "-c", f"vllm serve org/model{more}"]).model == ""
+
+
 def test_what_the_line_puts_into_the_environment_counts() -> None:
     argv = ["env", "VLLM_X=1", f"HF_TOKEN={SECRET}", "vllm", "serve", "org/model", "--a=b"]
     found = read_arguments("vllm", argv)
@@ -178,6 +191,7 @@ SECRET = "S3cretS3cretS3cret"
         [f"--db_password={SECRET}"],
         ["--header", f"Authorization: Bearer {SECRET}"],
         ["--header", f"Authorization: Token {SECRET}"],
+        ["--header", f"X-Given bearer {SECRET}"],
         ["--store", f"s3://user:{SECRET}@host/bucket"],
         ["--store", f"https://user:a/{SECRET}@host/bucket"],
         ["--store", f"https://host/x?sig={SECRET}"],

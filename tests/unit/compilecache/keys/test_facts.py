@@ -205,6 +205,8 @@ def test_this_machine() -> None:
 
 def test_an_agent_takes_what_it_sees_before_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facts, "devices", lambda: (DEVICE,))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert from_machine().accelerator.vendor == "cpu"
     assert of_node({"nvidia.com/gpu.product": "other"}).accelerator == H100.accelerator
     monkeypatch.setattr(facts, "devices", lambda: ())
     assert of_node(GFD).accelerator == H100.accelerator

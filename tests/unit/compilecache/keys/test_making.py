@@ -127,6 +127,21 @@ def test_references_are_replaced_as_kubelet_does() -> None:
     assert (key.args, key.paths["model"]) == (("--x=1-$(A)-$(UNKNOWN)",), "org/model")
 
 
+def test_secrets_that_came_from_the_environment_are_not_in_it() -> None:
+    secret, env = (
+        "correct-horse",
+        {"MY_TOKEN": "correct-horse", "A_KEY": "short", "B_KEY": "/a/b/c/d"},
+    )
+    cache = compile_cache(
+        args=["org/model", "--foo=x:$(MY_TOKEN)", "--bar=short", "--path=/a/b/c/d"],
+        env=[{"name": name, "value": value} for name, value in env.items()],
+    )
+    ours = of_command(["org/model", f"--foo=x:{secret}", "--bar=short", "--path=/a/b/c/d"], env)
+    assert secret not in str(ours)
+    assert key_of_object(cache, H100, MODEL) == ours
+    assert ours.args[0::2] == ("--bar=short", "--path=/a/b/c/d")
+
+
 def test_where_the_hubs_snapshots_lie_counts_offline_only() -> None:
     offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": "/hf"}
     assert of_command(ARGS, offline).paths["hub"] == "/hf/hub"

@@ -71,6 +71,20 @@ def test_a_hubs_id(snapshot: Path, tmp_path: Path) -> None:
     assert model_of_path("org/name", env) == ModelIdentity(id="hf://org/name")
 
 
+def test_a_revision_of_a_hubs_id(snapshot: Path, tmp_path: Path) -> None:
+    env = {"HF_HUB_CACHE": str(tmp_path / "hub")}
+    line = ["vllm", "serve", "org/name", "--revision"]
+    (snapshot.parent.parent / "refs" / "v1").write_text(COMMIT)
+    expected = model_of_object("hf://org/name", COMMIT, DIGEST)
+    assert model_of_command("vllm", [*line, "v1"], env) == expected
+    assert model_of_command("vllm", [*line, COMMIT], env) == expected
+    unknown = "f" * 40
+    found = model_of_object("hf://org/name", unknown, "")
+    assert model_of_command("vllm", [*line, unknown], env) == found
+    for none in ("v2", "../refs/main", "/etc/hostname"):
+        assert model_of_command("vllm", [*line, none], env) == ModelIdentity(id="hf://org/name")
+
+
 @pytest.mark.parametrize(
     ("env", "folder"),
     [
