@@ -269,7 +269,7 @@ def test_a_sidecar_hands_over_what_its_engine_compiled_and_a_pod_elsewhere_begin
     publishers = [{"namespace": "default", "serviceAccount": "engine"}]
     with pod_without_kubelet(tmp_path / "pod") as pod:
         engine = {"cacheDir": str(pod.cache_dir)}
-        spec = {"engine": engine, "publishers": publishers}
+        spec: dict[str, Any] = {"engine": engine, "publishers": publishers}
         fleet.cluster.apply(compile_cache(fleet.bench.uri, NAME, **spec))
         token = tmp_path / "token"
         token.write_text(fleet.pod("p1", "n1", cache=NAME))
