@@ -9,7 +9,8 @@ from typing import Final
 
 from modelcache.api.nodecache import CompileReport, CompileState, StartReport, WithdrawnBundle
 from modelcache.errors import Reason
-from modelcache.planning.compilecaches import CompileTrial, Fetch, HeldBundle, Need, Running, best
+from modelcache.planning.compilecaches import Fetch, HeldBundle, Need, Running, best
+from modelcache.planning.compiletrials import CompileTrial
 
 _SILENT: Final = "the place gives no answer"
 

@@ -7,7 +7,6 @@ import pytest
 from modelcache.api import CompileCache
 from modelcache.errors import AuthFailed, OriginUnavailable
 from modelcache.planning.compilecaches import (
-    CompileTrial,
     Discard,
     Fetch,
     HeldBundle,
@@ -15,7 +14,6 @@ from modelcache.planning.compilecaches import (
     Limits,
     Look,
     Need,
-    Offer,
     Publish,
     Removal,
     Remove,
@@ -26,6 +24,7 @@ from modelcache.planning.compilecaches import (
     plan,
     spec_digest,
 )
+from modelcache.planning.compiletrials import CompileTrial, Offer
 from modelcache.transfer import delay
 
 KEY, OTHER = "a" * 64, "b" * 64

@@ -27,7 +27,8 @@ from modelcache.compilecache.pods.protocol import (
     read_starts_path,
 )
 from modelcache.errors import ModelCacheError, UsageError
-from modelcache.service.compilecache.receiving import Receiving, Refused
+from modelcache.service.compilecache.door import Refused
+from modelcache.service.compilecache.receiving import Receiving
 from modelcache.service.endpoints import host_and_port
 
 log = structlog.get_logger(__name__)
