@@ -170,6 +170,20 @@ def test_work_for_another_spec_or_key_is_stopped() -> None:
     assert plan({"c": need()}, {}, {}, running, NOW).actions == (Stop("c"),)
 
 
+def test_work_goes_on_while_the_key_is_not_known_for_a_moment() -> None:
+    running = {"c": Running(Fetch("c", NEW), "spec", KEY, "file:///place")}
+    assert plan({"c": need(None)}, {}, {}, running, NOW).actions == ()
+
+
+def test_a_fetch_waits_for_its_permit_and_holds_no_other_up() -> None:
+    needs = {"c": need(), "d": need()}
+    trials = {"c": looked(NEW), "d": looked(OLD)}
+    found = plan(needs, {}, trials, {}, NOW, Limits(moving=1), permitted={OLD})
+    assert found.actions == (Fetch("d", OLD),)
+    assert found.waiting == {"c"}
+    assert found.unpermitted == (NEW,)
+
+
 def test_what_is_idle_is_deleted_after_a_while_and_never_what_is_shown() -> None:
     here = [held(OLD, 0.0), held(NEW, 1.0, shown=True)]
     assert idle(need(), here) == {OLD}
