@@ -18,6 +18,7 @@ from modelcache.compilecache.pods import posting, sidecar
 from modelcache.compilecache.pods.serving import Serving
 from modelcache.compilecache.pods.sidecar import CaptureReport, Sidecar
 from modelcache.compilecache.starts.capturing import Patience
+from modelcache.compilecache.trees import scanning
 from modelcache.errors import Cancelled
 from modelcache.transfer import Cancel
 from tests.support.archives import statement
@@ -212,11 +213,10 @@ def test_an_engine_without_health_that_has_not_begun_is_not_judged(
     pod.holds(SEED)
     pod.seeding.run()
     looked = threading.Semaphore(0)
-    scan = sidecar.scan
 
     def counted(*arguments: Any, **options: Any) -> Any:
         looked.release()
-        return scan(*arguments, **options)
+        return scanning.scan(*arguments, **options)
 
     monkeypatch.setattr(sidecar, "scan", counted)
     given = beside(pod, agent, serving=None, patience=replace(PATIENCE, quiet=0.05))
