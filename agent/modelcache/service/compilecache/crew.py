@@ -296,8 +296,8 @@ class Crew:
         told = nearest(job.key, keys)
         if told is None:
             return ""
-        key, differing = told
-        whose = names[key.digest]
+        other, differing = told
+        whose = names[other.digest]
         whose = "" if whose == job.work.name else f" (of {whose})"
         sentences = [difference.sentence for difference in differing[:_MOST_DIFFERENCES]]
         if len(differing) > _MOST_DIFFERENCES:
