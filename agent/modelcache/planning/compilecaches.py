@@ -328,11 +328,27 @@ def _work(
         return None, None
     if trial is not None and (trial.spec, trial.key) != (need.spec, need.key):
         trial = None
+    outgoing = sorted((h for h in held if _is_to_be_published(need, h)), key=_age_of)
+    publish_at = trial.unpublished.retry_at if trial and trial.unpublished else 0.0
+    if outgoing and publish_at <= now:
+        return Publish(name, outgoing[0].digest), None
+    work, due = _next(name, need, held, trial, now, limits)
+    if work is None and outgoing:
+        due = publish_at if due is None else min(due, publish_at)
+    return work, due
+
+
+def _next(
+    name: str,
+    need: Need,
+    held: Sequence[HeldBundle],
+    trial: CompileTrial | None,
+    now: float,
+    limits: Limits,
+) -> tuple[Work | None, float | None]:
+    """As `_work`, of looking and fetching."""
     if trial is not None and trial.retry_at > now:
         return None, trial.retry_at
-    outgoing = sorted((h for h in held if _is_to_be_published(need, h)), key=_age_of)
-    if outgoing:
-        return Publish(name, outgoing[0].digest), None
     if trial is None or trial.looked_at is None:
         return Look(name), None
     offer = _offer(need, held, trial)

@@ -128,6 +128,20 @@ def test_what_was_made_here_is_published_though_this_node_has_another_key_now() 
     assert idle(need(), [made]) == set()
 
 
+def test_who_may_not_publish_goes_on_looking_and_tries_again_later() -> None:
+    made = held(OLD, 0.0, outgoing=True, shown=True)
+    denied = CompileTrial("spec", KEY).not_published(AuthFailed("read-only"), NOW, delay)
+    assert actions(need(), made, trial=denied) == [Look("c")]
+    seen = denied.looked([Offer(NEW, 9.0)], frozenset(), "", NOW)
+    assert seen.unpublished is not None
+    assert actions(need(), made, trial=seen) == [Fetch("c", NEW)]
+    newest = denied.looked([], frozenset(), "", NOW)
+    found = plan({"c": need()}, {"c": [made]}, {"c": newest}, {}, NOW)
+    assert (found.actions, found.wake_at) == ((), seen.unpublished.retry_at)
+    later = plan({"c": need()}, {"c": [made]}, {"c": newest}, {}, seen.unpublished.retry_at)
+    assert later.actions == (Publish("c", OLD),)
+
+
 def test_what_failed_waits() -> None:
     failed = looked(OLD).failed(OriginUnavailable("away"), NOW, delay)
     found = plan({"c": need()}, {}, {"c": failed}, {}, NOW)

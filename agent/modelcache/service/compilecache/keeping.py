@@ -373,6 +373,12 @@ class Keeper:
                 "bundle.refused", compile_cache=name, digest=job.work.digest, message=str(error)
             )
             self._trials[name] = trial.refuse(job.work.digest, str(error))
+        elif isinstance(job.work, Publish):
+            self._trials[name] = (
+                trial.not_published(error, self._clock(), delay)
+                if error is not None
+                else trial.published()
+            )
         elif error is not None:
             self._fail(name, now, error)
         elif isinstance(job.work, Fetch) and not self._is_here(name, job.work.digest):

@@ -180,7 +180,7 @@ class Receiving:
                 ):
                     return self._take(ticket, read, staging)
             except InsufficientDisk as error:
-                raise Refused(507, "InsufficientDisk", str(error)) from error
+                raise Refused(503, "InsufficientDisk", str(error), retry_after=300) from error
 
     def _take(self, ticket: Ticket, read: Callable[[int], bytes], staging: Path) -> CaptureAnswer:
         archive = staging / archive_name(ticket.capture.archive)
@@ -315,7 +315,7 @@ class Receiving:
             except UsageError as error:
                 raise Refused(400, "Malformed", str(error)) from error
             except InsufficientDisk as error:
-                raise Refused(507, "InsufficientDisk", str(error)) from error
+                raise Refused(503, "InsufficientDisk", str(error), retry_after=300) from error
         self._metrics.started(name, start, self._cold_seconds(name, start.digest))
 
     def _cold_seconds(self, name: str, digest: str | None) -> float | None:
