@@ -98,6 +98,7 @@ def _added(spec: Object, asked: CacheAsked, caches: Caches | None, config: Confi
         publishes=not other and _may_publish(spec, cache, config.namespace),
         native=config.native_sidecars,
         size=asked.size,
+        quiet=asked.quiet,
     )
     _fit(container, cache)
     add_containers(spec, wanted, container)

@@ -337,6 +337,21 @@ def test_what_is_no_size_is_left_out(size: str) -> None:
     assert "compile-size" in warning
 
 
+def test_how_long_nothing_may_change() -> None:
+    spec = injected(compiling(Quiet="10m"))
+    assert variables(container(spec, "capture"))["MODELCACHE_COMPILE_QUIET"] == "10m"
+    assert "MODELCACHE_COMPILE_QUIET" not in variables(container(injected(compiling()), "capture"))
+
+
+@pytest.mark.parametrize("time", ["soon", "0s", "90", "-1s", "1s\n2", "1 m"])
+def test_what_is_no_time_is_left_out(time: str) -> None:
+    found = inject(compiling(Quiet=time), KNOWN, HERE, CACHES)
+    sidecar = container(found.pod["spec"], "capture")
+    assert "MODELCACHE_COMPILE_QUIET" not in variables(sidecar)
+    (warning,) = found.warnings
+    assert "compile-quiet" in warning
+
+
 def test_own_variables_win() -> None:
     env = [
         {"name": "VLLM_CACHE_ROOT", "value": "/own"},
