@@ -22,8 +22,8 @@ class CompileSettings(BaseSettings):
     )
     signing_key: Path | None = Field(
         None,
-        description="Private key (Ed25519, PEM) that signs the compile caches that pods of this node"
-        " bring. Its public key is trusted here.",
+        description="Private key (Ed25519, PEM) that signs the compile caches that pods of this"
+        " node bring. Its public key is trusted here.",
     )
     compile_listen: Listen = Field(
         "",
