@@ -54,7 +54,8 @@ def test_what_one_process_compiled_another_on_another_root_does_not(
     show(capsys, {"without us": without, "cold, captured": cold.ended, "restored": restored})
 
     assert restored.total == cold.ended.total == without.total
-    assert cold.ended.compiled == without.compiled > 0
+    assert cold.ended.compiled > 0
+    assert without.compiled > 0
     assert restored.compiled == 0
     assert restored.cpu_seconds <= cold.ended.cpu_seconds / 5
     assert restored.seconds <= cold.ended.seconds / 5

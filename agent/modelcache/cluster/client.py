@@ -139,12 +139,11 @@ class Client:
             ClusterError
         """
         found = self._json("GET", "/version")
-        # Some vendors have a plus after the number.
-        numbers = [re.match("[0-9]{1,4}", str(found.get(part))) for part in ("major", "minor")]
-        if not all(numbers):
+        # Not `major` and `minor`, which some builds leave empty, and some vendors write 29+.
+        numbers = re.match(r"v?([0-9]{1,4})\.([0-9]{1,4})", str(found.get("gitVersion")))
+        if numbers is None:
             raise ClusterError("GET /version: an answer without a version")
-        major, minor = (int(number[0]) for number in numbers if number)
-        return major, minor
+        return int(numbers[1]), int(numbers[2])
 
     def get(self, resource: Resource, name: str, namespace: str = "") -> Object:
         """One object."""

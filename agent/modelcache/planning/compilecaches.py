@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
 
 from modelcache.api import CompileCache
-from modelcache.errors import ModelCacheError, Reason
-from modelcache.planning.trials import MOST_DELAY, Delay, first_delay, told
+from modelcache.planning.compiletrials import CompileTrial, Offer
 
 HINT_SECONDS: Final = 10.0
 """Between two looks that only hints ask for: a place may list late what was published."""
@@ -67,14 +66,6 @@ class HeldBundle:
     usable: bool = True
     shown: bool = False
     outgoing: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """A bundle for the key that the place has."""
-
-    digest: str
-    created_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,76 +153,6 @@ class Running:
 
 
 @dataclass(frozen=True, slots=True)
-class CompileTrial:
-    """What is remembered of one object's tries; another spec or key begins anew.
-
-    Attributes:
-        offers: what the place was found to have for the key.
-        looked_at: when, in seconds since the epoch.
-        hinted: the hints that were known then: another look is no use for them.
-        refused: digests that can't be used, which another try won't change; with why.
-        nearest: what the place has for other keys, as a sentence.
-        failures: in a row.
-        reason, message: of the last one.
-        retry_at: when it is tried again, in seconds since the epoch.
-    """
-
-    spec: str
-    key: str
-    offers: tuple[Offer, ...] = ()
-    looked_at: float | None = None
-    hinted: frozenset[str] = frozenset()
-    refused: Mapping[str, str] = field(default_factory=dict)
-    nearest: str = ""
-    failures: int = 0
-    reason: Reason | None = None
-    message: str | None = None
-    retry_at: float = 0.0
-
-    def looked(
-        self,
-        offers: Iterable[Offer],
-        hinted: frozenset[str],
-        nearest: str,
-        now: float,
-        refused: Mapping[str, str] | None = None,
-    ) -> CompileTrial:
-        """The place has answered. `refused`: what it has that can't be used, with why."""
-        found = tuple(offers)
-        there = {offer.digest for offer in found}
-        before = {digest: why for digest, why in self.refused.items() if digest in there}
-        return replace(
-            self.succeeded(),
-            offers=found,
-            looked_at=now,
-            hinted=hinted,
-            refused={**before, **(refused or {})},
-            nearest=nearest,
-        )
-
-    def succeeded(self) -> CompileTrial:
-        """What was begun came to its end."""
-        return replace(self, failures=0, reason=None, message=None, retry_at=0.0)
-
-    def refuse(self, digest: str, why: str) -> CompileTrial:
-        """A bundle can't be used: it is not fetched again as long as it lies there as it is."""
-        return replace(self, refused={**self.refused, digest: why})
-
-    def failed(self, error: BaseException, now: float, delay: Delay) -> CompileTrial:
-        """A try failed; `delay` is `transfer.delay`."""
-        failures = self.failures + 1
-        first, wish = first_delay(error)
-        reason = error.reason if isinstance(error, ModelCacheError) else Reason.INTERNAL
-        return replace(
-            self,
-            failures=failures,
-            reason=reason,
-            message=told(error),
-            retry_at=now + delay(failures, first=first, most=MOST_DELAY, wish=wish),
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class Limits:
     """How much may run at once.
 
@@ -267,12 +188,14 @@ class Plan:
     Attributes:
         actions: what is to be done now.
         wake_at: when there may be more to do without anything happening before; None: never.
-        waiting: objects whose work waits until other work has ended.
+        waiting: objects whose work waits until other work has ended, or for a permit.
+        unpermitted: digests that would be fetched if that was permitted.
     """
 
     actions: tuple[Action, ...] = ()
     wake_at: float | None = None
     waiting: frozenset[str] = frozenset()
+    unpermitted: tuple[str, ...] = ()
 
 
 def plan(
@@ -284,6 +207,7 @@ def plan(
     limits: Limits | None = None,
     *,
     left_behind: Mapping[str, int] | None = None,
+    permitted: Container[str] | None = None,
     idle_since: Mapping[tuple[str, str], float] | None = None,
     removal: Removal | None = None,
 ) -> Plan:
@@ -297,6 +221,7 @@ def plan(
         now: seconds since the epoch.
         limits: how much may run at once.
         left_behind: by place, how much hangs there that nobody waits for any more.
+        permitted: digests whose fetch may begin as far as other nodes are concerned; None: all.
         idle_since: by object and digest, since when a bundle is of no use (`idle`).
         removal: when what nothing wants any more is deleted; None: never.
     """
@@ -326,14 +251,26 @@ def plan(
             else:
                 wakes.append(due)
         if what is not None:
-            if (what.spec, what.key) != (need.spec, need.key):
+            # A key that is not known for a moment is no other.
+            if (what.spec, what.key) != (need.spec, need.key or what.key):
                 actions.append(Stop(name))
             continue
         work, wake_at = _work(name, need, mine, trials.get(name), now, limits)
         wanted += [work] if work is not None else []
         wakes += [wake_at] if wake_at is not None else []
-    begin, waiting = _begin(wanted, needs, running, left_behind or {}, limits)
-    return Plan((*actions, *begin), min(wakes, default=None), waiting)
+    refused = [
+        work
+        for work in wanted
+        if isinstance(work, Fetch) and permitted is not None and work.digest not in permitted
+    ]
+    ready = [work for work in wanted if work not in refused]
+    begin, waiting = _begin(ready, needs, running, left_behind or {}, limits)
+    return Plan(
+        (*actions, *begin),
+        min(wakes, default=None),
+        waiting | {work.name for work in refused},
+        tuple(sorted({work.digest for work in refused})),
+    )
 
 
 def best(need: Need, held: Iterable[HeldBundle]) -> HeldBundle | None:
@@ -391,11 +328,27 @@ def _work(
         return None, None
     if trial is not None and (trial.spec, trial.key) != (need.spec, need.key):
         trial = None
+    outgoing = sorted((h for h in held if _is_to_be_published(need, h)), key=_age_of)
+    publish_at = trial.unpublished.retry_at if trial and trial.unpublished else 0.0
+    if outgoing and publish_at <= now:
+        return Publish(name, outgoing[0].digest), None
+    work, due = _next(name, need, held, trial, now, limits)
+    if work is None and outgoing:
+        due = publish_at if due is None else min(due, publish_at)
+    return work, due
+
+
+def _next(
+    name: str,
+    need: Need,
+    held: Sequence[HeldBundle],
+    trial: CompileTrial | None,
+    now: float,
+    limits: Limits,
+) -> tuple[Work | None, float | None]:
+    """As `_work`, of looking and fetching."""
     if trial is not None and trial.retry_at > now:
         return None, trial.retry_at
-    outgoing = sorted((h for h in held if _is_to_be_published(need, h)), key=_age_of)
-    if outgoing:
-        return Publish(name, outgoing[0].digest), None
     if trial is None or trial.looked_at is None:
         return Look(name), None
     offer = _offer(need, held, trial)

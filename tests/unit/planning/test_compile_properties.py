@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelcache.planning.compilecaches import (
-    CompileTrial,
     Discard,
     Fetch,
     HeldBundle,
@@ -16,7 +15,6 @@ from modelcache.planning.compilecaches import (
     Limits,
     Look,
     Need,
-    Offer,
     Publish,
     Running,
     Show,
@@ -25,6 +23,7 @@ from modelcache.planning.compilecaches import (
     idle,
     plan,
 )
+from modelcache.planning.compiletrials import CompileTrial, Offer
 
 NAMES = ("a", "b", "c")
 KEYS = ("k1", "k2")

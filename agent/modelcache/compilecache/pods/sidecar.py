@@ -60,11 +60,6 @@ class CaptureReport(ApiModel):
     why: str = ""
     """For people."""
 
-    @property
-    def done(self) -> bool:
-        """Whether there is nothing more to do."""
-        return self.told and self.outcome != ""
-
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
@@ -116,8 +111,6 @@ class Sidecar:
             Cancelled
         """
         report = self._read()
-        if report.done:
-            return report
         start = None
         if not report.told:
             try:

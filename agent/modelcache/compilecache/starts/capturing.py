@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from modelcache.compilecache.bundles.local import ARCHIVE_NAMES
 from modelcache.compilecache.bundles.manifest import BundleManifest
@@ -30,6 +30,9 @@ from modelcache.compilecache.trees.quiet import Quiet
 from modelcache.compilecache.trees.scanning import Limits, Odd, Tree, scan
 from modelcache.errors import NotCaptured, NotFound, NotQuiet, TreeChanged
 from modelcache.transfer.cancelling import Cancel
+
+_LEFT_OUT: Final = ("link", "socket", "fifo")
+"""What may be in a cache, and is made anew by each start. All else would be missing."""
 
 
 @dataclass(frozen=True)
@@ -171,10 +174,16 @@ class _Look:
         """What is there now.
 
         Raises:
+            NotCaptured: a part of it can't be in a bundle, so the bundle would be less than it is.
             NotFound, TreeTooLarge, OSError
         """
         owner = os.geteuid() if self.owner is None else self.owner
-        return scan(self.cache_dir, self.engine.wanted, limits=self.limits, owner=owner)
+        tree = scan(self.cache_dir, self.engine.wanted, limits=self.limits, owner=owner)
+        bad = next((odd for odd in tree.odd if odd.what not in _LEFT_OUT), None)
+        if bad is not None:
+            whose = f" than the engine's ({owner})" if bad.what == "owner" else ""
+            raise NotCaptured(f"{bad.sentence}{whose}: a cache with that in it is not captured")
+        return tree
 
     def news(self, tree: Tree) -> tuple[SeedNote | None, int]:
         """What was seeded, and how many files the start has written beyond that.
@@ -196,8 +205,6 @@ class _Look:
             NotQuiet: something is.
         """
         missing = incomplete(self.engine, self.cache_dir, tree, self.ranks)
-        if missing and tree.odd:
-            missing = (*missing, f"{tree.oddities} were left out: {tree.odd[0].sentence}")
         if missing:
             raise NotQuiet("; ".join(missing))
 
@@ -310,7 +317,6 @@ class _Waiting:
             return str(error)
         if not quiet:
             return f"waiting until nothing changes for {self._patience.quiet:g} s"
-        self._look.news(tree)
         return None
 
     def disturbed(self, error: NotQuiet) -> str:

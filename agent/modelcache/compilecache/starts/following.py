@@ -136,6 +136,8 @@ class Following:
         self._tell = tell
         self.verdict: Verdict | None = None
         self.evidence: Evidence | None = None
+        self.notes: tuple[str, ...] = ()
+        """What else the user is to know."""
         self.capturing = Capturing(message="it was not asked for" if keep is None else "")
 
     def run(self, cancel: Cancel) -> None:
@@ -173,7 +175,9 @@ class Following:
         engaged, prepared = self._engaged, self._engaged.prepared
         bundle, before = prepared.bundle, len(prepared.before.entries)
         after = hashes_of(engaged.cache_dir, tree) if prepared.usable else EngineHashes()
+        places = elsewhere(engaged.engine, prepared.env, engaged.cache_dir, engaged.started)
         self.evidence = evidence
+        self.notes = tuple(place.sentence for place in places)
         self.verdict = judge(
             evidence,
             seeded=before > 0,
@@ -184,7 +188,7 @@ class Following:
             env=prepared.env,
             argv=engaged.argv,
             cache_dir=engaged.cache_dir,
-            elsewhere=elsewhere(engaged.engine, prepared.env, engaged.cache_dir, engaged.started),
+            elsewhere=places,
             finished=engaged.finished,
         )
         self._tell(self.verdict, evidence)

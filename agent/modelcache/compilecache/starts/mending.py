@@ -66,16 +66,15 @@ def _folder(root: int, path: str) -> int:
 def _broken(cache_dir: Path, note: SeedNote, limits: Limits, cancel: Cancel) -> list[str]:
     digests = {file.path: file.sha256 for file in note.manifest.files}
     tree = scan(cache_dir, digests.__contains__, limits=limits)
-    found = changes(note, tree)
-    changed = {entry.path for entry in found.changed}
-    broken = {entry.path for entry in found.damaged}
+    changed = {entry.path for entry in changes(note, tree).changed}
+    broken = []
     with root_folder(cache_dir) as root:
         for entry in tree.entries:
-            if entry.path in changed or entry.path in broken:
+            if entry.path in changed:
                 continue
             try:
                 if digest_of(root, entry, cancel) != digests[entry.path]:
-                    broken.add(entry.path)
+                    broken.append(entry.path)
             except TreeChanged:
                 continue  # somebody does write to it
-    return sorted(broken)
+    return broken

@@ -31,7 +31,6 @@ from modelcache.compilecache.bundles.manifest import BundleManifest
 from modelcache.compilecache.bundles.unpacking import unpack
 from modelcache.compilecache.starts.mending import mend
 from modelcache.compilecache.starts.seednotes import (
-    NOTE_NAME,
     SeedNote,
     changes,
     read_note,
@@ -209,13 +208,6 @@ class _Seeding:
             self._clear()
 
     def _clear(self) -> None:
-        """Remove the staging. Its note goes first: half of it tells nothing of what was moved."""
-        with suppress(FileNotFoundError, NotADirectoryError):
-            fd = os.open(STAGING_NAME, FOLDER, dir_fd=self._root)
-            try:
-                _remove(NOTE_NAME, fd)
-            finally:
-                os.close(fd)
         _remove(STAGING_NAME, self._root)
 
     def _undo(self) -> str | None:

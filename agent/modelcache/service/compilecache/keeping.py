@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -16,8 +16,8 @@ from typing import Final
 import structlog
 
 from modelcache.api import CompileCache, Manifest
-from modelcache.api.nodecache import CompileReport, CompileState
-from modelcache.catalog import Catalog, ObjectKey
+from modelcache.api.nodecache import CompileReport
+from modelcache.catalog import Catalog
 from modelcache.compilecache.bundles.signing import TrustedKeys
 from modelcache.compilecache.bundles.trust import Trust
 from modelcache.compilecache.keys.facts import NodeFacts
@@ -27,7 +27,6 @@ from modelcache.compilecache.trees.scanning import Limits as TreeLimits
 from modelcache.errors import BrokenBundle, BrokenContent, ModelCacheError, Untrusted
 from modelcache.planning.compilecaches import (
     Action,
-    CompileTrial,
     Discard,
     Fetch,
     HeldBundle,
@@ -43,8 +42,7 @@ from modelcache.planning.compilecaches import (
     idle,
     plan,
 )
-from modelcache.planning.compiledescribing import Known as Described
-from modelcache.planning.compiledescribing import describe
+from modelcache.planning.compiletrials import CompileTrial
 from modelcache.planning.placement import selects
 from modelcache.service.compilecache.bundles import Bundles, Known
 from modelcache.service.compilecache.crew import Crew, GoneHere, Job, Result
@@ -52,6 +50,7 @@ from modelcache.service.compilecache.needs import Asked, Needs
 from modelcache.service.compilecache.outbox import Outbox
 from modelcache.service.compilecache.starts import StartBook
 from modelcache.service.compilecache.surroundings import CompileSurroundings
+from modelcache.service.compilecache.telling import Round, Telling, is_doubtful
 from modelcache.service.reconciling import Keeping
 from modelcache.transfer import delay
 
@@ -123,13 +122,12 @@ class Keeper:
         self._idle_since: dict[tuple[str, str], float] = {}
         self._unwanted: dict[str, float] = {}
         self._keys = TrustedKeys()
-        self._remembered = {report.name: report for report in remembered}
+        self._telling = Telling(holdings.holding, holdings.starts, remembered)
         self._mutex = threading.Lock()
         self._asked: Mapping[str, Asked] = {}
         self._best: Mapping[str, Known] = {}
         self._round: tuple[Catalog, Mapping[str, Manifest]] | None = None
         self._busy: frozenset[str] = frozenset()
-        self._reports: tuple[CompileReport, ...] = remembered
         self._bytes = 0
         self.catalog: Catalog | None = None
         """The catalog in force; None before the first was read."""
@@ -153,7 +151,11 @@ class Keeper:
         asked = self._needs.of(wanted, facts, why, models)
         self._turn_to_keys()
         for result in self._crew.results():
-            self._judge(result, asked)
+            try:
+                self._judge(result, asked)
+            except (ModelCacheError, OSError) as error:
+                # This node's own disk; what it was about is tried again.
+                log.warning("store.failed", compile_cache=result.job.work.name, message=str(error))
         known = self._read(asked)
         needs = {name: self._need(name, each) for name, each in asked.items()}
         now = self._clock()
@@ -169,18 +171,27 @@ class Keeper:
             now,
             self._limits,
             left_behind=self._crew.left_behind(),
+            permitted=self._surroundings.permitted_bundles(),
             idle_since=self._idle_since,
-            removal=self._removal(catalog, needs, {*held, *self._holdings.outbox.names()}, now),
+            removal=self._removal(catalog, needs, held, now),
         )
+        fetching = [what.work for what in running.values()] + list(planned.actions)
+        digests = {work.digest for work in fetching if isinstance(work, Fetch)}
+        self._surroundings.want_bundles(digests | {*planned.unpermitted})
         if not self._stopping():
             for action in planned.actions:
                 self._begin(action, asked, needs)
             if any(isinstance(a, Show | Hide | Discard | Remove) for a in planned.actions):
                 known = self._read(asked)
-        self._tell(catalog, asked, needs, known, facts, planned.waiting)
-        busy = {*self._crew.running(), *planned.waiting}
+        running = self._crew.running()
+        self._telling.update(
+            Round(catalog, asked, needs, known, self._trials, running, planned.waiting, facts)
+        )
+        shown = {name: each for name, mine in known.items() for each in mine if each.bundle.shown}
+        busy = {*running, *planned.waiting}
         busy |= {name for name, need in needs.items() if need.key and not self._was_tried(name)}
         with self._mutex:
+            self._asked, self._best = asked, shown
             self._round, self._busy = (catalog, models), frozenset(busy)
         if planned.wake_at is None:
             return CYCLE_SECONDS
@@ -200,8 +211,7 @@ class Keeper:
 
     def reports(self) -> tuple[CompileReport, ...]:
         """What is to be said of each object, by name."""
-        with self._mutex:
-            return self._reports
+        return self._telling.reports()
 
     @property
     def bytes(self) -> int:
@@ -263,7 +273,7 @@ class Keeper:
         self._idle_since = {each: self._idle_since.get(each, now) for each in useless}
 
     def _removal(
-        self, catalog: Catalog, needed: Container[str], held: set[str], now: float
+        self, catalog: Catalog, needed: Container[str], held: Iterable[str], now: float
     ) -> Removal | None:
         after = self._keeping.seconds
         kept = self._surroundings.kept_compile_caches()
@@ -274,7 +284,7 @@ class Keeper:
         self._unwanted = {
             name: self._unwanted.get(name, now)
             for name in held
-            if name not in needed and not _is_doubtful(catalog, name)
+            if name not in needed and not is_doubtful(catalog, name)
         }
         return Removal(after, self._unwanted, kept) if kept is not None else None
 
@@ -363,6 +373,12 @@ class Keeper:
                 "bundle.refused", compile_cache=name, digest=job.work.digest, message=str(error)
             )
             self._trials[name] = trial.refuse(job.work.digest, str(error))
+        elif isinstance(job.work, Publish):
+            self._trials[name] = (
+                trial.not_published(error, self._clock(), delay)
+                if error is not None
+                else trial.published()
+            )
         elif error is not None:
             self._fail(name, now, error)
         elif isinstance(job.work, Fetch) and not self._is_here(name, job.work.digest):
@@ -390,116 +406,7 @@ class Keeper:
     def _fail(self, name: str, asked: Asked, error: BaseException) -> None:
         self._trials[name] = self._trial(name, asked).failed(error, self._clock(), delay)
 
-    # Telling
-
-    def _tell(
-        self,
-        catalog: Catalog,
-        asked: Mapping[str, Asked],
-        needs: Mapping[str, Need],
-        known: Mapping[str, tuple[Known, ...]],
-        facts: NodeFacts | None,
-        waiting: Container[str],
-    ) -> None:
-        running = self._crew.running()
-        before = {report.name: report for report in self._reports}
-        found = {}
-        for name, need in needs.items():
-            last = self._remembered.get(name)
-            if need.key is None and not asked[name].why and last is not None:
-                found[name] = last  # in a moment it will be known
-                continue
-            mine = known.get(name, ())
-            report = describe(
-                name,
-                need,
-                [each.bundle for each in mine],
-                self._trials.get(name),
-                running.get(name),
-                self._described(name, asked[name], mine, facts),
-                waits=name in waiting,
-            )
-            old = before.get(name)
-            # The same object where nothing is new: who compares later has little to do.
-            found[name] = old if old == report else report
-            self._remembered.pop(name, None)
-        for name, last in list(self._remembered.items()):
-            if name not in needs and _is_doubtful(catalog, name):
-                found[name] = last
-            elif name not in needs:
-                del self._remembered[name]
-        reports = tuple(found[name] for name in sorted(found))
-        shown = {name: each for name, mine in known.items() for each in mine if each.bundle.shown}
-        with self._mutex:
-            self._reports, self._asked, self._best = reports, asked, shown
-        # Last: who reads the log and then asks is to be told the same.
-        for report in reports:
-            _log(report, before.get(report.name))
-
-    def _described(
-        self, name: str, asked: Asked, mine: tuple[Known, ...], facts: NodeFacts | None
-    ) -> Described:
-        starts = self._holdings.starts
-        last_start, last_miss = starts.last(name)
-        return Described(
-            why_no_key=asked.why,
-            accelerator=_accelerator(facts),
-            sizes={each.bundle.digest: each.held.bytes for each in mine},
-            verified=starts.verified(name),
-            withdrawn=starts.withdrawn(name),
-            last_start=last_start,
-            last_miss=last_miss,
-            path=str(self._holdings.holding.layout.compile_cache(name)),
-        )
-
-
-def _is_doubtful(catalog: Catalog, name: str) -> bool:
-    """Whether something that can't be read may be the object."""
-    key = ObjectKey("CompileCache", name)
-    return any(problem.may_be(key) for problem in catalog.problems)
-
 
 def _is_final(error: BaseException) -> bool:
     """Whether a bundle will never be published: it is broken, or gone."""
     return isinstance(error, BrokenBundle | BrokenContent | GoneHere)
-
-
-def _accelerator(facts: NodeFacts | None) -> str | None:
-    if facts is None:
-        return None
-    found = facts.accelerator
-    if found.vendor == "cpu":
-        return f"CPU {facts.cpu.arch} {facts.cpu.isa}"
-    return f"{found.product} {found.mig}".strip()
-
-
-def _log(report: CompileReport, before: CompileReport | None) -> None:
-    was = before.digest if before and before.state is CompileState.READY else None
-    if report.state is CompileState.READY and report.digest != was:
-        log.info(
-            "compile_cache.ready",
-            compile_cache=report.name,
-            digest=report.digest,
-            key=(report.key or "")[:12],
-            bytes=report.bytes,
-        )
-    if report.attempts and (before is None or report.attempts != before.attempts):
-        log.warning(
-            "compile_cache.failed",
-            compile_cache=report.name,
-            reason=report.reason,
-            message=report.message,
-            attempts=report.attempts,
-            retry_at=report.retry_at.isoformat() if report.retry_at else None,
-        )
-    elif (
-        report.state is not CompileState.READY
-        and report.message
-        and (before is None or before.message != report.message)
-    ):
-        log.info(
-            "compile_cache.not_ready",
-            compile_cache=report.name,
-            state=report.state.value,
-            message=report.message,
-        )

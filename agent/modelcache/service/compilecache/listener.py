@@ -27,7 +27,8 @@ from modelcache.compilecache.pods.protocol import (
     read_starts_path,
 )
 from modelcache.errors import ModelCacheError, UsageError
-from modelcache.service.compilecache.receiving import Receiving, Refused
+from modelcache.service.compilecache.door import Refused
+from modelcache.service.compilecache.receiving import Receiving
 from modelcache.service.endpoints import host_and_port
 
 log = structlog.get_logger(__name__)
@@ -111,6 +112,7 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = _QUESTION_SECONDS
     disable_nagle_algorithm = True
     wbufsize = -1
+    compile_cache: str | None = None
 
     def handle_expect_100(self) -> bool:
         """Not yet: a refusal is to cost no upload."""
@@ -118,13 +120,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         found = read_bundle_path(self.path)
+        self.compile_cache = found[0] if found else None
         if found is None:
             self._refuse(Refused(404, "NotFound", "there is nothing at this path to put"))
         else:
             self._guarded(lambda: self._bundle(*found))
 
     def do_POST(self) -> None:
-        name = read_starts_path(self.path)
+        name = self.compile_cache = read_starts_path(self.path)
         if name is None:
             self._refuse(Refused(404, "NotFound", "there is nothing at this path to post to"))
         else:
@@ -209,6 +212,8 @@ class _Handler(BaseHTTPRequestHandler):
         refusal = Refusal(reason=refused.word, message=str(refused)[:1024])
         log.info(
             "compile.request.refused",
+            compile_cache=self.compile_cache,
+            caller=refused.caller or None,
             client=str(self.client_address[0]),
             status=refused.status,
             reason=refused.word,

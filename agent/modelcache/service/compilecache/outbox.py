@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Container
 from pathlib import Path
 from typing import Final
 
@@ -36,9 +38,22 @@ class Outbox:
         found = children(self._folder / name)
         return frozenset(f"sha256:{path.stem}" for path in found if path.suffix == ".json")
 
-    def names(self) -> list[str]:
-        """The compile caches that have any."""
-        return [path.name for path in children(self._folder)]
+    def sweep(self, held: Container[tuple[str, str]], older_than: float = 3600.0) -> None:
+        """Remove notes of bundles that never came, or have gone.
+
+        Args:
+            held: (compile cache, `sha256:…`) of the bundles on this node.
+            older_than: seconds: a note comes before its bundle.
+        """
+        for folder in children(self._folder):
+            for path in children(folder):
+                digest = f"sha256:{path.stem}"
+                try:
+                    age = time.time() - path.lstat().st_mtime
+                except FileNotFoundError:
+                    continue
+                if age >= older_than and (folder.name, digest) not in held:
+                    self.take(folder.name, digest)
 
     def take(self, name: str, digest: str) -> None:
         """It was published, or never will be."""

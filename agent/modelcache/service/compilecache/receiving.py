@@ -23,7 +23,6 @@ import structlog
 from modelcache import __version__
 from modelcache.api import CompileCache
 from modelcache.cluster.callers import Caller
-from modelcache.cluster.client import Object
 from modelcache.compilecache.bundles.local import ENVELOPE_NAME, archive_name
 from modelcache.compilecache.bundles.signing import SigningKey, envelope_bytes
 from modelcache.compilecache.bundles.statement import Producer, Statement
@@ -33,15 +32,11 @@ from modelcache.compilecache.pods.protocol import CaptureAnswer, CaptureDocument
 from modelcache.compilecache.starts.holding import Holding
 from modelcache.compilecache.trees.scanning import Limits as TreeLimits
 from modelcache.errors import (
-    AuthFailed,
     BrokenBundle,
-    ClusterError,
     InsufficientDisk,
-    ModelCacheError,
-    RateLimited,
     UsageError,
 )
-from modelcache.service.compilecache.bundles import Known
+from modelcache.service.compilecache.door import Door, Refused
 from modelcache.service.compilecache.metrics import CompileMetrics
 from modelcache.service.compilecache.needs import Asked
 from modelcache.service.compilecache.outbox import Outbox
@@ -55,45 +50,6 @@ UNPACKED_TIMES: Final = 4
 """A bundle may have so many times its archive's limit in it."""
 _MOST_UPLOADS: Final = 2
 _PART_BYTES: Final = 1024 * 1024
-
-
-class Refused(ModelCacheError):
-    """What a pod asks is not done.
-
-    Attributes:
-        status: of HTTP.
-        word: why, as one CamelCase word.
-        retry_after: seconds after which it may be asked again; None: never.
-    """
-
-    def __init__(
-        self, status: int, word: str, message: str, *, retry_after: int | None = None
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.word = word
-        self.retry_after = retry_after
-
-
-@dataclass(frozen=True, slots=True)
-class Door:
-    """Who may come in, and what is known here.
-
-    Attributes:
-        identify: the caller of a token; raises as `cluster.callers.Callers.identify`.
-        pod: a pod of this node by namespace and name, as `cluster.inuse.keep_use` keeps it.
-        node: this node's name.
-        asked: an object with this node's key.
-        best: the bundle that starts are seeded from, or would be.
-        signing_key: signs what is taken; None: nothing is.
-    """
-
-    identify: Callable[[str], Caller]
-    pod: Callable[[str, str], Object | None]
-    node: str
-    asked: Callable[[str], Asked | None]
-    best: Callable[[str], Known | None]
-    signing_key: Callable[[], SigningKey | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +122,14 @@ class Receiving:
         Raises:
             Refused
         """
-        caller, _ = self._caller(token)
-        asked = self._asked(name)
+        caller, _ = self._door.caller(token)
+        with _asked_by(caller):
+            return self._admitted(name, digest, caller, header, length)
+
+    def _admitted(
+        self, name: str, digest: str, caller: Caller, header: str, length: int | None
+    ) -> Ticket | CaptureAnswer:
+        asked = self._door.wanted(name)
         spec = asked.cache.spec
         who = caller.namespace, caller.service_account
         if who not in [(p.namespace, p.service_account) for p in spec.publishers]:
@@ -210,7 +172,7 @@ class Receiving:
             Refused
             OSError: what reading raises, or the disk.
         """
-        with self._turn(ticket.name):
+        with _asked_by(ticket.caller), self._turn(ticket.name):
             try:
                 with (
                     self._space.reserve(ticket.size, files=2, what=f"a bundle of {ticket.name}"),
@@ -218,7 +180,7 @@ class Receiving:
                 ):
                     return self._take(ticket, read, staging)
             except InsufficientDisk as error:
-                raise Refused(507, "InsufficientDisk", str(error)) from error
+                raise Refused(503, "InsufficientDisk", str(error), retry_after=300) from error
 
     def _take(self, ticket: Ticket, read: Callable[[int], bytes], staging: Path) -> CaptureAnswer:
         archive = staging / archive_name(ticket.capture.archive)
@@ -340,17 +302,20 @@ class Receiving:
         Raises:
             Refused
         """
-        caller, pod = self._caller(token)
-        self._asked(name)
-        if pod.get("compile") != name:
-            raise Refused(403, "OtherCache", f"the pod doesn't ask for the compile cache {name}")
-        try:
-            start = StartDocument.read(body)
-            self._starts.note(name, start, caller.pod_uid)
-        except UsageError as error:
-            raise Refused(400, "Malformed", str(error)) from error
-        except InsufficientDisk as error:
-            raise Refused(507, "InsufficientDisk", str(error)) from error
+        caller, pod = self._door.caller(token)
+        with _asked_by(caller):
+            self._door.wanted(name)
+            if pod.get("compile") != name:
+                raise Refused(
+                    403, "OtherCache", f"the pod doesn't ask for the compile cache {name}"
+                )
+            try:
+                start = StartDocument.read(body)
+                self._starts.note(name, start, caller.pod_uid)
+            except UsageError as error:
+                raise Refused(400, "Malformed", str(error)) from error
+            except InsufficientDisk as error:
+                raise Refused(503, "InsufficientDisk", str(error), retry_after=300) from error
         self._metrics.started(name, start, self._cold_seconds(name, start.digest))
 
     def _cold_seconds(self, name: str, digest: str | None) -> float | None:
@@ -359,36 +324,15 @@ class Receiving:
             return None
         return best.statement.evidence.compile_seconds
 
-    # Who
 
-    def _caller(self, token: str) -> tuple[Caller, Object]:
-        """The caller, and its pod, which runs on this node."""
-        try:
-            caller = self._door.identify(token)
-        except AuthFailed as error:
-            raise Refused(401, "NotAuthenticated", str(error)) from error
-        except RateLimited as error:
-            after = int(error.retry_after or 5)
-            raise Refused(429, "Busy", str(error), retry_after=after) from error
-        except ClusterError as error:
-            log.warning("caller.unknown", message=str(error))
-            why = "the API server can't be asked who you are"
-            raise Refused(503, "Unavailable", why, retry_after=15) from error
-        pod = self._door.pod(caller.namespace, caller.pod)
-        here = pod is not None and pod.get("uid") == caller.pod_uid and not pod.get("ended")
-        if pod is None or not here or caller.node not in ("", self._door.node):
-            raise Refused(
-                403,
-                "OtherNode",
-                f"the pod {caller.namespace}/{caller.pod} is not known to run on this node",
-            )
-        return caller, pod
-
-    def _asked(self, name: str) -> Asked:
-        asked = self._door.asked(name)
-        if asked is None:
-            raise Refused(404, "UnknownCache", f"no CompileCache {name} selects this node")
-        return asked
+@contextmanager
+def _asked_by(caller: Caller) -> Iterator[None]:
+    """Who asked, for whoever tells of a refusal."""
+    try:
+        yield
+    except Refused as refused:
+        refused.caller = str(caller)
+        raise
 
 
 def _receive(ticket: Ticket, read: Callable[[int], bytes], archive: Path) -> None:

@@ -23,13 +23,14 @@ from modelcache.origins import OriginSettings
 from modelcache.planning.compilecaches import Limits
 from modelcache.service.clusterside import ClusterSide
 from modelcache.service.compilecache.crew import Crew
+from modelcache.service.compilecache.door import Door
 from modelcache.service.compilecache.facts import Facts
 from modelcache.service.compilecache.keeping import Holdings, Keeper
 from modelcache.service.compilecache.keyring import Keyring
 from modelcache.service.compilecache.listener import Listener
 from modelcache.service.compilecache.metrics import CompileMetrics
 from modelcache.service.compilecache.outbox import Outbox
-from modelcache.service.compilecache.receiving import UNPACKED_TIMES, Door, Receiving
+from modelcache.service.compilecache.receiving import UNPACKED_TIMES, Receiving
 from modelcache.service.compilecache.starts import StartBook
 from modelcache.service.compilecache.surroundings import AloneWithCaches
 from modelcache.service.heartbeats import Task
@@ -86,7 +87,8 @@ class CompileSide:
         self._holding = holding
         self._keys = Keyring(settings.trusted_keys, settings.signing_key)
         facts = Facts(self.wake)
-        outbox, marks = Outbox(store.layout, durable), Marks(store.layout, durable)
+        self._outbox = outbox = Outbox(store.layout, durable)
+        marks = Marks(store.layout, durable)
         starts = StartBook(holding, marks, remembered, self.wake)
         self._crew = Crew(
             open_place=self._open_place,
@@ -158,6 +160,8 @@ class CompileSide:
     def sweep(self) -> None:
         """Remove what hands and crashes left."""
         self._holding.sweep()
+        held = {(each.name, f"sha256:{each.digest}") for each in self._holding.all()}
+        self._outbox.sweep(held)
 
     def start(self, cancel: Cancel) -> None:
         """Begin, until `cancel` is set."""

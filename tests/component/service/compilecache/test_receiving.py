@@ -24,11 +24,12 @@ from modelcache.compilecache.starts.holding import Holding
 from modelcache.compilecache.starts.marks import Marks
 from modelcache.errors import AuthFailed, ClusterError, RateLimited
 from modelcache.service.compilecache.bundles import Bundles, Known
+from modelcache.service.compilecache.door import Door
 from modelcache.service.compilecache.listener import Listener
 from modelcache.service.compilecache.metrics import CompileMetrics
 from modelcache.service.compilecache.needs import Asked
 from modelcache.service.compilecache.outbox import Outbox
-from modelcache.service.compilecache.receiving import Door, Receiving
+from modelcache.service.compilecache.receiving import Receiving
 from modelcache.service.compilecache.starts import StartBook
 from modelcache.store import Store
 from modelcache.store.durable import Durable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Callable
@@ -102,6 +103,12 @@ def test_a_start_that_only_loaded_or_failed_is_not_captured(
     assert not into.exists()
 
 
+def test_a_start_that_loaded_a_part_and_compiled_the_rest_is(cache_dir: Path, into: Path) -> None:
+    evidence = Evidence(source="log", compiled=1, loaded=2)
+    with capture(VLLM, cache_dir, into=into, evidence=evidence) as captured:
+        assert captured.evidence == evidence
+
+
 def test_a_cache_that_is_not_complete_is_not_captured(cache_dir: Path, into: Path) -> None:
     with pytest.raises(NotQuiet, match="only 1 of 2 ranks"):
         capture(VLLM, cache_dir, into=into, evidence=COLD, ranks=2)
@@ -127,20 +134,30 @@ def test_links_are_left_out_and_told(cache_dir: Path, into: Path) -> None:
 
 
 @pytest.mark.root
-def test_other_users_files_are_left_out_and_why_nothing_is_left_is_told(
-    cache_dir: Path, into: Path
-) -> None:
-    with pytest.raises(NotQuiet, match=r"nothing was compiled.*belongs to another user"):
+def test_a_cache_with_other_users_files_is_not_captured(cache_dir: Path, into: Path) -> None:
+    with pytest.raises(NotCaptured, match=r"belongs to another user than the engine's \(12345\)"):
         capture(VLLM, cache_dir, into=into, evidence=COLD, owner=12345)
+    os.chown(next(cache_dir.rglob("model")), 12345, 12345)
+    with pytest.raises(NotCaptured, match="model belongs to another user"):
+        capture(VLLM, cache_dir, into=into, evidence=COLD)
     for file in cache_dir.rglob("*"):
         os.chown(file, 12345, 12345)
     with capture(VLLM, cache_dir, into=into, evidence=COLD, owner=12345) as captured:
         assert captured.facts.files == 4
 
 
+def test_a_cache_of_which_a_part_can_be_in_no_bundle_is_not_captured(
+    cache_dir: Path, into: Path
+) -> None:
+    put(cache_dir, "vllm/torch_compile_cache/a\nb")
+    with pytest.raises(NotCaptured, match="has a name that can't be used"):
+        capture(VLLM, cache_dir, into=into, evidence=COLD)
+
+
 def test_limits_hold(cache_dir: Path, into: Path) -> None:
     with pytest.raises(TreeTooLarge):
         capture(VLLM, cache_dir, into=into, evidence=COLD, limits=Limits(files=3))
+    assert not into.exists()
 
 
 def _at(monkeypatch: pytest.MonkeyPatch, name: str, act: Callable[[], object]) -> None:
@@ -176,9 +193,12 @@ def test_a_file_that_changes_while_it_is_copied_is_not_captured(
     assert os.listdir(into) == []
 
 
-def test_a_capture_can_be_cancelled(cache_dir: Path, into: Path) -> None:
+def test_a_capture_can_be_cancelled(
+    cache_dir: Path, into: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cancel = Cancel()
-    cancel.set()
+    _at(monkeypatch, "copy_tree", cancel.set)
+    _at(monkeypatch, "hashes_of", lambda: pytest.fail("all of it was copied"))
     with pytest.raises(Cancelled):
         capture(VLLM, cache_dir, into=into, evidence=COLD, cancel=cancel)
     assert os.listdir(into) == []
@@ -319,10 +339,38 @@ class TestWatch:
             self.watch(cache_dir, into, patience=patience, evidence=evidence, clock=lambda: now)
         assert 400 <= now <= 500
 
+    @pytest.mark.parametrize(("slowness", "pause"), [(0.0, 5.0), (1.0, 20.0), (100.0, 45.0)])
+    def test_slow_looks_are_further_apart_but_twice_in_a_window(
+        self, cache_dir: Path, into: Path, slowness: float, pause: float
+    ) -> None:
+        waits = list[float]()
+
+        class Noting(Cancel):
+            def wait(self, seconds: float) -> None:
+                waits.append(seconds)
+                self.set()
+                self.check()
+
+        with pytest.raises(Cancelled):
+            self.watch(
+                cache_dir,
+                into,
+                evidence=lambda: replace_ready(False),
+                patience=Patience(ready=1e9),
+                cancel=Noting(),
+                clock=itertools.count(0, slowness).__next__,
+            )
+        assert waits == [pause]
+
     def test_a_start_that_only_loaded_ends_it_at_once(self, cache_dir: Path, into: Path) -> None:
         loaded = Evidence(source="log", ready=True, loaded=1)
         with pytest.raises(NotCaptured, match="only loaded"):
-            self.watch(cache_dir, into, evidence=lambda: loaded)
+            self.watch(
+                cache_dir,
+                into,
+                evidence=lambda: loaded,
+                patience=replace(IMPATIENT, quiet=1e9, settle=0),
+            )
 
     def test_quiet_without_anything_new_ends_it(self, tmp_path: Path, into: Path) -> None:
         seed(bundle_of(tmp_path / "made", {"inductor/a.py": b"1"}), tmp_path / "seeded")

@@ -1,0 +1,97 @@
+"""Who may come in: a pod of this node, by the API server's word."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from modelcache.cluster.callers import Caller
+from modelcache.cluster.client import Object
+from modelcache.compilecache.bundles.signing import SigningKey
+from modelcache.errors import AuthFailed, ClusterError, ModelCacheError, RateLimited
+from modelcache.service.compilecache.bundles import Known
+from modelcache.service.compilecache.needs import Asked
+
+log = structlog.get_logger(__name__)
+
+
+class Refused(ModelCacheError):
+    """What a pod asks is not done.
+
+    Attributes:
+        status: of HTTP.
+        word: why, as one CamelCase word.
+        retry_after: seconds after which it may be asked again; None: never.
+        caller: who asked, where that is known; empty: it isn't.
+    """
+
+    caller = ""
+
+    def __init__(
+        self, status: int, word: str, message: str, *, retry_after: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.word = word
+        self.retry_after = retry_after
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """Who may come in, and what is known here.
+
+    Attributes:
+        identify: the caller of a token; raises as `cluster.callers.Callers.identify`.
+        pod: a pod of this node by namespace and name, as `cluster.inuse.keep_use` keeps it.
+        node: this node's name.
+        asked: an object with this node's key.
+        best: the bundle that starts are seeded from, or would be.
+        signing_key: signs what is taken; None: nothing is.
+    """
+
+    identify: Callable[[str], Caller]
+    pod: Callable[[str, str], Object | None]
+    node: str
+    asked: Callable[[str], Asked | None]
+    best: Callable[[str], Known | None]
+    signing_key: Callable[[], SigningKey | None]
+
+    def caller(self, token: str) -> tuple[Caller, Object]:
+        """The caller, and its pod, which runs on this node.
+
+        Raises:
+            Refused
+        """
+        try:
+            caller = self.identify(token)
+        except AuthFailed as error:
+            raise Refused(401, "NotAuthenticated", str(error)) from error
+        except RateLimited as error:
+            after = int(error.retry_after or 5)
+            raise Refused(429, "Busy", str(error), retry_after=after) from error
+        except ClusterError as error:
+            log.warning("caller.unknown", message=str(error))
+            why = "the API server can't be asked who you are"
+            raise Refused(503, "Unavailable", why, retry_after=15) from error
+        pod = self.pod(caller.namespace, caller.pod)
+        here = pod is not None and pod.get("uid") == caller.pod_uid and not pod.get("ended")
+        if pod is None or not here or caller.node not in ("", self.node):
+            raise Refused(
+                403,
+                "OtherNode",
+                f"the pod {caller.namespace}/{caller.pod} is not known to run on this node",
+            )
+        return caller, pod
+
+    def wanted(self, name: str) -> Asked:
+        """An object that selects this node.
+
+        Raises:
+            Refused
+        """
+        asked = self.asked(name)
+        if asked is None:
+            raise Refused(404, "UnknownCache", f"no CompileCache {name} selects this node")
+        return asked
