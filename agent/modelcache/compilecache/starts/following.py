@@ -167,7 +167,10 @@ class Following:
         else:
             tree, new = engaged.files()
         evidence = engaged.evidence(new)
-        if self.verdict is None and (quiet or engaged.came_so_far or engaged.over.is_set()):
+        # Of files elsewhere nothing is known.
+        known = engaged.prepared.usable or evidence.source == "log"
+        so_far = quiet or engaged.came_so_far or engaged.over.is_set()
+        if self.verdict is None and known and so_far:
             self._judge(evidence, tree, new)
         return evidence
 

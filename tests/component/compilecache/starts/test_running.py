@@ -335,6 +335,7 @@ def test_a_cache_directory_with_something_else_in_it_is_left_alone(machine: Mach
     ended = machine.start()
     assert (ended.code, ended.out) == (0, "compiled\n")
     assert "is not empty (notes.txt)" in ended.report["seeding"]["message"]
+    assert (ended.report["result"], ended.report["message"]) == ("Unknown", "")
     assert {path.name for path in machine.cache_dir.iterdir()} <= {
         "notes.txt",
         ".modelcache-run.json",
