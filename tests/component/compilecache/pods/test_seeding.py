@@ -60,11 +60,13 @@ def damaged(pod: Pod) -> None:
     bundle = pod.holds(SEED)
     content = bytearray(bundle.archive.read_bytes())
     content[len(content) // 2] ^= 1
+    bundle.archive.chmod(0o644)
     bundle.archive.write_bytes(content)
 
 
 def cut(pod: Pod) -> None:
     archive = pod.holds(SEED).archive
+    archive.chmod(0o644)
     archive.write_bytes(archive.read_bytes()[:-1])
 
 

@@ -68,5 +68,5 @@ def test_what_cant_be_right_is_refused(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(f"MODELCACHE_{name.upper()}", value)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=name):
         CaptureSettings()
