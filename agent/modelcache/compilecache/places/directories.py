@@ -3,6 +3,9 @@
 A bundle is made whole below `.staging`, and renamed into its place: nobody ever sees half of one,
 and of two publishers of the same bundle the second finds the name taken. A rename within one
 directory tree is atomic for all clients of an NFS server, too.
+
+Whoever shares the directory may put a link in the place of any name in it, at any moment. So what
+is written or removed is reached by descriptors of directories, which no link was followed to.
 """
 
 from __future__ import annotations
@@ -15,8 +18,9 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from io import BytesIO
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from modelcache.api import SourceURI
 from modelcache.compilecache.bundles.local import (
@@ -35,6 +39,7 @@ from modelcache.compilecache.places.protocol import (
     newest_first,
 )
 from modelcache.compilecache.places.whole import require_whole
+from modelcache.compilecache.trees.opening import FOLDER
 from modelcache.errors import (
     AuthFailed,
     BrokenBundle,
@@ -52,6 +57,7 @@ STAGING: Final = ".staging"
 """What is not yet whole, and what is about to go, below the place's root."""
 
 _TRIES = 20
+_BLOCK: Final = 1024 * 1024
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -83,21 +89,21 @@ class DirectoryPlace:
 
     def publish(self, bundle: LocalBundle) -> bool:
         """Copy a bundle there. See `Place.publish`."""
-        root = self._root()
         statement = bundle.statement
-        target = root / folder_of(statement.key.digest, statement.digest)
-        with _writing(root):
-            if (target / ENVELOPE_NAME).exists():
+        folder = folder_of(statement.key.digest, statement.digest)
+        with self._written() as root:
+            if (root / folder / ENVELOPE_NAME).exists():
                 return False
             require_whole(bundle)
-            durable = _durable(root)
-            staged = _staged(root, ".new")
-            try:
-                _sweep(root, staged)
-                _fill(durable, staged, bundle)
-                return _move_in(durable, staged, target)
-            finally:
-                shutil.rmtree(staged, ignore_errors=True)
+            with _made(root, STAGING) as staging:
+                durable = Durable(staging)
+                staged = _staged(staging, ".new")
+                try:
+                    _sweep(staging, staged)
+                    _fill(durable, staged, bundle)
+                    return _move_in(durable, root, staged, folder)
+                finally:
+                    shutil.rmtree(staged, ignore_errors=True)
 
     def generations(self, key: str) -> tuple[Placed, ...]:
         """The bundles of a key. See `Place.generations`."""
@@ -145,22 +151,32 @@ class DirectoryPlace:
 
     def remove(self, placed: Placed) -> None:
         """Remove a bundle: it is gone at once, its files bit by bit."""
-        root = self._root()
-        target = root / placed.folder
-        with _writing(root):
-            durable = _durable(root)
-            aside = _staged(root, ".gone")
-            try:
-                with suppress(FileNotFoundError):
-                    durable.rename(target, aside / "bundle")
-                    durable.sync_directory(target.parent)
-                    durable.remove_if_empty(target.parent)
-            finally:
-                shutil.rmtree(aside, ignore_errors=True)
+        key, _, name = placed.folder.partition("/")
+        with (
+            self._written() as root,
+            suppress(FileNotFoundError),
+            _kept(root / key) as folder,
+            _made(root, STAGING) as staging,
+        ):
+            durable = Durable(staging)
+            _put_aside(durable, staging, folder / name)
+            durable.sync_directory(folder)
+            durable.remove_if_empty(root / key)
+
+    @contextmanager
+    def _written(self) -> Iterator[Path]:
+        """The root for writing: a path that leads to it whatever its name leads to by then."""
+        path = self._root()
+        with _writing(path), _kept(path) as root:
+            self._bounds().check(self._uri.path, os.readlink(root))
+            yield root
+
+    def _bounds(self) -> Bounds:
+        return Bounds.of(self._uri.path, within=self._within, forbidden=self._forbidden)
 
     def _root(self) -> Path:
         path = self._uri.path
-        bounds = Bounds.of(path, within=self._within, forbidden=self._forbidden)
+        bounds = self._bounds()
         with _reading(path):
             real = os.path.realpath(path)
             bounds.check(path, real)
@@ -193,69 +209,122 @@ class DirectoryPlace:
         return Placed(f"sha256:{name}", key, created, max(sizes))
 
 
+@contextmanager
+def _kept(path: Path) -> Iterator[Path]:
+    """A directory by a path that leads to itself, whatever takes its name (proc(5), /proc/pid/fd).
+
+    Raises:
+        UnsafePath: it is a link.
+        OSError
+    """
+    try:
+        fd = os.open(path, FOLDER)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR) and path.is_symlink():
+            raise UnsafePath(f"{_shown(path)} is a link, where a place has a directory") from error
+        raise
+    try:
+        yield Path(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _made(root: Path, name: str) -> Iterator[Path]:
+    """As `_kept`, of a directory in a root that is made where there is none."""
+    with suppress(FileExistsError):
+        (root / name).mkdir()
+    with _kept(root / name) as found:
+        if found.stat().st_mode & 0o755 != 0o755:
+            with suppress(PermissionError):
+                found.chmod(0o755)
+        Durable(root).sync_directory(root)
+        yield found
+
+
 def _fill(durable: Durable, staged: Path, bundle: LocalBundle) -> None:
-    archive = staged / bundle.archive.name
-    shutil.copyfile(bundle.archive, archive)
-    (staged / ENVELOPE_NAME).write_bytes(bundle.envelope_bytes)
-    for path in (archive, staged / ENVELOPE_NAME):
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fchmod(fd, 0o644)
-            durable.sync(fd)
-        finally:
-            os.close(fd)
-    durable.sync_directory(staged)
+    with _kept(staged) as folder:
+        with bundle.archive.open("rb") as archive:
+            _write(durable, folder / bundle.archive.name, archive)
+        _write(durable, folder / ENVELOPE_NAME, BytesIO(bundle.envelope_bytes))
+        durable.sync_directory(folder)
 
 
-def _move_in(durable: Durable, staged: Path, target: Path) -> bool:
+def _write(durable: Durable, path: Path, content: IO[bytes]) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags, 0o644), "wb") as file:
+        shutil.copyfileobj(content, file, _BLOCK)
+        file.flush()
+        os.fchmod(file.fileno(), 0o644)
+        durable.sync(file.fileno())
+
+
+def _move_in(durable: Durable, root: Path, staged: Path, folder: str) -> bool:
     """Rename into place; False: another was first."""
+    key, _, name = folder.partition("/")
     for left in reversed(range(_TRIES)):
         try:
-            durable.make_directory(target.parent)
-            durable.rename(staged, target)
-            return True
+            with _made(root, key) as parent:
+                target = parent / name
+                try:
+                    durable.rename(staged, target)
+                    return True
+                except FileNotFoundError:
+                    # A client of NFS that asks again is told so of what it has done itself.
+                    if not staged.exists() and (target / ENVELOPE_NAME).exists():
+                        return True
+                    raise
+                except OSError as error:
+                    if error.errno not in _TAKEN:
+                        raise
+                    if (target / ENVELOPE_NAME).exists():
+                        return False
+                    # By hand, or by another program: a bundle without an envelope is none.
+                    _put_aside(durable, staged.parent, target)
         except FileNotFoundError:
-            # A client of NFS that asks again is told so of what it has done itself.
-            if not staged.exists() and (target / ENVELOPE_NAME).exists():
-                return True
             # Or who removed the last bundle of the key has taken its folder away.
             if not left:
                 raise
-        except OSError as error:
-            if error.errno not in _TAKEN:
-                raise
-            if (target / ENVELOPE_NAME).exists():
-                return False
-            # By hand, or by another program: a bundle without an envelope is none.
-            durable.rename(target, _staged(target.parents[1], ".gone") / "bundle")
-    raise OriginUnavailable(f"{target} is made and removed by others again and again")
+    raise OriginUnavailable(f"{_shown(root)}/{folder} is made and removed by others all the time")
 
 
-def _durable(root: Path) -> Durable:
-    staging = root / STAGING
-    durable = Durable(staging)
-    durable.make_directory(staging)
-    return durable
+def _put_aside(durable: Durable, staging: Path, target: Path) -> None:
+    """Remove a directory: it is gone at once, its files bit by bit."""
+    aside = _staged(staging, ".gone")
+    try:
+        with _kept(aside) as within:
+            durable.rename(target, within / "bundle")
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
-def _staged(root: Path, suffix: str) -> Path:
-    path = root / STAGING / f"{secrets.token_hex(8)}{suffix}"
-    path.mkdir()
-    path.chmod(0o755)
+def _staged(staging: Path, suffix: str) -> Path:
+    path = staging / f"{secrets.token_hex(8)}{suffix}"
+    path.mkdir(0o755)
+    with _kept(path) as made:
+        made.chmod(0o755)
     return path
 
 
-def _sweep(root: Path, newest: Path) -> None:
+def _sweep(staging: Path, newest: Path) -> None:
     """Remove what publishers left that were killed. `newest`: just made, by the server's clock."""
     now = newest.stat().st_mtime
-    with suppress(PermissionError), os.scandir(root / STAGING) as entries:
+    with suppress(PermissionError), os.scandir(staging) as entries:
         for entry in entries:
-            with suppress(FileNotFoundError, NotADirectoryError):
-                times = [entry.stat(follow_symlinks=False).st_mtime]
-                with os.scandir(entry.path) as inside:
+            with (
+                suppress(FileNotFoundError, NotADirectoryError, UnsafePath),
+                _kept(Path(entry.path)) as folder,
+            ):
+                times = [folder.stat().st_mtime]
+                with os.scandir(folder) as inside:
                     times += [found.stat(follow_symlinks=False).st_mtime for found in inside]
                 if now - max(times) >= LEFTOVER_SECONDS:
                     shutil.rmtree(entry.path, ignore_errors=True)
+
+
+def _shown(path: Path) -> str:
+    """Where a path of `_kept` leads, for people."""
+    return os.path.realpath(path.parent) + "/" + path.name
 
 
 def _has_any(folder: Path) -> bool:

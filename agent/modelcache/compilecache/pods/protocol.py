@@ -45,6 +45,8 @@ MAX_HEADER_BYTES: Final = 48 * 1024
 MAX_DOCUMENT_BYTES: Final = 256 * 1024
 """Of a document in JSON, as a body or unpacked from a header."""
 
+_MAX_PARTS: Final = 8192
+"""Of a document: what is wrong with each is a kibibyte in memory when it is refused."""
 _MAX_SECONDS: Final = 30 * 86400.0
 _MAX_LISTED: Final = 2048
 _LIST_TOO_LONG: Final = f"a list of it has more than {_MAX_LISTED} items"
@@ -101,10 +103,12 @@ class _FromPod(ApiModel):
         """
         if len(body) > MAX_DOCUMENT_BYTES:
             raise UsageError(f"a {cls.__name__} has at most {MAX_DOCUMENT_BYTES} bytes")
+        if body.count(b",") > _MAX_PARTS:
+            raise UsageError(f"a {cls.__name__} has at most {_MAX_PARTS} parts")
         try:
             return cls.model_validate_json(body, strict=True, by_name=False, by_alias=True)
         except ValidationError as error:
-            first = error.errors()[0]
+            first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(map(str, first["loc"])) or "it"
             what = first["msg"].removeprefix("Value error, ")
             raise UsageError(f"that is no {cls.__name__}: {where[:200]}: {what[:300]}") from error

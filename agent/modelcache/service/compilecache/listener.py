@@ -5,12 +5,14 @@ Plain HTTP: the token goes from a pod to its own node, and is good for nobody el
 
 from __future__ import annotations
 
+import http.client
+import io
 import json
 import socket
 import socketserver
 import threading
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -43,6 +45,13 @@ _LEAST_A_SECOND: Final = 1024 * 1024
 """Bytes of an archive that come in a second, at least."""
 _CHECK_SECONDS: Final = 1800.0
 """For scanning what came."""
+_MAX_HEAD_BYTES: Final = 96 * 1024
+"""Of a request line with all headers: `http.client` takes a hundred headers of 64 KiB each, and ten
+times as much memory to read them."""
+_MOST_BLAMED: Final = 1024
+_MOST_STRANGE: Final = 8
+"""Tokens of one address that were none: each is a question to the API server, and those are few."""
+_STRANGE_SECONDS: Final = 60.0
 
 
 class _Server(ThreadingHTTPServer):
@@ -57,6 +66,7 @@ class _Server(ThreadingHTTPServer):
         self._deadlines: dict[socket.socket, float] = {}
         self._hosts: dict[socket.socket, str] = {}
         self._of: Counter[str] = Counter()
+        self._strange: OrderedDict[str, list[float]] = OrderedDict()
         super().__init__(*arguments)
 
     def server_bind(self) -> None:
@@ -91,6 +101,22 @@ class _Server(ThreadingHTTPServer):
             if request in self._deadlines:
                 self._deadlines[request] = time.monotonic() + seconds
 
+    def blame(self, host: str) -> None:
+        """A token from this address was none."""
+        with self._mutex:
+            now = time.monotonic()
+            recent = [at for at in self._strange.pop(host, ()) if now - at < _STRANGE_SECONDS]
+            self._strange[host] = [*recent, now][-_MOST_STRANGE:]
+            while len(self._strange) > _MOST_BLAMED:
+                self._strange.popitem(last=False)
+
+    def is_strange(self, host: str) -> bool:
+        """Whether an address brought so many tokens that were none that no more are looked at."""
+        with self._mutex:
+            times = self._strange.get(host, ())
+            first = times[0] if len(times) == _MOST_STRANGE else float("-inf")
+            return time.monotonic() - first < _STRANGE_SECONDS
+
     def service_actions(self) -> None:
         """Twice a second: end connections whose time is up, however they trickle."""
         now = time.monotonic()
@@ -104,6 +130,44 @@ class _Server(ThreadingHTTPServer):
         log.debug("compile.connection.broken", client=str(client_address), exc_info=True)
 
 
+class _Head(io.BufferedIOBase):
+    """What comes from a pod, with so many bytes of lines in one request and no more."""
+
+    def __init__(self, stream: io.BufferedIOBase) -> None:
+        self._stream = stream
+        self._left = _MAX_HEAD_BYTES
+
+    def begin(self) -> None:
+        """Another request begins."""
+        self._left = _MAX_HEAD_BYTES
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        """A line of a head.
+
+        Raises:
+            LineTooLong: it has too many bytes.
+        """
+        most = self._left + 1 if size is None or size < 0 else min(size, self._left + 1)
+        line = self._stream.readline(most)
+        self._left -= len(line)
+        if self._left < 0:
+            raise http.client.LineTooLong("head")
+        return line
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Bytes of a body."""
+        return self._stream.read(size)
+
+    def read1(self, size: int = -1, /) -> bytes:
+        """Bytes of a body, as they come."""
+        return self._stream.read1(size)
+
+    def close(self) -> None:
+        """Close it."""
+        self._stream.close()
+        super().close()
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: _Server
@@ -113,6 +177,17 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     wbufsize = -1
     compile_cache: str | None = None
+
+    def setup(self) -> None:
+        """Bound what is read for a head."""
+        super().setup()
+        self._head = _Head(self.rfile)
+        self.rfile = self._head
+
+    def handle_one_request(self) -> None:
+        """One request."""
+        self._head.begin()
+        super().handle_one_request()
 
     def handle_expect_100(self) -> bool:
         """Not yet: a refusal is to cost no upload."""
@@ -145,20 +220,24 @@ class _Handler(BaseHTTPRequestHandler):
             return
         expects = self.headers.get("Expect", "").lower() == "100-continue"
         self.connection.settimeout(_SILENCE_SECONDS)
-        patience = _SILENCE_SECONDS + ticket.size / _LEAST_A_SECOND
+        left = ticket.size
 
         def read(size: int) -> bytes:
-            nonlocal expects
+            nonlocal expects, left
             if expects:
                 # Only now is there room for it.
                 expects = False
-                self.server.allow(self.connection, patience)
                 self.send_response_only(100)
                 self.end_headers()
                 self.wfile.flush()
-            return self.rfile.read1(size)
+            part = self.rfile.read1(size)
+            left -= len(part)
+            if not left:
+                self.server.allow(self.connection, _CHECK_SECONDS)
+            return part
 
-        self.server.allow(self.connection, patience + _CHECK_SECONDS)
+        patience = _SILENCE_SECONDS + ticket.size / _LEAST_A_SECOND
+        self.server.allow(self.connection, patience)
         answer = self.server.receiving.take(ticket, read)
         self._send(201, answer.to_document())
 
@@ -178,6 +257,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def _token(self) -> str:
+        if self.server.is_strange(self.client_address[0]):
+            why = "too many tokens from this address were none: later"
+            raise Refused(429, "Busy", why, retry_after=int(_STRANGE_SECONDS))
         kind, _, token = self.headers.get("Authorization", "").partition(" ")
         if kind.lower() != "bearer" or not token.strip():
             raise Refused(401, "NotAuthenticated", "a service-account token is wanted (Bearer)")
@@ -209,6 +291,8 @@ class _Handler(BaseHTTPRequestHandler):
         # What follows was not read, or not all of it.
         self.close_connection = True
         self.server.receiving.refused(refused)
+        if refused.status == 401:
+            self.server.blame(self.client_address[0])
         refusal = Refusal(reason=refused.word, message=str(refused)[:1024])
         log.info(
             "compile.request.refused",

@@ -48,8 +48,19 @@ log = structlog.get_logger(__name__)
 
 UNPACKED_TIMES: Final = 4
 """A bundle may have so many times its archive's limit in it."""
+_MOST_FILES: Final = 50_000
+"""In a bundle: its manifest takes 80 MiB of memory then, while it is checked."""
+_MOST_OUTGOING: Final = 4
+"""Bundles of one object that wait for their place: one that is away fills no disk."""
+_MOST_HELD: Final = 16
+"""Bundles of one object on this node. What is of no use any more goes after some minutes."""
 _MOST_UPLOADS: Final = 2
 _PART_BYTES: Final = 1024 * 1024
+
+
+def bundle_limits(max_bytes: int) -> TreeLimits:
+    """What is taken of bundles, from pods and from places. `max_bytes`: of an archive."""
+    return TreeLimits(files=_MOST_FILES, bytes=UNPACKED_TIMES * max_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,15 +141,7 @@ class Receiving:
         self, name: str, digest: str, caller: Caller, header: str, length: int | None
     ) -> Ticket | CaptureAnswer:
         asked = self._door.wanted(name)
-        spec = asked.cache.spec
-        who = caller.namespace, caller.service_account
-        if who not in [(p.namespace, p.service_account) for p in spec.publishers]:
-            raise Refused(
-                403,
-                "NotAPublisher",
-                f"{caller.namespace}/{caller.service_account} is not among the publishers of"
-                f" {name}: its object's spec.publishers says who is",
-            )
+        _check_publisher(caller, asked.cache)
         signing_key = self._door.signing_key()
         if signing_key is None:
             raise Refused(
@@ -158,6 +161,7 @@ class Receiving:
                 return CaptureAnswer(
                     digest=statement.digest, known=True, message="there is a bundle already"
                 )
+        self._check_room(name)
         after = best.statement.created_at if best and best.statement else None
         return Ticket(name, asked.cache, asked.key, capture, caller, signing_key, after)
 
@@ -182,14 +186,33 @@ class Receiving:
             except InsufficientDisk as error:
                 raise Refused(503, "InsufficientDisk", str(error), retry_after=300) from error
 
+    def _check_room(self, name: str) -> None:
+        """A publisher that brings one after the other fills no disk."""
+        outgoing, held = len(self._outbox.of(name)), len(self._holding.of(name))
+        if outgoing >= _MOST_OUTGOING or held >= _MOST_HELD:
+            raise Refused(
+                503,
+                "TooMany",
+                f"{held} bundles of {name} are on this node, {outgoing} of which are not at their"
+                " place yet: later",
+                retry_after=300,
+            )
+
+    def _check_again(self, ticket: Ticket) -> None:
+        """An upload takes time: what is signed is what may be signed now."""
+        asked = self._door.wanted(ticket.name)
+        _check_publisher(ticket.caller, asked.cache)
+        if asked.key != ticket.key:
+            raise Refused(409, "KeyChanged", "the object, or this node's key, has changed")
+
     def _take(self, ticket: Ticket, read: Callable[[int], bytes], staging: Path) -> CaptureAnswer:
         archive = staging / archive_name(ticket.capture.archive)
         _receive(ticket, read, archive)
+        self._check_again(ticket)
         statement = self._statement(ticket)
         try:
             envelope = envelope_bytes(ticket.signing_key.sign(statement))
-            limits = TreeLimits(bytes=UNPACKED_TIMES * self._max_bytes)
-            check(archive, statement, limits=limits, cancel=self._cancel)
+            check(archive, statement, limits=bundle_limits(self._max_bytes), cancel=self._cancel)
         except BrokenBundle as error:
             log.warning(
                 "bundle.refused",
@@ -254,6 +277,10 @@ class Receiving:
                 f"{length} bytes, {archive.bytes} unpacked, are more than --max-bundle-size allows"
                 f" ({self._max_bytes}, {UNPACKED_TIMES} times as much unpacked)",
             )
+        if archive.files > _MOST_FILES:
+            raise Refused(
+                413, "TooLarge", f"{archive.files} files are more than {_MOST_FILES}, the most here"
+            )
         evidence = capture.evidence
         if evidence.load_failures or evidence.save_failures:
             raise Refused(422, "LoadFailed", "the start could not load or save all of its cache")
@@ -304,14 +331,15 @@ class Receiving:
         """
         caller, pod = self._door.caller(token)
         with _asked_by(caller):
-            self._door.wanted(name)
+            asked = self._door.wanted(name)
             if pod.get("compile") != name:
                 raise Refused(
                     403, "OtherCache", f"the pod doesn't ask for the compile cache {name}"
                 )
             try:
                 start = StartDocument.read(body)
-                self._starts.note(name, start, caller.pod_uid)
+                blames = caller.namespace in {p.namespace for p in asked.cache.spec.publishers}
+                self._starts.note(name, start, caller.pod_uid, blames=blames)
             except UsageError as error:
                 raise Refused(400, "Malformed", str(error)) from error
             except InsufficientDisk as error:
@@ -333,6 +361,17 @@ def _asked_by(caller: Caller) -> Iterator[None]:
     except Refused as refused:
         refused.caller = str(caller)
         raise
+
+
+def _check_publisher(caller: Caller, cache: CompileCache) -> None:
+    who = caller.namespace, caller.service_account
+    if who not in [(p.namespace, p.service_account) for p in cache.spec.publishers]:
+        raise Refused(
+            403,
+            "NotAPublisher",
+            f"{caller.namespace}/{caller.service_account} is not among the publishers of"
+            f" {cache.name}: its object's spec.publishers says who is",
+        )
 
 
 def _receive(ticket: Ticket, read: Callable[[int], bytes], archive: Path) -> None:

@@ -17,7 +17,6 @@ from modelcache.compilecache.places.protocol import Place
 from modelcache.compilecache.pods.protocol import AUDIENCE
 from modelcache.compilecache.starts.holding import Holding
 from modelcache.compilecache.starts.marks import Marks
-from modelcache.compilecache.trees.scanning import Limits as TreeLimits
 from modelcache.errors import UsageError
 from modelcache.origins import OriginSettings
 from modelcache.planning.compilecaches import Limits
@@ -30,7 +29,7 @@ from modelcache.service.compilecache.keyring import Keyring
 from modelcache.service.compilecache.listener import Listener
 from modelcache.service.compilecache.metrics import CompileMetrics
 from modelcache.service.compilecache.outbox import Outbox
-from modelcache.service.compilecache.receiving import UNPACKED_TIMES, Receiving
+from modelcache.service.compilecache.receiving import Receiving, bundle_limits
 from modelcache.service.compilecache.starts import StartBook
 from modelcache.service.compilecache.surroundings import AloneWithCaches
 from modelcache.service.heartbeats import Task
@@ -109,7 +108,7 @@ class CompileSide:
             remembered=remembered,
             stopping=cancel.is_set,
             limits=Limits(look_seconds=settings.compile_poll),
-            bundle_limits=TreeLimits(bytes=UNPACKED_TIMES * settings.max_bundle_size),
+            bundle_limits=bundle_limits(settings.max_bundle_size),
         )
         metrics = CompileMetrics(registry, self.keeper.reports)
         self._on_round = on_round

@@ -42,10 +42,17 @@ class StartBook:
         self._blamed: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._read: dict[Path, tuple[tuple[int, int], Mark]] = {}
 
-    def note(self, name: str, start: StartDocument, pod_uid: str) -> None:
+    def note(self, name: str, start: StartDocument, pod_uid: str, *, blames: bool = True) -> None:
         """Note a start.
 
         A pod that starts over and over says no more against a bundle than one that failed once.
+
+        Args:
+            name: the CompileCache.
+            start: how the start went.
+            pod_uid: which pod it was.
+            blames: whether its failures count against the bundle, which is withdrawn in the whole
+                cluster then: anybody who may make a pod can ask for a cache.
 
         Raises:
             InsufficientDisk: the disk is full; nothing is noted.
@@ -59,7 +66,7 @@ class StartBook:
         )
         held = {f"sha256:{each.digest}": each.key for each in self._holding.of(name)}
         if start.digest is not None and start.digest in held:
-            self._mark(name, start.digest, held[start.digest], start, pod_uid)
+            self._mark(name, start.digest, held[start.digest], start, pod_uid, blames)
         with self._mutex:
             _, miss = self._last.get(name, (None, None))
             missed = start.result in ("Miss", "Partial")
@@ -93,11 +100,19 @@ class StartBook:
             if mark.withdrawn
         )
 
-    def _mark(self, name: str, digest: str, key: str, start: StartDocument, pod_uid: str) -> None:
+    def _mark(
+        self,
+        name: str,
+        digest: str,
+        key: str,
+        start: StartDocument,
+        pod_uid: str,
+        blames: bool,
+    ) -> None:
         with self._mutex:
             self._keys[digest] = key
         if start.evidence.load_failures:
-            if self._is_first(pod_uid, digest):
+            if blames and self._is_first(pod_uid, digest):
                 mark = self._marks.failed(name, digest, start.message or "it could not be loaded")
                 if mark.withdrawn:
                     log.error("bundle.withdrawn", compile_cache=name, digest=digest)

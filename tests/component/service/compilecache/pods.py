@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,9 +141,10 @@ def _answer(connection: http.client.HTTPConnection, first: bytes, continued: boo
 
 def everything_below(root: Path) -> set[str]:
     """Every file that a root has of bundles, staging and notes."""
+    # os.walk passes over what is removed meanwhile.
     return {
-        str(path.relative_to(root))
-        for folder in ("compile", "ingest/staging", "ingest/outbox", "ingest/reservations")
-        for path in (root / folder).rglob("*")
-        if path.is_file()
+        str(Path(folder, name).relative_to(root))
+        for part in ("compile", "ingest/staging", "ingest/outbox", "ingest/reservations")
+        for folder, _, names in os.walk(root / part)
+        for name in names
     }

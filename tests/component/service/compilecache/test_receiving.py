@@ -20,6 +20,7 @@ from modelcache.compilecache.bundles.local import LocalBundle
 from modelcache.compilecache.bundles.signing import SigningKey, TrustedKeys
 from modelcache.compilecache.bundles.trust import Trust
 from modelcache.compilecache.engines.evidence import Evidence
+from modelcache.compilecache.pods.protocol import CaptureDocument
 from modelcache.compilecache.starts.holding import Holding
 from modelcache.compilecache.starts.marks import Marks
 from modelcache.errors import AuthFailed, ClusterError, RateLimited
@@ -70,6 +71,7 @@ class Node:
         publishers = [{"namespace": "default", "serviceAccount": "engine"}]
         cache = CompileCache.from_document(compile_cache("file:///nowhere", publishers=publishers))
         self.asked = {"tiny": Asked(cache, "spec", a_key())}
+        self.ask: Callable[[str], Asked | None] = self.asked.get
         self.registry = CollectorRegistry()
         self.news = threading.Event()
         receiving = Receiving(
@@ -77,7 +79,7 @@ class Node:
                 identify=self._identify,
                 pod=lambda namespace, name: self.pods.get(f"{namespace}/{name}"),
                 node="n1",
-                asked=lambda name: self.asked.get(name),
+                asked=lambda name: self.ask(name),
                 best=self.best,
                 signing_key=lambda: self.signing,
             ),
@@ -93,9 +95,11 @@ class Node:
         self.listener = Listener(("127.0.0.1", 0), receiving, question_seconds=2.0)
         self.listener.start()
         self.before = everything_below(self.root)
+        self.asked_of: Callable[[str], None] = lambda _token: None
         self._numbers = iter(range(1000))
 
     def _identify(self, token: str) -> Caller:
+        self.asked_of(token)
         if token != "token":
             raise AuthFailed("no such token")
         if isinstance(self.caller, Exception):
@@ -222,6 +226,12 @@ def test_who_may_not_is_refused_before_a_byte_comes(
     refused(node, node.put(), status, reason)
 
 
+def with_files(node: Node, files: int) -> CaptureDocument:
+    """An archive that is said to have so many."""
+    bundle = node.bundle()
+    return capture(bundle, archive=bundle.statement.archive.model_copy(update={"files": files}))
+
+
 def said(node: Node, **more: Any) -> Answered:
     """What is said of a bundle is wrong."""
     bundle = node.bundle()
@@ -242,6 +252,7 @@ def said(node: Node, **more: Any) -> Answered:
         (lambda n: n.put(headers={"Content-Length": "1"}), 400, "Malformed"),
         (lambda n: n.put(headers={"Content-Length": ""}), 411, "LengthRequired"),
         (lambda n: n.put(n.bundle(noise(MAX_BYTES + 1))), 413, "TooLarge"),
+        (lambda n: n.put(said=with_files(n, 50_001)), 413, "TooLarge"),
     ],
     ids=str,
 )
@@ -285,6 +296,45 @@ def test_a_pod_that_dies_in_the_middle_leaves_nothing(node: Node) -> None:
     deadline = time.monotonic() + 25
     while everything_below(node.root) != node.before and time.monotonic() < deadline:
         node.news.wait(0.05)
+    assert everything_below(node.root) == node.before
+
+
+def test_a_publisher_whose_place_is_away_fills_no_disk(node: Node) -> None:
+    """Each generation is said to have grown from the last one."""
+    seeded = None
+    for number in range(4):
+        bundle = node.bundle(b"%d" % number)
+        answer = node.put(bundle, said=capture(bundle, seeded=seeded))
+        assert answer.status == 201
+        seeded = answer.document["digest"]
+        held = next(h for h in node.holding.of("tiny") if seeded.endswith(h.digest))
+        node.holding.show("tiny", held.key, held.digest)
+    before = everything_below(node.root)
+    bundle = node.bundle(b"more")
+    answer = node.put(bundle, said=capture(bundle, seeded=seeded))
+    assert (answer.status, answer.reason, answer.continued) == (503, "TooMany", False)
+    assert everything_below(node.root) == before
+    for digest in node.outbox.of("tiny"):
+        node.outbox.take("tiny", digest)
+    assert node.put(bundle, said=capture(bundle, seeded=seeded)).status == 201
+
+
+def test_who_is_no_publisher_any_more_when_it_has_come_is_refused(node: Node) -> None:
+    """While an archive comes, people change objects."""
+
+    class Changing:
+        def __call__(self, name: str) -> Asked | None:
+            found = asked(name)
+            publishers = [{"namespace": "default", "serviceAccount": "other"}]
+            document = compile_cache("file:///nowhere", publishers=publishers)
+            cache = CompileCache.from_document(document)
+            node.asked["tiny"] = replace(node.asked["tiny"], cache=cache)
+            return found
+
+    asked = node.asked.get
+    node.ask = Changing()
+    answer = node.put()
+    assert (answer.status, answer.reason, answer.continued) == (403, "NotAPublisher", True)
     assert everything_below(node.root) == node.before
 
 
@@ -352,6 +402,20 @@ def test_three_pods_that_can_not_load_it_withdraw_it_and_one_pod_can_not(node: N
     assert node.metric("modelcache_compile_starts_total", **missed) == 7
 
 
+def test_a_pod_of_a_namespace_that_publishes_nothing_has_no_bundle_withdrawn(node: Node) -> None:
+    """Anybody who may make pods can have three of them ask for any cache."""
+    digest = node.put().document["digest"]
+    failing = start(digest, "Miss", failures=2, reason="LoadFailed", message="can't be loaded")
+    for name in ("p2", "p3", "p4"):
+        node.caller = Caller("stranger", "engine", name, f"uid-{name}", "n1")
+        node.pods[f"stranger/{name}"] = {"uid": f"uid-{name}", "images": [], "compile": "tiny"}
+        assert node.tell(failing).status == 204
+    assert node.starts.withdrawn("tiny") == ()
+    last, _ = node.starts.last("tiny")
+    assert last is not None
+    assert last.result == "Miss"
+
+
 def test_a_start_is_believed_to_who_asked_for_the_cache_only(node: Node) -> None:
     node.pods["default/p"]["compile"] = "another"
     answer = node.tell(start(None))
@@ -389,3 +453,23 @@ def is_closed(connection: socket.socket) -> bool:
         return False
     except OSError:
         return True
+
+
+def test_a_head_has_a_bound_in_all_and_not_only_in_each_line(node: Node) -> None:
+    """A hundred headers of 64 KiB, of thirty connections, would be more memory than the agent has:
+    whoever reaches the port could have it killed."""
+    with socket.create_connection(node.listener.address, timeout=20) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\n" + 2 * (b"X: " + b"a" * 50_000 + b"\r\n"))
+        # No more is waited for.
+        assert connection.recv(100).startswith(b"HTTP/1.1 431 ")
+    assert node.put().status == 201
+
+
+def test_an_address_with_many_wrong_tokens_does_not_take_all_questions(node: Node) -> None:
+    """How often the API server is asked is bounded for all pods together."""
+    asked: list[str] = []
+    node.asked_of = asked.append
+    for number in range(20):
+        answer = node.put(token=f"wrong{number}")
+        assert answer.status == (401 if number < 8 else 429)
+    assert len(asked) == 8

@@ -126,6 +126,14 @@ def test_a_deep_document_is_refused() -> None:
         StartDocument.read(b"[" * 100_000 + b"]" * 100_000)
 
 
+def test_a_document_that_is_wrong_in_very_many_places_is_refused_by_their_number() -> None:
+    """Reading it would take 140 MiB: a few of them, and the agent is out of memory."""
+    wrong = b'{"evidence":{"source":"files","lines":[' + b"1," * 100_000 + b"1]}}"
+    for kind in (StartDocument, CaptureDocument):
+        with pytest.raises(UsageError, match="at most 8192 parts"):
+            kind.read(wrong)
+
+
 def test_a_start_is_read_as_it_was_written() -> None:
     start = StartDocument(
         pod="a/b",
