@@ -151,18 +151,27 @@ def test_what_one_start_compiled_the_next_is_given(machine: Machine) -> None:
 
 def test_a_directory_of_an_earlier_start_is_as_good(machine: Machine) -> None:
     machine.start()
+    file = machine.cache_dir / "inductor" / "fxgraph" / "0.bin"
+    inode = file.stat().st_ino
     assert machine.start().report["result"] == "Hit"
+    assert file.stat().st_ino == inode
     assert len(machine.holding.of(NAME)) == 1
 
 
-def test_what_grew_is_a_new_generation_and_few_stay(machine: Machine) -> None:
-    key = None
+def test_what_grew_is_captured_whole_as_a_new_generation_and_two_stay(machine: Machine) -> None:
+    files = machine.folder / "files"
     for number in range(3, 7):
-        # The same key: the engine compiles more on its own.
-        ended = machine.start(f"--files={number}", options=("--no-seed",))
+        files.write_text(str(number))
+        machine.forget_cache()
+        ended = machine.start("--files-of", str(files))
+        assert ended.report["result"] == ("Miss" if number == 3 else "Partial")
         assert ended.report["capturing"]["files"] == number
-    assert key is None
-    assert len({held.key for held in machine.holding.of(NAME)}) == 4
+    held = machine.holding.of(NAME)
+    assert len({each.key for each in held}) == 1
+    assert len(held) == 2
+    current = machine.holding.current(NAME)
+    assert current is not None
+    assert current.open().statement.archive.files == 6
 
 
 def test_other_machines_have_it_by_the_place(machine: Machine, tmp_path: Path) -> None:
