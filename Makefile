@@ -7,7 +7,7 @@ WORKERS ?= 2
 LOCK   := requirements.txt requirements-dev.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-mutations check lint bench cluster lock crds clean
+.PHONY: help setup demo test test-engine test-mutations check lint bench cluster lock crds clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -36,7 +36,16 @@ lint: setup ## Lint, types, import layers
 	$(BIN)/lint-imports
 
 test: setup ## All tests; as root also the ones that mount; after `make cluster` on a Kubernetes
-	$(BIN)/pytest tests -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest tests -n $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore tests/engine
+
+test-engine: setup .venv-engine/.ready ## Compile caches of a real torch.compile, on the CPU (minutes)
+	$(BIN)/pytest tests/engine
+
+# torch's CPU build, which PyPI hasn't got for x86-64: docs/testing.md says where pip finds it.
+.venv-engine/.ready: tests/engine/requirements.txt
+	$(PYTHON) -m venv .venv-engine
+	.venv-engine/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
 
 test-mutations: setup ## Break the code in each known way, and see that a test notices
 	$(BIN)/python -m tests.mutations $(MUTATIONS)
@@ -57,6 +66,7 @@ lock: ## Lock the dependencies again (needs uv)
 	uv pip compile pyproject.toml --extra dev --generate-hashes --no-emit-index-url --python-version 3.11 --universal --no-header -c requirements.txt -o requirements-dev.txt
 	$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' | uv pip compile - --generate-hashes --no-emit-index-url --python-version 3.11 --universal --no-header -c requirements-dev.txt -o requirements-build.txt
 	uv pip compile tests/bench/requirements.in --generate-hashes --no-emit-index-url --python-version 3.11 --universal --no-header -o tests/bench/requirements.txt
+	uv pip compile tests/engine/requirements.in --generate-hashes --no-emit-index-url --python-version 3.11 --no-header $(addprefix --find-links ,$(PIP_FIND_LINKS)) -o tests/engine/requirements.txt
 
 crds: setup ## Write daemonset/crds from the classes in agent/modelcache/api
 	$(BIN)/python -m modelcache.api.crds daemonset/crds

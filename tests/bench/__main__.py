@@ -1,4 +1,5 @@
-"""`make bench`: fetching a model, bringing it into memory, and the agents of a large cluster."""
+"""`make bench`: fetching a model, bringing it into memory, starting an engine that
+compiles, and the agents of a large cluster."""
 
 from __future__ import annotations
 
@@ -6,12 +7,12 @@ import argparse
 import signal
 import sys
 
-from tests.bench import fetching, scale, warming
+from tests.bench import compiling, fetching, scale, warming
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--only", choices=("fetching", "warming", "cluster"))
+    parser.add_argument("--only", choices=("fetching", "warming", "compiling", "cluster"))
     parser.add_argument("--rounds", type=int, default=5, help="of each client (5)")
     parser.add_argument("--client", action="append", default=[], help="a part of its name")
     parser.add_argument("--case", action="append", default=[], choices=fetching.NAMES)
@@ -24,6 +25,8 @@ def main() -> int:
         fetching.run(chosen.rounds, chosen.client, chosen.case, tls=not chosen.no_tls)
     if chosen.only in (None, "warming"):
         warming.run(chosen.rounds)
+    if chosen.only in (None, "compiling"):
+        compiling.run(chosen.rounds)
     if chosen.only in (None, "cluster"):
         scale.run(nodes=500, models=50, processes=5)
     return 0

@@ -188,12 +188,14 @@ class Plan:
     Attributes:
         actions: what is to be done now.
         wake_at: when there may be more to do without anything happening before; None: never.
-        waiting: objects whose work waits until other work has ended.
+        waiting: objects whose work waits until other work has ended, or for a permit.
+        unpermitted: digests that would be fetched if that was permitted.
     """
 
     actions: tuple[Action, ...] = ()
     wake_at: float | None = None
     waiting: frozenset[str] = frozenset()
+    unpermitted: tuple[str, ...] = ()
 
 
 def plan(
@@ -205,6 +207,7 @@ def plan(
     limits: Limits | None = None,
     *,
     left_behind: Mapping[str, int] | None = None,
+    permitted: Container[str] | None = None,
     idle_since: Mapping[tuple[str, str], float] | None = None,
     removal: Removal | None = None,
 ) -> Plan:
@@ -218,6 +221,7 @@ def plan(
         now: seconds since the epoch.
         limits: how much may run at once.
         left_behind: by place, how much hangs there that nobody waits for any more.
+        permitted: digests whose fetch may begin as far as other nodes are concerned; None: all.
         idle_since: by object and digest, since when a bundle is of no use (`idle`).
         removal: when what nothing wants any more is deleted; None: never.
     """
@@ -247,14 +251,26 @@ def plan(
             else:
                 wakes.append(due)
         if what is not None:
-            if (what.spec, what.key) != (need.spec, need.key):
+            # A key that is not known for a moment is no other.
+            if (what.spec, what.key) != (need.spec, need.key or what.key):
                 actions.append(Stop(name))
             continue
         work, wake_at = _work(name, need, mine, trials.get(name), now, limits)
         wanted += [work] if work is not None else []
         wakes += [wake_at] if wake_at is not None else []
-    begin, waiting = _begin(wanted, needs, running, left_behind or {}, limits)
-    return Plan((*actions, *begin), min(wakes, default=None), waiting)
+    refused = [
+        work
+        for work in wanted
+        if isinstance(work, Fetch) and permitted is not None and work.digest not in permitted
+    ]
+    ready = [work for work in wanted if work not in refused]
+    begin, waiting = _begin(ready, needs, running, left_behind or {}, limits)
+    return Plan(
+        (*actions, *begin),
+        min(wakes, default=None),
+        waiting | {work.name for work in refused},
+        tuple(sorted({work.digest for work in refused})),
+    )
 
 
 def best(need: Need, held: Iterable[HeldBundle]) -> HeldBundle | None:
@@ -312,11 +328,27 @@ def _work(
         return None, None
     if trial is not None and (trial.spec, trial.key) != (need.spec, need.key):
         trial = None
+    outgoing = sorted((h for h in held if _is_to_be_published(need, h)), key=_age_of)
+    publish_at = trial.unpublished.retry_at if trial and trial.unpublished else 0.0
+    if outgoing and publish_at <= now:
+        return Publish(name, outgoing[0].digest), None
+    work, due = _next(name, need, held, trial, now, limits)
+    if work is None and outgoing:
+        due = publish_at if due is None else min(due, publish_at)
+    return work, due
+
+
+def _next(
+    name: str,
+    need: Need,
+    held: Sequence[HeldBundle],
+    trial: CompileTrial | None,
+    now: float,
+    limits: Limits,
+) -> tuple[Work | None, float | None]:
+    """As `_work`, of looking and fetching."""
     if trial is not None and trial.retry_at > now:
         return None, trial.retry_at
-    outgoing = sorted((h for h in held if _is_to_be_published(need, h)), key=_age_of)
-    if outgoing:
-        return Publish(name, outgoing[0].digest), None
     if trial is None or trial.looked_at is None:
         return Look(name), None
     offer = _offer(need, held, trial)

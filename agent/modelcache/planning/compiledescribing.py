@@ -10,7 +10,7 @@ from typing import Final
 from modelcache.api.nodecache import CompileReport, CompileState, StartReport, WithdrawnBundle
 from modelcache.errors import Reason
 from modelcache.planning.compilecaches import Fetch, HeldBundle, Need, Running, best
-from modelcache.planning.compiletrials import CompileTrial
+from modelcache.planning.compiletrials import CompileTrial, Unpublished
 
 _SILENT: Final = "the place gives no answer"
 
@@ -69,6 +69,7 @@ def describe(
     state, reason, message = _state(need, here, trial, running, known, waits)
     fetched = running.work.digest if running and isinstance(running.work, Fetch) else None
     digest = here.digest if here else fetched
+    failed = _failed(trial)
     return CompileReport(
         name=name,
         state=state,
@@ -83,8 +84,8 @@ def describe(
         path=known.path if here else None,
         reason=reason,
         message=message,
-        attempts=trial.failures if trial else 0,
-        retry_at=_moment(trial.retry_at) if trial and trial.failures else None,
+        attempts=failed.failures if failed else 0,
+        retry_at=_moment(failed.retry_at) if failed else None,
         last_start=known.last_start,
         last_miss=known.last_miss,
         withdrawn=known.withdrawn[:16],
@@ -99,9 +100,9 @@ def _state(
     known: Known,
     waits: bool,
 ) -> tuple[CompileState, Reason | None, str | None]:
-    failed = trial is not None and trial.failures > 0
-    reason = trial.reason if trial and failed else None
-    message = trial.message if trial and failed else None
+    failed = _failed(trial)
+    reason = failed.reason if failed else None
+    message = failed.message if failed else None
     if running is not None and running.stuck and not failed:
         reason, message = Reason.ORIGIN_UNAVAILABLE, _SILENT
     if here is not None:
@@ -110,7 +111,7 @@ def _state(
         return CompileState.PENDING, None, known.why_no_key or None
     if running is not None and isinstance(running.work, Fetch) and not running.stuck:
         return CompileState.DOWNLOADING, reason, message
-    if failed or (running is not None and running.stuck):
+    if (trial is not None and trial.failures) or (running is not None and running.stuck):
         return CompileState.FAILED, reason, message
     if trial is None or trial.looked_at is None:
         return CompileState.PENDING, None, "waits for other compile caches" if waits else None
@@ -122,6 +123,13 @@ def _state(
     if trial.offers:
         said = "all that was published for this node's key was withdrawn"
     return CompileState.MISSING, None, f"{said}{f'; {trial.nearest}' if trial.nearest else ''}"
+
+
+def _failed(trial: CompileTrial | None) -> CompileTrial | Unpublished | None:
+    """What has failed: looking and fetching, else publishing."""
+    if trial is None:
+        return None
+    return trial if trial.failures else trial.unpublished
 
 
 def _moment(seconds: float) -> datetime:

@@ -18,6 +18,19 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
+class Unpublished:
+    """What failed in publishing: who may only read goes on looking and fetching.
+
+    The attributes are those of `CompileTrial`.
+    """
+
+    failures: int
+    reason: Reason
+    message: str
+    retry_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class CompileTrial:
     """What is remembered of one object's tries; another spec or key begins anew.
 
@@ -30,6 +43,7 @@ class CompileTrial:
         failures: in a row.
         reason, message: of the last one.
         retry_at: when it is tried again, in seconds since the epoch.
+        unpublished: why the last try to publish failed.
     """
 
     spec: str
@@ -43,6 +57,7 @@ class CompileTrial:
     reason: Reason | None = None
     message: str | None = None
     retry_at: float = 0.0
+    unpublished: Unpublished | None = None
 
     def looked(
         self,
@@ -68,6 +83,18 @@ class CompileTrial:
     def succeeded(self) -> CompileTrial:
         """What was begun came to its end."""
         return replace(self, failures=0, reason=None, message=None, retry_at=0.0)
+
+    def published(self) -> CompileTrial:
+        """What was made here is at its place."""
+        return replace(self, unpublished=None)
+
+    def not_published(self, error: BaseException, now: float, delay: Delay) -> CompileTrial:
+        """Publishing failed; `delay` is `transfer.delay`."""
+        failures = self.unpublished.failures + 1 if self.unpublished else 1
+        first, wish = first_delay(error)
+        reason = error.reason if isinstance(error, ModelCacheError) else Reason.INTERNAL
+        retry_at = now + delay(failures, first=first, most=MOST_DELAY, wish=wish)
+        return replace(self, unpublished=Unpublished(failures, reason, told(error), retry_at))
 
     def refuse(self, digest: str, why: str) -> CompileTrial:
         """A bundle can't be used: it is not fetched again as long as it lies there as it is."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -39,6 +39,8 @@ log = structlog.get_logger(__name__)
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _WATCH_LATE_SECONDS: Final = 1200.0
 _LATE_SECONDS: Final = 300.0
+_BUNDLE_PERMIT: Final = "bundle/"
+"""Begins the keys of permits that are for bundles."""
 
 
 def boot_id() -> str:
@@ -133,7 +135,8 @@ class ClusterSide:
             if settings.nodes_at_once
             else None
         )
-        self._wanted: tuple[Mapping[str, int], int] = {}, 0
+        self._wanting = threading.Lock()
+        self._wanted: dict[str, tuple[Mapping[str, int], int]] = {}
         self.tasks = self._make_tasks()
 
     def _make_tasks(self) -> dict[str, Task]:
@@ -218,10 +221,28 @@ class ClusterSide:
 
     def want_permits(self, keys: Mapping[str, int], most: int) -> None:
         """Ask for permits, and give back those that are not among them."""
-        if self._permits is not None and (keys, most) != self._wanted:
-            self._wanted = dict(keys), most
-            self._permits.want(keys, most)
-            self.tasks["permits"].wake()
+        self._want("models", keys, most)
+
+    def permitted_bundles(self) -> Container[str] | None:
+        """Digests of the bundles that this node may fetch."""
+        held = self.permitted()
+        return None if held is None else _Prefixed(_BUNDLE_PERMIT, held)
+
+    def want_bundles(self, digests: Collection[str]) -> None:
+        """As `want_permits`, of bundles."""
+        self._want("bundles", {f"{_BUNDLE_PERMIT}{digest}": 0 for digest in digests}, len(digests))
+
+    def _want(self, part: str, keys: Mapping[str, int], most: int) -> None:
+        """Models and bundles are asked for in threads of their own, and together."""
+        if self._permits is None:
+            return
+        with self._wanting:
+            if self._wanted.get(part, ({}, 0)) == (keys, most):
+                return
+            self._wanted[part] = dict(keys), most
+            asked = {key: rank for of, _ in self._wanted.values() for key, rank in of.items()}
+            self._permits.want(asked, sum(number for _, number in self._wanted.values()))
+        self.tasks["permits"].wake()
 
     def close(self, deadline: float) -> None:
         """After `cancel` is set: give the permits back, so that others needn't wait until they
@@ -237,6 +258,17 @@ class ClusterSide:
             giving.start()
             giving.join(max(0.0, deadline - time.monotonic()))
         self.client.close()
+
+
+class _Prefixed:
+    """Those that are held under another's prefix."""
+
+    def __init__(self, prefix: str, held: Container[str]) -> None:
+        self._prefix = prefix
+        self._held = held
+
+    def __contains__(self, name: object) -> bool:
+        return f"{self._prefix}{name}" in self._held
 
 
 class _Either:

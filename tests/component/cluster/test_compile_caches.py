@@ -4,6 +4,7 @@ server, and a pod that brings what it has compiled."""
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +22,8 @@ from tests.support.cluster.plane import ControlPlane
 from tests.support.cluster.waiting import eventually
 from tests.support.controller import ControllerProcess, controller_account
 from tests.support.manifests import FOLDER, load, one, patches
+from tests.support.podcaches import NAME, SidecarProcess
+from tests.support.podcaches import pod as pod_without_kubelet
 
 OURS = "/apis/modelcache.dev/v1alpha1"
 ACCOUNT = "modelcache-agent"
@@ -79,7 +82,7 @@ class Fleet:
         host, _, port = listen.rpartition(":")
         return host, int(port)
 
-    def pod(self, name: str, node: str, account: str = "engine") -> str:
+    def pod(self, name: str, node: str, account: str = "engine", cache: str = "tiny") -> str:
         """Make a pod on a node; its token for us."""
         path = "/api/v1/namespaces/default/pods"
         image = f"registry.example/engine@{IMAGE_DIGEST}"
@@ -89,7 +92,7 @@ class Fleet:
             {
                 "metadata": {
                     "name": name,
-                    "annotations": {"modelcache.dev/compile-cache": "tiny"},
+                    "annotations": {"modelcache.dev/compile-cache": cache},
                 },
                 "spec": {
                     "nodeName": node,
@@ -119,6 +122,14 @@ class Fleet:
 
     def ready(self) -> str:
         return str(self.status().get("readyNodes"))
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.startswith(".")
+    }
 
 
 @pytest.fixture
@@ -248,3 +259,45 @@ def test_a_restart_keeps_the_label_and_one_bad_object_holds_no_other_up(fleet: F
         # None was taken off, not even for a moment.
         assert "node.labelled" not in [each["event"] for each in again.events]
     assert fleet.labels()["n1"]
+
+
+def test_a_sidecar_hands_over_what_its_engine_compiled_and_a_pod_elsewhere_begins_with_it(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    """The pods' own programs at both ends; only kubelet is played by the test."""
+    files = {"graphs/one.py": b"one" * 1000, "graphs/two.so": b"two" * 1000}
+    publishers = [{"namespace": "default", "serviceAccount": "engine"}]
+    with pod_without_kubelet(tmp_path / "pod") as pod:
+        engine = {"cacheDir": str(pod.cache_dir)}
+        spec: dict[str, Any] = {"engine": engine, "publishers": publishers}
+        fleet.cluster.apply(compile_cache(fleet.bench.uri, NAME, **spec))
+        token = tmp_path / "token"
+        token.write_text(fleet.pod("p1", "n1", cache=NAME))
+        _, port = fleet.address("n1")
+        with SidecarProcess(pod, port, token) as sidecar:
+            pod.engine.compiles(files)
+            pod.engine.serves()
+            assert sidecar.process.wait(60) == 0, sidecar.log
+        label = f"modelcache.dev/compile.{NAME}"
+        eventually(
+            lambda: fleet.cluster.node_labels("n2").get(label), what="the label on the other node"
+        )
+        assert not list(pod.work.glob("staging/*"))
+        # On the other node, in a pod of its own with the same path.
+        shutil.rmtree(pod.cache_dir)
+        pod.cache_dir.mkdir()
+        pod.bundles = fleet.folder / "n2" / "compile"
+        pod.seed()
+        assert content(pod.cache_dir) == files
+        (pod.work / "capture.json").unlink()
+        token.write_text(fleet.pod("p2", "n2", cache=NAME))
+        _, port = fleet.address("n2")
+        pod.engine.loads()
+        with SidecarProcess(pod, port, token) as sidecar:
+            assert sidecar.process.wait(60) == 0, sidecar.log
+    path = f"{OURS}/compilecaches/{NAME}"
+    eventually(
+        lambda: [each["state"] for each in fleet.cluster.api(path)["status"]["bundles"]],
+        lambda found: found == ["Verified"],
+        what="verified",
+    )

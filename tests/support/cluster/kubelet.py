@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -204,6 +205,15 @@ class RealKubelet:
         """Take an image from a file, for pods with `imagePullPolicy: Never`."""
         self.ctr("images", "import", archive)
 
+    def name_by_digest(self, name: str) -> str:
+        """An image that is here, named by its digest: as pods want it that name it so."""
+        listed = self.ctr("images", "list", f"name=={name}").splitlines()[1]
+        digest = re.search(r"sha256:[0-9a-f]{64}", listed)
+        assert digest is not None, listed
+        named = f"{name.rpartition(':')[0]}@{digest[0]}"
+        self.ctr("images", "tag", name, named)
+        return named
+
     def run(self, *command: str | Path) -> str:
         """What a command prints that is run on the node, as root."""
         words = [*self._enter(), *map(str, command)]
@@ -311,7 +321,9 @@ class RealKubelet:
             "bridge": _BRIDGE,
             "ipam": {"type": "host-local", "ranges": [[own]], "routes": [route]},
         }
-        network = {"cniVersion": "0.4.0", "name": "pods", "plugins": [plugin]}
+        # What a container's hostPort is done by.
+        ports = {"type": "portmap", "capabilities": {"portMappings": True}}
+        network = {"cniVersion": "0.4.0", "name": "pods", "plugins": [plugin, ports]}
         (folder / "cni" / "10-pods.conflist").write_text(json.dumps(network))
 
     def _import_pause(self) -> None:

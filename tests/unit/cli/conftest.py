@@ -1,14 +1,12 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
 from modelcache.api import API_VERSION
 from modelcache.cli.main import run
@@ -46,10 +44,8 @@ Command = Callable[..., Ended]
 
 
 @pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
     """Runs a command line in this process."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
 
     def call(*arguments: str | Path) -> Ended:
         capsys.readouterr()
@@ -57,11 +53,7 @@ def command(capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
         said = capsys.readouterr()
         return Ended(code, said.out, said.err)
 
-    yield call
-    structlog.reset_defaults()
-    logging.captureWarnings(False)
-    root.handlers[:] = handlers
-    root.setLevel(level)
+    return call
 
 
 @pytest.fixture

@@ -128,6 +128,7 @@ def test_a_bundle_by_others_is_refused(
     archive = LocalBundle.open(bundle).archive
     content = bytearray(archive.read_bytes())
     content[50] ^= 1
+    archive.chmod(0o644)
     archive.write_bytes(content)
     changed = command("compile", "verify", bundle, "--public-key", f"{signer}.pub")
     assert (changed.code, "bytes were changed" in changed.mistake) == (5, True)

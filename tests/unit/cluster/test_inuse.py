@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from modelcache.cluster.inuse import Use, in_use, keep_use
+from modelcache.cluster.inuse import Use, compile_caches_in_use, in_use, keep_use
 
 ROOT = "/var/lib/modelcache"
 
@@ -70,3 +70,40 @@ def test_a_pod_that_has_ended_uses_nothing(phase: str) -> None:
 def test_our_own_pods_use_nothing() -> None:
     assert use(pod(ROOT, namespace="modelcache-system")) == Use()
     assert use(pod(ROOT, namespace="modelcache-system-of-others")).everything
+
+
+# Compile caches
+
+
+def asking(cache: str, *, phase: str = "Running", namespace: str = "team", **spec: Any) -> Any:
+    return keep_use(
+        {
+            "metadata": {
+                "name": "p",
+                "namespace": namespace,
+                "uid": "u",
+                "annotations": {"modelcache.dev/compile-cache": cache},
+            },
+            "spec": spec,
+            "status": {
+                "phase": phase,
+                "containerStatuses": [{"imageID": f"docker.io/r/pulled@sha256:{'2' * 64}"}],
+            },
+        }
+    )
+
+
+def test_compile_caches_that_pods_ask_for_until_they_have_ended() -> None:
+    pods = [asking("a"), asking("b", phase="Succeeded"), asking("c", namespace="modelcache-system")]
+    assert compile_caches_in_use([*pods, pod()], "modelcache-system") == {"a"}
+
+
+def test_the_images_of_a_pod_that_asks_for_one_are_known_by_digest() -> None:
+    containers = [{"image": f"r/asked@sha256:{'1' * 64}"}, {"image": "r/tag:1"}]
+    kept = asking("a", containers=containers)
+    assert kept["images"] == [f"sha256:{'1' * 64}", f"sha256:{'2' * 64}"]
+    assert pod()["images"] == []
+
+
+def test_a_mounted_bundle_is_no_model() -> None:
+    assert use(pod(f"{ROOT}/compile", f"{ROOT}/compile/a")) == Use()

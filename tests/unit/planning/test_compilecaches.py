@@ -128,6 +128,20 @@ def test_what_was_made_here_is_published_though_this_node_has_another_key_now() 
     assert idle(need(), [made]) == set()
 
 
+def test_who_may_not_publish_goes_on_looking_and_tries_again_later() -> None:
+    made = held(OLD, 0.0, outgoing=True, shown=True)
+    denied = CompileTrial("spec", KEY).not_published(AuthFailed("read-only"), NOW, delay)
+    assert actions(need(), made, trial=denied) == [Look("c")]
+    seen = denied.looked([Offer(NEW, 9.0)], frozenset(), "", NOW)
+    assert seen.unpublished is not None
+    assert actions(need(), made, trial=seen) == [Fetch("c", NEW)]
+    newest = denied.looked([], frozenset(), "", NOW)
+    found = plan({"c": need()}, {"c": [made]}, {"c": newest}, {}, NOW)
+    assert (found.actions, found.wake_at) == ((), seen.unpublished.retry_at)
+    later = plan({"c": need()}, {"c": [made]}, {"c": newest}, {}, seen.unpublished.retry_at)
+    assert later.actions == (Publish("c", OLD),)
+
+
 def test_what_failed_waits() -> None:
     failed = looked(OLD).failed(OriginUnavailable("away"), NOW, delay)
     found = plan({"c": need()}, {}, {"c": failed}, {}, NOW)
@@ -168,6 +182,20 @@ def test_another_spec_or_key_begins_anew() -> None:
 def test_work_for_another_spec_or_key_is_stopped() -> None:
     running = {"c": Running(Look("c"), "spec", OTHER, "file:///place")}
     assert plan({"c": need()}, {}, {}, running, NOW).actions == (Stop("c"),)
+
+
+def test_work_goes_on_while_the_key_is_not_known_for_a_moment() -> None:
+    running = {"c": Running(Fetch("c", NEW), "spec", KEY, "file:///place")}
+    assert plan({"c": need(None)}, {}, {}, running, NOW).actions == ()
+
+
+def test_a_fetch_waits_for_its_permit_and_holds_no_other_up() -> None:
+    needs = {"c": need(), "d": need()}
+    trials = {"c": looked(NEW), "d": looked(OLD)}
+    found = plan(needs, {}, trials, {}, NOW, Limits(moving=1), permitted={OLD})
+    assert found.actions == (Fetch("d", OLD),)
+    assert found.waiting == {"c"}
+    assert found.unpermitted == (NEW,)
 
 
 def test_what_is_idle_is_deleted_after_a_while_and_never_what_is_shown() -> None:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from modelcache.api import ModelReport, ModelState
-from modelcache.planning.labelling import labels
+from modelcache.api.nodecache import CompileReport, CompileState
+from modelcache.planning.labelling import compile_labels, labels
 from tests.unit.planning.samples import OLD
 
 LABEL_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
@@ -45,3 +47,16 @@ def test_the_longest_name_makes_a_label_that_kubernetes_takes() -> None:
         assert len(name) <= 63
         assert LABEL_NAME.fullmatch(name)
         assert LABEL_NAME.fullmatch(value)
+
+
+def compiled(name: str, state: CompileState = CompileState.READY, key: str = "c" * 64) -> Any:
+    return CompileReport(name=name, state=state, key=key)
+
+
+def test_a_ready_compile_cache_has_the_beginning_of_its_key() -> None:
+    others = [compiled(s.value.lower(), s) for s in CompileState if s is not CompileState.READY]
+    assert compile_labels([*others, compiled("tiny")]) == {"modelcache.dev/compile.tiny": "c" * 12}
+
+
+def test_compile_caches_have_as_many_labels_as_are_allowed() -> None:
+    assert len(compile_labels([compiled(f"c{n}") for n in range(9)], 4)) == 4

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from modelcache.api import API_GROUP, ModelState
+from modelcache.api import ModelState
 from modelcache.cluster.injection.asking import mapping, sequence
-from modelcache.planning.labelling import MODEL_LABEL
+from modelcache.planning.labelling import COMPILE_LABEL, MODEL_LABEL
 
 PREFERRED: Final = "preferredDuringSchedulingIgnoredDuringExecution"
 REQUIRED: Final = "requiredDuringSchedulingIgnoredDuringExecution"
@@ -16,9 +16,6 @@ WEIGHT: Final = 100
 """Of 1 to 100. The scheduler adds up the weights of the terms that hold for a node."""
 CACHE_WEIGHT: Final = 50
 """A model that has to be fetched costs more of a start than what has to be compiled."""
-
-CACHE_LABEL: Final = f"{API_GROUP}/compile."
-"""On a node, with a CompileCache's name after it: the bundle for its key is there."""
 
 
 def add_affinity(spec: dict[str, Any], names: Sequence[str], *, required: bool) -> None:
@@ -52,7 +49,7 @@ def prefer_cache(spec: dict[str, Any], name: str) -> None:
     affinity = mapping(spec.get("affinity"), "spec.affinity")
     where = "spec.affinity.nodeAffinity"
     node_affinity = mapping(affinity.get("nodeAffinity"), where)
-    wanted = [{"key": f"{CACHE_LABEL}{name}", "operator": "Exists"}]
+    wanted = [{"key": f"{COMPILE_LABEL}{name}", "operator": "Exists"}]
     _prefer(node_affinity, wanted, where, CACHE_WEIGHT)
     spec["affinity"] = affinity
     affinity["nodeAffinity"] = node_affinity

@@ -21,6 +21,8 @@ CONTAINER_ANNOTATION: Final = f"{API_GROUP}/compile-container"
 """On a pod: which of its containers is the engine; by default the first."""
 SIZE_ANNOTATION: Final = f"{API_GROUP}/compile-size"
 """On a pod: what the engine may write to its cache, as an emptyDir's `sizeLimit`."""
+QUIET_ANNOTATION: Final = f"{API_GROUP}/compile-quiet"
+"""On a pod: for how long nothing may change before its cache counts as complete."""
 
 SEED_CONTAINER: Final = "modelcache-compile-seed"
 CAPTURE_CONTAINER: Final = "modelcache-compile-capture"
@@ -31,6 +33,7 @@ Caches: TypeAlias = Mapping[str, CompileCacheSpec | None]
 _USER: Final = re.compile(r"([0-9]{1,10})(?::([0-9]{1,10}))?")
 _MAX_ID: Final = 2**31 - 1
 """What the API server allows for runAsUser and runAsGroup."""
+_TIME: Final = re.compile(r"[1-9][0-9]{0,4}[sm]|[1-9][0-9]{0,2}h")
 _QUANTITY: Final = re.compile(r"[1-9][0-9]{0,15}([KMGTP]i|[kMGTP])?")
 
 
@@ -51,6 +54,7 @@ class CacheAsked:
         user: as annotated.
         container: the engine's; empty: the first.
         size: the cache's limit, a quantity; empty: none.
+        quiet: for how long nothing may change before a capture; empty: as by default.
         warnings: what is wrong with the annotations.
     """
 
@@ -58,6 +62,7 @@ class CacheAsked:
     user: User | None = None
     container: str = ""
     size: str = ""
+    quiet: str = ""
     warnings: tuple[str, ...] = ()
 
 
@@ -68,7 +73,10 @@ def asked_cache(metadata: Mapping[str, Any]) -> CacheAsked:
         return CacheAsked()
     values = {
         key: str(annotations.get(key) or "").strip()
-        for key in (CACHE_ANNOTATION, USER_ANNOTATION, CONTAINER_ANNOTATION, SIZE_ANNOTATION)
+        for key in (
+            *(CACHE_ANNOTATION, USER_ANNOTATION, CONTAINER_ANNOTATION),
+            *(SIZE_ANNOTATION, QUIET_ANNOTATION),
+        )
     }
     warnings = []
     name = values[CACHE_ANNOTATION]
@@ -83,7 +91,11 @@ def asked_cache(metadata: Mapping[str, Any]) -> CacheAsked:
     if size and not _QUANTITY.fullmatch(size):
         warnings.append(f"{SIZE_ANNOTATION} is {size[:60]!r}: write a size such as 20Gi")
         size = ""
-    return CacheAsked(name, user, values[CONTAINER_ANNOTATION], size, tuple(warnings))
+    quiet = values[QUIET_ANNOTATION]
+    if quiet and not _TIME.fullmatch(quiet):
+        warnings.append(f"{QUIET_ANNOTATION} is {quiet[:60]!r}: write a time such as 90s or 10m")
+        quiet = ""
+    return CacheAsked(name, user, values[CONTAINER_ANNOTATION], size, quiet, tuple(warnings))
 
 
 def read_user(text: str) -> User | None:

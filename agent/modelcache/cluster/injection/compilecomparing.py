@@ -6,7 +6,7 @@ image's own entry point, variables out of Secrets and ConfigMaps) is not compare
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Final
 
 from modelcache.api.compilecache import CompileCacheSpec
@@ -20,9 +20,14 @@ _SHOWN: Final = 4
 _SIZES: Final = ("tensor", "pipeline", "data", "expert")
 
 
-def differing(container: Object, cache: CompileCacheSpec) -> str:
+def differing(container: Object, cache: CompileCacheSpec, set_by_us: Collection[str]) -> str:
     """The names of arguments and variables that differ and matter, for people; never a value. Empty
     where none does.
+
+    Args:
+        container: the engine's.
+        cache: what its CompileCache wants.
+        set_by_us: variables that injection sets.
 
     Raises:
         Malformed
@@ -33,7 +38,7 @@ def differing(container: Object, cache: CompileCacheSpec) -> str:
     names = [*_arguments(theirs, ours)]
     if engine in SERVERS:
         names += _sizes(theirs, ours, cache)
-    names += _variables(container, cache)
+    names += [name for name in _variables(container, cache) if name not in set_by_us]
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(name[:60] for name in names[:_SHOWN]) + more
 

@@ -55,6 +55,7 @@ class Wanted:
         publishes: whether what is captured is to be published.
         native: whether sidecars are init containers with `restartPolicy: Always`.
         size: the cache's limit, a quantity; empty: none.
+        quiet: for how long nothing may change before a capture; empty: as by default.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Wanted:
     publishes: bool
     native: bool
     size: str = ""
+    quiet: str = ""
 
 
 def add_containers(spec: Object, wanted: Wanted, engine: Object) -> None:
@@ -175,6 +177,8 @@ def _variables(wanted: Wanted, *, seeding: bool = False, stays: bool = False) ->
         environment.PORT: str(wanted.port),
         environment.TOKEN_FILE: f"{environment.TOKEN_AT}/{environment.TOKEN_NAME}",
     }
+    if wanted.quiet:
+        values[environment.QUIET] = wanted.quiet
     fields = {
         environment.HOST_IP: "status.hostIP",
         environment.POD_IP: "status.podIP",

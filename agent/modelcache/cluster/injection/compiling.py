@@ -73,7 +73,7 @@ def _added(spec: Object, asked: CacheAsked, caches: Caches | None, config: Confi
     seeds = _can_seed(spec, config)
     for warning in (*_image_warnings(container), *_variables_warnings(container, cache)):
         yield f"{what}: {warning}"
-    other = differing(container, cache)
+    other = differing(container, cache, _environment(cache))
     if other:
         yield (
             f"{what} is not started as CompileCache {asked.name} says ({other}): what it compiles"
@@ -98,6 +98,7 @@ def _added(spec: Object, asked: CacheAsked, caches: Caches | None, config: Confi
         publishes=not other and _may_publish(spec, cache, config.namespace),
         native=config.native_sidecars,
         size=asked.size,
+        quiet=asked.quiet,
     )
     _fit(container, cache)
     add_containers(spec, wanted, container)

@@ -26,6 +26,8 @@ from modelcache.store.durable import Durable, disk_errors
 
 ENVELOPE_NAME: Final = "bundle.json"
 ARCHIVE_NAMES: Final = {"zstd": "archive.tar.zst", "gzip": "archive.tar.gz"}
+_ARCHIVE_MODE: Final = 0o444
+"""Nobody changes it; and where it is a link, a blob of the store has the same mode."""
 _NO_LINK: Final = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP)
 
 
@@ -134,7 +136,7 @@ def _bring(source: Path, target: Path, durable: Durable) -> None:
         shutil.copyfile(source, target, follow_symlinks=False)
     fd = os.open(target, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        os.fchmod(fd, 0o644)
+        os.fchmod(fd, _ARCHIVE_MODE)
         durable.sync(fd)
     finally:
         os.close(fd)

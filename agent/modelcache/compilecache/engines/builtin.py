@@ -37,6 +37,11 @@ _EXTENSIONS: Final = CacheRoot(
     "torch-extensions",
     defaults=("$XDG_CACHE_HOME/torch_extensions", "~/.cache/torch_extensions"),
 )
+_NO_HEADERS: Final = MappingProxyType({"TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0"})
+"""Inductor precompiles its C++ headers into a directory that no variable moves (below $TMPDIR,
+`torch._inductor.codecache._HEADER_DIR`), and does so also when all that it wants is in its cache:
+8 s of each start of torch 2.13 in a new container, which needs a compiler for it. A cold start of a
+small transformer takes as long without."""
 _KERNELS: Final = (
     _EXTENSIONS,
     # FlashInfer itself adds .cache/flashinfer/<version>/<arch>.
@@ -99,6 +104,7 @@ _VLLM: Final = Engine(
         *_KERNELS,
         _DEEPGEMM,
     ),
+    settings=_NO_HEADERS,
     programs=("vllm",),
     modules=("vllm",),
     # The first is uvicorn's, which a user may silence; the others come when all is compiled, too.
@@ -122,6 +128,7 @@ _SGLANG: Final = Engine(
         ),
         _DEEPGEMM,
     ),
+    settings=_NO_HEADERS,
     programs=("sglang",),
     modules=("sglang",),
     ready=("The server is fired up and ready to roll!",),
@@ -132,7 +139,11 @@ _TORCH: Final = Engine(
     (_INDUCTOR, _TRITON, _EXTENSIONS),
     # On by default since 2.4 and 2.6; older ones keep nothing on the disk without them.
     settings=MappingProxyType(
-        {"TORCHINDUCTOR_FX_GRAPH_CACHE": "1", "TORCHINDUCTOR_AUTOGRAD_CACHE": "1"}
+        {
+            "TORCHINDUCTOR_FX_GRAPH_CACHE": "1",
+            "TORCHINDUCTOR_AUTOGRAD_CACHE": "1",
+            **_NO_HEADERS,
+        }
     ),
     programs=("torchrun", "accelerate", "deepspeed"),
     ready=(UVICORN_READY,),

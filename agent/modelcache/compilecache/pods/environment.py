@@ -28,6 +28,8 @@ HEALTH: Final = f"{PREFIX}COMPILE_HEALTH"
 """A URL without a host, by which the engine says that it serves; empty: there is none."""
 PUBLISH: Final = f"{PREFIX}COMPILE_PUBLISH"
 """Whether what is captured is handed to the agent; else starts are only judged and reported."""
+QUIET: Final = f"{PREFIX}COMPILE_QUIET"
+"""For how long nothing may change before the cache counts as complete."""
 STAY: Final = f"{PREFIX}COMPILE_STAY"
 """Whether the sidecar, when it has nothing more to do, waits to be stopped: one that ends would be
 started again."""

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import math
 import re
 import zlib
 from typing import Annotated, Final, Literal, Self
@@ -226,7 +225,8 @@ class StartDocument(_FromPod):
 
 def _check_evidence(evidence: Evidence) -> None:
     seconds = evidence.compile_seconds
-    if seconds is not None and not (math.isfinite(seconds) and 0 <= seconds <= _MAX_SECONDS):
+    # Neither NaN nor infinity is in between.
+    if seconds is not None and not 0 <= seconds <= _MAX_SECONDS:
         raise ValueError(f"{seconds} can't be seconds of compiling")
     if max(len(evidence.cache_dirs), len(evidence.lines)) > _MAX_LISTED:
         raise ValueError(_LIST_TOO_LONG)

@@ -23,7 +23,7 @@ from modelcache.compilecache.starts.seednotes import NOTE_NAME, read_note
 from modelcache.errors import ModelCacheError, UsageError
 from modelcache.store.durable import disk_errors
 
-_MARKER: Final = f"{RESERVED}-run.json"
+_MARKER: Final = f"{RESERVED}run.json"
 _MAX_BYTES: Final = 4096
 _NOT_CONTENT: Final = ("lost+found",)  # of a fresh ext4
 

@@ -136,6 +136,8 @@ class Following:
         self._tell = tell
         self.verdict: Verdict | None = None
         self.evidence: Evidence | None = None
+        self.notes: tuple[str, ...] = ()
+        """What else the user is to know."""
         self.capturing = Capturing(message="it was not asked for" if keep is None else "")
 
     def run(self, cancel: Cancel) -> None:
@@ -165,7 +167,10 @@ class Following:
         else:
             tree, new = engaged.files()
         evidence = engaged.evidence(new)
-        if self.verdict is None and (quiet or engaged.came_so_far or engaged.over.is_set()):
+        # Of files elsewhere nothing is known.
+        known = engaged.prepared.usable or evidence.source == "log"
+        so_far = quiet or engaged.came_so_far or engaged.over.is_set()
+        if self.verdict is None and known and so_far:
             self._judge(evidence, tree, new)
         return evidence
 
@@ -173,7 +178,9 @@ class Following:
         engaged, prepared = self._engaged, self._engaged.prepared
         bundle, before = prepared.bundle, len(prepared.before.entries)
         after = hashes_of(engaged.cache_dir, tree) if prepared.usable else EngineHashes()
+        places = elsewhere(engaged.engine, prepared.env, engaged.cache_dir, engaged.started)
         self.evidence = evidence
+        self.notes = tuple(place.sentence for place in places)
         self.verdict = judge(
             evidence,
             seeded=before > 0,
@@ -184,7 +191,7 @@ class Following:
             env=prepared.env,
             argv=engaged.argv,
             cache_dir=engaged.cache_dir,
-            elsewhere=elsewhere(engaged.engine, prepared.env, engaged.cache_dir, engaged.started),
+            elsewhere=places,
             finished=engaged.finished,
         )
         self._tell(self.verdict, evidence)

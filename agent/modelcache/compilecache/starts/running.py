@@ -292,11 +292,20 @@ class _Run:
             evidence=following.evidence if following else None,
             seeding=prepared.seeding,
             capturing=_with(following.capturing, trouble) if following else Capturing(),
-            notes=prepared.notes,
+            notes=_notes(prepared, following, verdict),
         )
 
 
 _SLOW: Final = "preparing took too long"
+
+
+def _notes(
+    prepared: Prepared, following: Following | None, verdict: Verdict | None
+) -> tuple[str, ...]:
+    """What else is to be said, and is not in the verdict already."""
+    more = following.notes if following is not None else ()
+    said = verdict.message if verdict is not None else ""
+    return (*prepared.notes, *(note for note in more if note not in said))
 
 
 def _with(capturing: Capturing, trouble: str) -> Capturing:

@@ -289,17 +289,24 @@ class Crew:
     def _nearest(self, place: Place, job: Job, cancel: Cancel) -> str:
         """In what the nearest of some bundles for other keys differs from what is wanted here."""
         keys: list[Key] = []
+        names: dict[str, str] = {}
         for key in place.keys()[:_MOST_OTHERS]:
             for placed in place.generations(key)[:1]:
                 with suppress(NotFound):
                     found = self._admissions.of(place, placed, job, cancel)
                     if not isinstance(found, str):
                         keys.append(found.statement.key)
+                        names[keys[-1].digest] = found.statement.name
         told = nearest(job.key, keys)
         if told is None:
             return ""
-        sentences = [difference.sentence for difference in told[1][:_MOST_DIFFERENCES]]
-        return "; ".join(["the nearest there is for another key", *sentences])
+        other, differing = told
+        whose = names[other.digest]
+        whose = "" if whose == job.work.name else f" (of {whose})"
+        sentences = [difference.sentence for difference in differing[:_MOST_DIFFERENCES]]
+        if len(differing) > _MOST_DIFFERENCES:
+            sentences.append(f"and {len(differing) - _MOST_DIFFERENCES} more")
+        return f"the nearest bundle there{whose} differs: {', '.join(sentences)}"
 
     def _fetch(self, job: Job, digest: str, cancel: Cancel) -> None:
         place = self._open_place(job.cache)

@@ -24,7 +24,10 @@ class Refused(ModelCacheError):
         status: of HTTP.
         word: why, as one CamelCase word.
         retry_after: seconds after which it may be asked again; None: never.
+        caller: who asked, where that is known; empty: it isn't.
     """
+
+    caller = ""
 
     def __init__(
         self, status: int, word: str, message: str, *, retry_after: int | None = None

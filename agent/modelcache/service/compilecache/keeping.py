@@ -151,7 +151,11 @@ class Keeper:
         asked = self._needs.of(wanted, facts, why, models)
         self._turn_to_keys()
         for result in self._crew.results():
-            self._judge(result, asked)
+            try:
+                self._judge(result, asked)
+            except (ModelCacheError, OSError) as error:
+                # This node's own disk; what it was about is tried again.
+                log.warning("store.failed", compile_cache=result.job.work.name, message=str(error))
         known = self._read(asked)
         needs = {name: self._need(name, each) for name, each in asked.items()}
         now = self._clock()
@@ -167,9 +171,13 @@ class Keeper:
             now,
             self._limits,
             left_behind=self._crew.left_behind(),
+            permitted=self._surroundings.permitted_bundles(),
             idle_since=self._idle_since,
             removal=self._removal(catalog, needs, held, now),
         )
+        fetching = [what.work for what in running.values()] + list(planned.actions)
+        digests = {work.digest for work in fetching if isinstance(work, Fetch)}
+        self._surroundings.want_bundles(digests | {*planned.unpermitted})
         if not self._stopping():
             for action in planned.actions:
                 self._begin(action, asked, needs)
@@ -365,6 +373,12 @@ class Keeper:
                 "bundle.refused", compile_cache=name, digest=job.work.digest, message=str(error)
             )
             self._trials[name] = trial.refuse(job.work.digest, str(error))
+        elif isinstance(job.work, Publish):
+            self._trials[name] = (
+                trial.not_published(error, self._clock(), delay)
+                if error is not None
+                else trial.published()
+            )
         elif error is not None:
             self._fail(name, now, error)
         elif isinstance(job.work, Fetch) and not self._is_here(name, job.work.digest):

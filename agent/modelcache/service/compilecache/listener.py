@@ -176,6 +176,7 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = _QUESTION_SECONDS
     disable_nagle_algorithm = True
     wbufsize = -1
+    compile_cache: str | None = None
 
     def setup(self) -> None:
         """Bound what is read for a head."""
@@ -194,13 +195,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         found = read_bundle_path(self.path)
+        self.compile_cache = found[0] if found else None
         if found is None:
             self._refuse(Refused(404, "NotFound", "there is nothing at this path to put"))
         else:
             self._guarded(lambda: self._bundle(*found))
 
     def do_POST(self) -> None:
-        name = read_starts_path(self.path)
+        name = self.compile_cache = read_starts_path(self.path)
         if name is None:
             self._refuse(Refused(404, "NotFound", "there is nothing at this path to post to"))
         else:
@@ -294,6 +296,8 @@ class _Handler(BaseHTTPRequestHandler):
         refusal = Refusal(reason=refused.word, message=str(refused)[:1024])
         log.info(
             "compile.request.refused",
+            compile_cache=self.compile_cache,
+            caller=refused.caller or None,
             client=str(self.client_address[0]),
             status=refused.status,
             reason=refused.word,

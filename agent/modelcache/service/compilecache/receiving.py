@@ -137,6 +137,12 @@ class Receiving:
             Refused
         """
         caller, _ = self._door.caller(token)
+        with _asked_by(caller):
+            return self._admitted(name, digest, caller, header, length)
+
+    def _admitted(
+        self, name: str, digest: str, caller: Caller, header: str, length: int | None
+    ) -> Ticket | CaptureAnswer:
         asked = self._door.wanted(name)
         _check_publisher(caller, asked.cache)
         signing_key = self._door.signing_key()
@@ -173,7 +179,7 @@ class Receiving:
             Refused
             OSError: what reading raises, or the disk.
         """
-        with self._turn(ticket.name):
+        with _asked_by(ticket.caller), self._turn(ticket.name):
             try:
                 with (
                     self._space.reserve(ticket.size, files=2, what=f"a bundle of {ticket.name}"),
@@ -181,7 +187,7 @@ class Receiving:
                 ):
                     return self._take(ticket, read, staging)
             except InsufficientDisk as error:
-                raise Refused(507, "InsufficientDisk", str(error)) from error
+                raise Refused(503, "InsufficientDisk", str(error), retry_after=300) from error
 
     def _check_room(self, name: str) -> None:
         """A publisher that brings one after the other fills no disk."""
@@ -327,17 +333,20 @@ class Receiving:
             Refused
         """
         caller, pod = self._door.caller(token)
-        asked = self._door.wanted(name)
-        if pod.get("compile") != name:
-            raise Refused(403, "OtherCache", f"the pod doesn't ask for the compile cache {name}")
-        try:
-            start = StartDocument.read(body)
-            blames = caller.namespace in {p.namespace for p in asked.cache.spec.publishers}
-            self._starts.note(name, start, caller.pod_uid, blames=blames)
-        except UsageError as error:
-            raise Refused(400, "Malformed", str(error)) from error
-        except InsufficientDisk as error:
-            raise Refused(507, "InsufficientDisk", str(error)) from error
+        with _asked_by(caller):
+            asked = self._door.wanted(name)
+            if pod.get("compile") != name:
+                raise Refused(
+                    403, "OtherCache", f"the pod doesn't ask for the compile cache {name}"
+                )
+            try:
+                start = StartDocument.read(body)
+                blames = caller.namespace in {p.namespace for p in asked.cache.spec.publishers}
+                self._starts.note(name, start, caller.pod_uid, blames=blames)
+            except UsageError as error:
+                raise Refused(400, "Malformed", str(error)) from error
+            except InsufficientDisk as error:
+                raise Refused(503, "InsufficientDisk", str(error), retry_after=300) from error
         self._metrics.started(name, start, self._cold_seconds(name, start.digest))
 
     def _cold_seconds(self, name: str, digest: str | None) -> float | None:
@@ -345,6 +354,16 @@ class Receiving:
         if best is None or best.statement is None or best.statement.digest != digest:
             return None
         return best.statement.evidence.compile_seconds
+
+
+@contextmanager
+def _asked_by(caller: Caller) -> Iterator[None]:
+    """Who asked, for whoever tells of a refusal."""
+    try:
+        yield
+    except Refused as refused:
+        refused.caller = str(caller)
+        raise
 
 
 def _check_publisher(caller: Caller, cache: CompileCache) -> None:

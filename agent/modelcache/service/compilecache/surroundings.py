@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Collection, Container
 from typing import Protocol
 
 from modelcache.service.surroundings import Node
@@ -23,6 +23,13 @@ class CompileSurroundings(Protocol):
 
     def withdrawn(self, name: str) -> frozenset[str]:
         """Digests that are to be seeded nowhere."""
+
+    def permitted_bundles(self) -> Container[str] | None:
+        """Digests of the bundles that may be fetched now; None: all."""
+
+    def want_bundles(self, digests: Collection[str]) -> None:
+        """Ask for the permits of fetches that run or are to run; whatever is not among them is
+        given back."""
 
 
 class AloneWithCaches:
@@ -46,3 +53,10 @@ class AloneWithCaches:
     def withdrawn(self, name: str) -> frozenset[str]:  # noqa: ARG002
         """Nobody says any."""
         return frozenset()
+
+    def permitted_bundles(self) -> None:
+        """Everything."""
+        return
+
+    def want_bundles(self, digests: Collection[str]) -> None:
+        """Nobody gives any."""

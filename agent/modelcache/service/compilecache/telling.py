@@ -68,12 +68,14 @@ class Telling:
         before = {report.name: report for report in self._reports}
         found = {}
         for name, need in seen.needs.items():
-            last = self._remembered.get(name)
-            if need.key is None and not seen.asked[name].why and last is not None:
-                found[name] = last  # in a moment it will be known
+            old = before.get(name)
+            last = self._remembered.get(name) or old
+            # In a moment it will be known: that alone is no news, and takes no label off.
+            same = last is not None and last.spec_digest == need.spec
+            if need.key is None and not seen.asked[name].why and last is not None and same:
+                found[name] = last
                 continue
             report = self._describe(name, need, seen)
-            old = before.get(name)
             # The same object where nothing is new: who compares later has little to do.
             found[name] = old if old == report else report
             self._remembered.pop(name, None)

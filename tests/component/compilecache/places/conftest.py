@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
+from moto.s3.responses import S3Response
 
 from modelcache.compilecache.places.opening import open_place
 from modelcache.compilecache.places.protocol import Place
@@ -22,6 +25,18 @@ from tests.component.origins.conftest import (
 __all__ = ["clean_environment", "gcs", "gcs_server", "registry", "s3", "s3_server"]
 
 KINDS = ("file", "s3", "gs", "oci")
+
+
+@pytest.fixture(autouse=True)
+def conditions_are_atomic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at S3: moto looks for the object, and puts another in between."""
+    put, lock = S3Response.put_object, threading.Lock()
+
+    def one_by_one(self: S3Response) -> Any:
+        with lock:
+            return put(self)
+
+    monkeypatch.setattr(S3Response, "put_object", one_by_one)
 
 
 @pytest.fixture

@@ -123,6 +123,7 @@ def test_a_broken_bundle_is_not_published(
 ) -> None:
     content = bytearray(bundle.archive.read_bytes())
     content[100] ^= 1
+    bundle.archive.chmod(0o644)
     bundle.archive.write_bytes(content)
     ended = command("compile", "publish", bundle.directory, shared)
     assert (ended.code, "bytes were changed" in ended.mistake) == (5, True)

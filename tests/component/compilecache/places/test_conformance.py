@@ -95,6 +95,7 @@ def test_a_bundle_whose_archive_was_changed_is_not_published(place: Place, tmp_p
     bundle = a_bundle(tmp_path / "b", noise(50_000))
     content = bytearray(bundle.archive.read_bytes())
     content[-1] ^= 1
+    bundle.archive.chmod(0o644)
     bundle.archive.write_bytes(content)
     with pytest.raises(BrokenBundle):
         place.publish(bundle)

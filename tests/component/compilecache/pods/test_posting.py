@@ -7,6 +7,7 @@ import threading
 import time
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,6 +60,15 @@ def test_a_start_is_told(agent: CompileAgent) -> None:
     assert agent.starts == [("llama", START)]
 
 
+@pytest.fixture
+def _nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sent(*_: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(posting, "_send", sent)
+
+
+@pytest.mark.usefixtures("_nothing_is_sent")
 def test_a_refusal_costs_no_upload(
     agent: CompileAgent, archive: Path, capture: CaptureDocument
 ) -> None:
@@ -68,6 +78,7 @@ def test_a_refusal_costs_no_upload(
     assert (agent.requests, agent.uploaded) == (1, 0)
 
 
+@pytest.mark.usefixtures("_nothing_is_sent")
 def test_what_is_known_is_not_sent(
     agent: CompileAgent, archive: Path, capture: CaptureDocument
 ) -> None:

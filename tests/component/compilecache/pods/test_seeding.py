@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,7 @@ from modelcache.compilecache.bundles.signing import envelope_bytes, unsigned
 from modelcache.compilecache.pods import seeding
 from modelcache.compilecache.pods.seeding import read_report
 from modelcache.compilecache.starts import holding
-from tests.support.agent import modelcache
+from tests.support.agent import COMMAND, modelcache
 from tests.support.podcaches import NAME, SEED, Pod
 from tests.support.trees import content
 
@@ -60,11 +61,13 @@ def damaged(pod: Pod) -> None:
     bundle = pod.holds(SEED)
     content = bytearray(bundle.archive.read_bytes())
     content[len(content) // 2] ^= 1
+    bundle.archive.chmod(0o644)
     bundle.archive.write_bytes(content)
 
 
 def cut(pod: Pod) -> None:
     archive = pod.holds(SEED).archive
+    archive.chmod(0o644)
     archive.write_bytes(archive.read_bytes()[:-1])
 
 
@@ -231,3 +234,32 @@ def test_a_mistake_in_the_settings_is_told(pod: Pod) -> None:
         ended = modelcache("compile", "seed", *flags)
         assert ended.returncode == 2
         assert "modelcache:" in ended.stderr
+
+
+@pytest.mark.root
+def test_it_needs_no_more_than_the_engines_user_may(pod: Pod, tmp_path: Path) -> None:
+    """As kubelet has it: an `emptyDir` that all may write to, bundles that are somebody else's, and
+    a user without any name, home or capability."""
+    pod.holds(SEED)
+    for path in (pod.cache_dir, pod.work):
+        path.chmod(0o777)
+    for parent in (pod.folder, *pod.folder.parents):
+        if parent.is_relative_to("/tmp"):
+            parent.chmod(parent.stat().st_mode | 0o055)
+    ended = subprocess.run(
+        [
+            *("setpriv", "--reuid", "54321", "--regid", "0", "--clear-groups"),
+            *("--bounding-set", "-all", "--no-new-privs", "--"),
+            *(COMMAND, "compile", "seed", "--name", NAME, "--bundles", pod.bundles),
+            *("--cache-dir", pod.cache_dir, "--work", pod.work),
+        ],
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "seeded with" in ended.stdout, ended.stderr
+    found = [path for path in pod.cache_dir.rglob("*") if path.is_file()]
+    assert len(found) >= 2
+    assert {path.stat().st_uid for path in found} == {54321}

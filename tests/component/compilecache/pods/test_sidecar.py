@@ -18,6 +18,7 @@ from modelcache.compilecache.pods import posting, sidecar
 from modelcache.compilecache.pods.serving import Serving
 from modelcache.compilecache.pods.sidecar import CaptureReport, Sidecar
 from modelcache.compilecache.starts.capturing import Patience
+from modelcache.compilecache.trees import scanning
 from modelcache.errors import Cancelled
 from modelcache.transfer import Cancel
 from tests.support.archives import statement
@@ -206,6 +207,28 @@ def test_an_engine_without_health_that_loaded_is_a_hit(pod: Pod, agent: CompileA
     assert started(agent) == ("Hit", None, bundle.digest)
 
 
+def test_an_engine_without_health_that_has_not_begun_is_not_judged(
+    pod: Pod, agent: CompileAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod.holds(SEED)
+    pod.seeding.run()
+    looked = threading.Semaphore(0)
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        looked.release()
+        return scanning.scan(*arguments, **options)
+
+    monkeypatch.setattr(sidecar, "scan", counted)
+    given = beside(pod, agent, serving=None, patience=replace(PATIENCE, quiet=0.05))
+    with running(given) as end:
+        for _ in range(20):
+            assert looked.acquire(timeout=10)
+        assert not agent.starts
+        pod.engine.loads()
+        end()
+    assert started(agent)[0] == "Hit"
+
+
 # The agent
 
 
@@ -268,7 +291,7 @@ def test_a_cache_that_cant_be_read_is_told_in_the_log(pod: Pod, agent: CompileAg
     pod.cache_dir.rmdir()
     pod.engine.serves()
     report = beside(pod, agent, patience=replace(PATIENCE, settle=0.1)).run(Cancel())
-    assert report.done
+    assert (report.told, report.outcome) == (True, "nothing")
     assert not agent.captures
 
 

@@ -337,6 +337,21 @@ def test_what_is_no_size_is_left_out(size: str) -> None:
     assert "compile-size" in warning
 
 
+def test_how_long_nothing_may_change() -> None:
+    spec = injected(compiling(Quiet="10m"))
+    assert variables(container(spec, "capture"))["MODELCACHE_COMPILE_QUIET"] == "10m"
+    assert "MODELCACHE_COMPILE_QUIET" not in variables(container(injected(compiling()), "capture"))
+
+
+@pytest.mark.parametrize("time", ["soon", "0s", "90", "-1s", "1s\n2", "1 m"])
+def test_what_is_no_time_is_left_out(time: str) -> None:
+    found = inject(compiling(Quiet=time), KNOWN, HERE, CACHES)
+    sidecar = container(found.pod["spec"], "capture")
+    assert "MODELCACHE_COMPILE_QUIET" not in variables(sidecar)
+    (warning,) = found.warnings
+    assert "compile-quiet" in warning
+
+
 def test_own_variables_win() -> None:
     env = [
         {"name": "VLLM_CACHE_ROOT", "value": "/own"},
@@ -474,7 +489,11 @@ def test_variables_of_the_object_are_to_be_there() -> None:
 
 def test_a_variable_out_of_a_secret_is_not_compared() -> None:
     hidden = {"name": "VLLM_X", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}
-    injected(compiling(engine={"env": [hidden]}))
+    given = compiling(engine={"env": [hidden]})
+    injected(given)
+    # Not even where the object says what it is to be.
+    caches = {"llama": cache_spec(env=[{"name": "VLLM_X", "value": "1"}])}
+    assert inject(given, KNOWN, HERE, caches).warnings == ()
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_a_bundle_is_written_and_read(
     assert found.envelope_bytes == envelope_bytes(envelope)
     assert check(found.archive, found.statement).files[0].path == "a/b"
     assert sorted(os.listdir(tmp_path / "bundle")) == ["archive.tar.zst", "bundle.json"]
-    for path, mode in ((tmp_path / "bundle", 0o755), (found.archive, 0o644)):
+    for path, mode in ((tmp_path / "bundle", 0o755), (found.archive, 0o444)):
         assert path.stat().st_mode & 0o7777 == mode
     assert os.listdir(tmp_path / "scratch") == []
 
@@ -90,6 +90,16 @@ def test_across_file_systems_it_is_copied(
     there = LocalBundle.write(tmp_path / "bundle", unsigned(said), archive, durable)
     assert there.archive.read_bytes() == archive.read_bytes()
     assert there.archive.stat().st_ino != archive.stat().st_ino
+    assert there.archive.stat().st_mode & 0o7777 == 0o444
+
+
+def test_a_blob_that_is_linked_stays_what_nobody_writes_to(
+    tmp_path: Path, archive: Path, said: Statement, durable: Durable
+) -> None:
+    archive.chmod(0o444)
+    there = LocalBundle.write(tmp_path / "bundle", unsigned(said), archive, durable)
+    assert there.archive.samefile(archive)
+    assert archive.stat().st_mode & 0o7777 == 0o444
 
 
 def test_what_is_not_there(

@@ -40,6 +40,7 @@ def test_the_variables_of_vllm() -> None:
         "CUTE_DSL_CACHE_DIR": "/var/cache/modelcache/cute-dsl",
         "TORCH_EXTENSIONS_DIR": "/var/cache/modelcache/torch-extensions",
         "DG_JIT_CACHE_DIR": "/var/cache/modelcache/deep-gemm",
+        "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0",
     }
 
 

@@ -93,6 +93,30 @@ def test_what_matters_makes_another_key(other: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("part", "other"),
+    [
+        ("accelerator", {"vendor": "amd"}),
+        ("accelerator", {"product": "NVIDIA-A100-SXM4-80GB"}),
+        ("accelerator", {"compute_capability": "8.0"}),
+        ("accelerator", {"mig": "1g.10gb"}),
+        ("accelerator", {"runtime": "13.0"}),
+        ("accelerator", {"driver_major": "580"}),
+        ("cpu", {"arch": "aarch64"}),
+        ("cpu", {"isa": "x86-64-v3"}),
+        ("model", {"id": "hf://org/other"}),
+        ("model", {"revision": "e" * 40}),
+        ("model", {"config": "e" * 64}),
+    ],
+)
+def test_another_machine_or_model_makes_another_key(part: str, other: dict[str, str]) -> None:
+    cache = compile_cache(args=ARGS)
+    given: dict[str, Any] = {"accelerator": H100.accelerator, "cpu": H100.cpu, "model": MODEL}
+    given[part] = given[part].model_copy(update=other)
+    key = key_of_object(cache, NodeFacts(given["accelerator"], given["cpu"]), given["model"])
+    assert key.digest != key_of_object(cache, H100, MODEL).digest
+
+
+@pytest.mark.parametrize(
     "other",
     [
         {"args": [*ARGS, "--port", "8000", "--api-key", "x"]},

@@ -64,6 +64,9 @@ def test_the_second_container_knows_all_that_it_is_told(monkeypatch: pytest.Monk
         ("compile_port", "0"),
     ],
 )
-def test_what_cant_be_right_is_refused(name: str, value: str) -> None:
-    with pytest.raises(ValueError):
-        CaptureSettings(**{name: value})
+def test_what_cant_be_right_is_refused(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"MODELCACHE_{name.upper()}", value)
+    with pytest.raises(ValueError, match=name):
+        CaptureSettings()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import tracemalloc
 import zlib
 from typing import Any
 
@@ -71,8 +72,12 @@ def test_a_capture_that_is_too_long_is_cut_in_order() -> None:
 def test_a_bomb_is_not_unpacked() -> None:
     bomb = base64.b64encode(zlib.compress(b" " * (30 * 2**20), 9)).decode()
     assert len(bomb) < MAX_HEADER_BYTES
+    tracemalloc.start()
     with pytest.raises(UsageError, match=str(MAX_DOCUMENT_BYTES)):
         CaptureDocument.from_header(bomb)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 * MAX_DOCUMENT_BYTES
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 from hashlib import sha256
-from pathlib import Path
 
 import pytest
 
@@ -99,9 +98,10 @@ def test_names_that_lead_elsewhere_are_refused(
             call(name, key, digest)
 
 
-def test_a_link_to_another_place_is_no_bundle(holding: Holding, tmp_path: Path) -> None:
+def test_a_link_to_another_place_is_no_bundle(holding: Holding) -> None:
     put(holding)
-    (holding.layout.compile_cache("llama") / OTHER).symlink_to(tmp_path)
+    outside = put(holding, "mistral", OTHER)
+    (holding.layout.compile_cache("llama") / OTHER).symlink_to(outside.directory.parent)
     (holding.layout.compile_cache("llama") / KEY / NEWER).symlink_to(DIGEST)
     assert [held.digest for held in holding.of("llama")] == [DIGEST]
     holding.layout.compile_current("llama").symlink_to("../../..")

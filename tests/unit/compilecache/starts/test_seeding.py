@@ -140,6 +140,7 @@ def test_a_note_that_cannot_be_read_leaves_all_as_it_is(
 def test_a_bundle_that_is_broken_leaves_nothing(cache_dir: Path, bundle: LocalBundle) -> None:
     data = bytearray(bundle.archive.read_bytes())
     data[len(data) // 2] ^= 1
+    bundle.archive.chmod(0o644)
     bundle.archive.write_bytes(data)
     with pytest.raises(BrokenBundle):
         seed(bundle, cache_dir)

@@ -1,0 +1,51 @@
+"""An engine that is quick: what it "compiles" are files that it writes where torch would.
+
+It prints `compiled` or `loaded`. Options: --bytes N (how large), --files N, --serve (until a
+signal), --exit CODE, --failing (says as vLLM does that it couldn't load what is there),
+--hold FILE (waits until the file is gone before it compiles).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--bytes", type=int, default=1000)
+    parser.add_argument("--files", type=int, default=3)
+    parser.add_argument("--serve", action="store_true")
+    parser.add_argument("--exit", type=int, default=0)
+    parser.add_argument("--failing", action="store_true")
+    parser.add_argument("--model", default="")
+    parser.add_argument("--hold", type=Path)
+    chosen = parser.parse_args()
+    stop = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, stop)
+    while chosen.hold and chosen.hold.exists():
+        time.sleep(0.01)
+    if chosen.failing:
+        print("WARNING 11-22 05:00:00 [backends.py:1] Compiling model again due to a load failure")
+        print("INFO:     Application startup complete.")
+    cache = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or "/nowhere")
+    files = [cache / "fxgraph" / f"{number}.bin" for number in range(chosen.files)]
+    done = all(file.exists() for file in files)
+    print("loaded" if done else "compiled", flush=True)
+    if not done and cache != Path("/nowhere"):
+        for number, file in enumerate(files):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(random.Random(number).randbytes(chosen.bytes))
+    if chosen.serve:
+        signal.sigwait(stop)
+    code: int = chosen.exit
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
