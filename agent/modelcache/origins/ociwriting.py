@@ -163,6 +163,8 @@ class RegistryWriter:
 
 
 def _tags(answer: Answer, name: str) -> list[str]:
+    if answer.body.count(b",") > MAX_TAGS:
+        raise BrokenContent(f"{name} has more than {MAX_TAGS:,} tags")
     try:
         tags = json.loads(answer.body)["tags"] or []
     except (ValueError, KeyError, TypeError, RecursionError) as error:

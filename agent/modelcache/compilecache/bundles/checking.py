@@ -20,6 +20,8 @@ from modelcache.errors import BrokenBundle
 MAX_ARCHIVE_BYTES: Final = 16 * 1024**3
 MAX_MANIFEST_BYTES: Final = 64 * 1024**2
 """200,000 files with names of usual length need less."""
+MANIFEST_BYTES_A_FILE: Final = 320
+"""On the average, of as many files as there may be: who permits fewer has less memory for them."""
 MAX_FOREIGN_BYTES: Final = 16 * 1024**2
 RESERVED: Final = ".modelcache-"
 """Names at the top of a cache directory that begin so are this program's own: what was seeded is

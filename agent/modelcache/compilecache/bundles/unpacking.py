@@ -23,6 +23,7 @@ from typing import BinaryIO, Final, Protocol
 import zstandard
 
 from modelcache.compilecache.bundles.checking import (
+    MANIFEST_BYTES_A_FILE,
     MAX_MANIFEST_BYTES,
     check_archive,
     check_manifest,
@@ -161,7 +162,8 @@ class _Reader:
             self._stream = unpacker.stream_reader(
                 file, read_across_frames=True, closefd=False, read_size=_READ_BYTES
             )
-        self.manifest = self._read_manifest(statement)
+        most = min(MAX_MANIFEST_BYTES, limits.files * MANIFEST_BYTES_A_FILE)
+        self.manifest = self._read_manifest(statement, most)
         check_manifest(self.manifest, statement.archive, limits)
 
     def files(self) -> Iterator[BundleFile]:
@@ -210,23 +212,23 @@ class _Reader:
         if found != END or self._read_some(1):
             raise BrokenBundle(why_another(found, None, self.manifest))
 
-    def _read_manifest(self, statement: Statement) -> BundleManifest:
-        size = self._manifest_size()
+    def _read_manifest(self, statement: Statement, most: int) -> BundleManifest:
+        size = self._manifest_size(most)
         content = self._read(size)
         if f"sha256:{sha256(content).hexdigest()}" != statement.archive.manifest:
             raise BrokenBundle("the archive's manifest is another than its statement says: refused")
         self._expect_zeros(padding(size), MANIFEST_MEMBER)
         return parse_manifest(content, statement.archive)
 
-    def _manifest_size(self) -> int:
+    def _manifest_size(self, most: int) -> int:
         """The one number that is taken out of a header: octal, as ustar has it."""
         found = self._read(BLOCK)
         field = found[124:135]
         if field.isdigit() and not set(field) & set(b"89"):
             size = int(field, 8)
             if found == header(MANIFEST_MEMBER, size):
-                if size > MAX_MANIFEST_BYTES:
-                    raise BrokenBundle(f"the manifest has more than {MAX_MANIFEST_BYTES} bytes")
+                if size > most:
+                    raise BrokenBundle(f"the manifest has more than {most} bytes")
                 return size
         raise BrokenBundle(f"the archive does not begin with {MANIFEST_MEMBER}: it is no bundle")
 

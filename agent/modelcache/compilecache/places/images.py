@@ -45,6 +45,10 @@ CREATED: Final = "org.opencontainers.image.created"
 MAX_CONFIG_BYTES: Final = 2 * MAX_ENVELOPE_BYTES + 1024 * 1024
 """The envelope with what is escaped in it, and the labels."""
 
+_MAX_MANIFEST_BYTES: Final = 64 * 1024
+"""A bundle's has one kibibyte. What is wrong in 4 MiB of it takes 930 MiB to be told."""
+_MAX_CONFIG_PARTS: Final = 20_000
+"""Each empty one takes 80 bytes when it is read."""
 _TAG = re.compile(r"([0-9a-f]{64})-([0-9a-f]{32})")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _BLOCK = 1024 * 1024
@@ -129,6 +133,8 @@ def placed_of(content: bytes, digest: str, tag: str) -> Placed | None:
         digest: their digest.
         tag: what named them.
     """
+    if len(content) > _MAX_MANIFEST_BYTES:
+        return None
     try:
         manifest = _Manifest.model_validate_json(content)
         created = datetime.fromisoformat(manifest.annotations.get(CREATED, ""))
@@ -154,6 +160,8 @@ def config_of(content: bytes, what: str) -> str:
     Raises:
         BrokenBundle: it is no manifest.
     """
+    if len(content) > _MAX_MANIFEST_BYTES:
+        raise BrokenBundle(f"{what} has a manifest that is longer than any bundle's: remove it")
     try:
         return _Manifest.model_validate_json(content).config.digest
     except ValidationError as error:
@@ -166,6 +174,8 @@ def envelope_of(config: bytes, what: str) -> bytes:
     Raises:
         BrokenBundle: there is none.
     """
+    if config.count(b",") > _MAX_CONFIG_PARTS:
+        raise BrokenBundle(f"{what} has a config with more parts than any bundle's: remove it")
     try:
         document: Any = json.loads(config)
         return str(document[ENVELOPE_FIELD]).encode()

@@ -45,6 +45,10 @@ MAX_HEADER_BYTES: Final = 48 * 1024
 MAX_DOCUMENT_BYTES: Final = 256 * 1024
 """Of a document in JSON, as a body or unpacked from a header."""
 
+MOST_FILES: Final = 50_000
+"""In a bundle that pods bring, and are seeded from: more take more memory than an init container
+has (256 MiB), and a pod whose init container is killed for that never starts."""
+
 _MAX_PARTS: Final = 8192
 """Of a document: what is wrong with each is a kibibyte in memory when it is refused."""
 _MAX_SECONDS: Final = 30 * 86400.0

@@ -22,8 +22,10 @@ from modelcache.api.meta import ApiModel
 from modelcache.compilecache.bundles.local import LocalBundle
 from modelcache.compilecache.engines.evidence import EngineHashes
 from modelcache.compilecache.pods import environment
+from modelcache.compilecache.pods.protocol import MOST_FILES
 from modelcache.compilecache.starts.holding import in_use
 from modelcache.compilecache.starts.seeding import Seeded, seed
+from modelcache.compilecache.trees.scanning import Limits
 from modelcache.errors import BrokenBundle, ModelCacheError, NotFound
 from modelcache.transfer.cancelling import Cancel
 
@@ -123,7 +125,8 @@ class Seeding:
                 f" {self.size}"
             )
             return SeedReport(how="nothing", why=why)
-        found = seed(bundle, self.cache_dir, cancel=cancel)
+        limits = Limits(files=MOST_FILES)
+        found = seed(bundle, self.cache_dir, limits=limits, cancel=cancel)
         return _report(found, statement.engine_hashes if found.seeded else EngineHashes())
 
     def _note(self, report: SeedReport) -> None:

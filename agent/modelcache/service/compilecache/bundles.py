@@ -82,6 +82,8 @@ class Bundles:
         why = self._admit(held, opened, trust) if trust is not None else "its object is not there"
         if not why and (statement.key.digest, statement.digest) != (held.key, digest):
             why = "it is another bundle than its directory's name says"
+        if not why and statement.name != held.name:
+            why = f"it is a bundle of {statement.name}, not of {held.name}"
         bundle = HeldBundle(
             key=held.key,
             digest=digest,

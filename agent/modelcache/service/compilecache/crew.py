@@ -128,13 +128,17 @@ class _Admissions:
     def of(self, place: Place, placed: Placed, job: Job, cancel: Cancel) -> Admitted | str:
         """The bundle, or why it is not taken. Raises as `fetching.admit` but for that."""
         trust = job.trust
-        key = job.place, placed, tuple(trust.keys), frozenset(trust.digests)
+        name = job.work.name
+        key = name, job.place, placed, tuple(trust.keys), frozenset(trust.digests)
         with self.mutex:
             found = self.known.get(key)
         if found is not None:
             return found
         try:
             found = admit(place, placed, trust, cancel, limits=job.limits)
+            if found.statement.name != name:
+                # Of an object with the same key, whose publishers are others; maybe at one place.
+                found = f"it is a bundle of {found.statement.name}, not of {name}"
         except (Untrusted, BrokenBundle) as error:
             found = str(error)
         with self.mutex:

@@ -28,7 +28,12 @@ from modelcache.compilecache.bundles.signing import SigningKey, envelope_bytes
 from modelcache.compilecache.bundles.statement import Producer, Statement
 from modelcache.compilecache.bundles.unpacking import check
 from modelcache.compilecache.keys.parts import Key
-from modelcache.compilecache.pods.protocol import CaptureAnswer, CaptureDocument, StartDocument
+from modelcache.compilecache.pods.protocol import (
+    MOST_FILES,
+    CaptureAnswer,
+    CaptureDocument,
+    StartDocument,
+)
 from modelcache.compilecache.starts.holding import Holding
 from modelcache.compilecache.trees.scanning import Limits as TreeLimits
 from modelcache.errors import (
@@ -48,8 +53,6 @@ log = structlog.get_logger(__name__)
 
 UNPACKED_TIMES: Final = 4
 """A bundle may have so many times its archive's limit in it."""
-_MOST_FILES: Final = 50_000
-"""In a bundle: its manifest takes 80 MiB of memory then, while it is checked."""
 _MOST_OUTGOING: Final = 4
 """Bundles of one object that wait for their place: one that is away fills no disk."""
 _MOST_HELD: Final = 16
@@ -60,7 +63,7 @@ _PART_BYTES: Final = 1024 * 1024
 
 def bundle_limits(max_bytes: int) -> TreeLimits:
     """What is taken of bundles, from pods and from places. `max_bytes`: of an archive."""
-    return TreeLimits(files=_MOST_FILES, bytes=UNPACKED_TIMES * max_bytes)
+    return TreeLimits(files=MOST_FILES, bytes=UNPACKED_TIMES * max_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,9 +280,9 @@ class Receiving:
                 f"{length} bytes, {archive.bytes} unpacked, are more than --max-bundle-size allows"
                 f" ({self._max_bytes}, {UNPACKED_TIMES} times as much unpacked)",
             )
-        if archive.files > _MOST_FILES:
+        if archive.files > MOST_FILES:
             raise Refused(
-                413, "TooLarge", f"{archive.files} files are more than {_MOST_FILES}, the most here"
+                413, "TooLarge", f"{archive.files} files are more than {MOST_FILES}, the most here"
             )
         evidence = capture.evidence
         if evidence.load_failures or evidence.save_failures:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -13,7 +14,14 @@ import zstandard
 from modelcache.api import parse_uri
 from modelcache.compilecache.bundles.mcv import labels
 from modelcache.compilecache.bundles.unpacking import check
-from modelcache.compilecache.places.images import ENVELOPE_FIELD, image_of, tag_of
+from modelcache.compilecache.places.images import (
+    ENVELOPE_FIELD,
+    config_of,
+    envelope_of,
+    image_of,
+    placed_of,
+    tag_of,
+)
 from modelcache.compilecache.places.oci import OciPlace
 from modelcache.compilecache.places.protocol import Placed
 from modelcache.errors import (
@@ -252,6 +260,22 @@ def test_tags_without_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_tags_that_can_t_be_read(body: bytes) -> None:
     stub = RegistryStub({"/v2/team/bundles/tags": Reply(body=body)})
     with stub, pytest.raises(BrokenContent, match="can't be read"):
+        opened(stub.host).keys()
+
+
+def test_what_is_too_much_for_a_bundle_is_not_read() -> None:
+    """To tell what is wrong in 4 MiB of a manifest takes 930 MiB; a registry may be anybody's."""
+    many = b"[" + b"1," * 2_000_000 + b"1]"
+    tag = f"{'0' * 64}-{'0' * 32}"
+    with pytest.raises(BrokenBundle, match="longer than any bundle's"):
+        config_of(b'{"layers":' + many + b"}", "x")
+    with pytest.raises(BrokenBundle, match="more parts than any bundle's"):
+        envelope_of(b'{"%b":"x","a":%b}' % (ENVELOPE_FIELD.encode(), many), "x")
+    began = time.monotonic()
+    assert placed_of(b'{"layers":' + many + b"}", "sha256:" + "0" * 64, tag) is None
+    assert time.monotonic() - began < 0.5  # by its length alone; reading it takes seconds
+    stub = RegistryStub({"/v2/team/bundles/tags": Reply(body=b'{"tags":' + many + b"}")})
+    with stub, pytest.raises(BrokenContent, match="more than 100,000 tags"):
         opened(stub.host).keys()
 
 

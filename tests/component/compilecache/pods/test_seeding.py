@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from modelcache.compilecache.bundles.signing import envelope_bytes, unsigned
 from modelcache.compilecache.pods import seeding
 from modelcache.compilecache.pods.seeding import read_report
 from modelcache.compilecache.starts import holding
@@ -124,6 +125,17 @@ def test_whatever_is_wrong_the_pod_starts(pod: Pod, wrong: Callable[[Pod], None]
     assert report.why
     assert content(pod.cache_dir) == {}
     assert read_report(pod.work) == report
+
+
+def test_a_bundle_of_so_many_files_that_the_container_would_be_killed_is_left(pod: Pod) -> None:
+    """For its memory: and then the pod would never start."""
+    bundle = pod.holds(SEED)
+    archive = bundle.statement.archive.model_copy(update={"files": 50_001})
+    envelope = unsigned(bundle.statement.model_copy(update={"archive": archive}))
+    (bundle.directory / "bundle.json").write_bytes(envelope_bytes(envelope))
+    report = pod.seeding.run()
+    assert report.how == "nothing"
+    assert "more than 50000 files" in report.why
 
 
 def test_a_process_says_so_and_ends_well(pod: Pod) -> None:

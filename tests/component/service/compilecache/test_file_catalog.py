@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,24 @@ def bundle_blob(bench: Bench) -> str:
     from hashlib import sha256
 
     return sha256(envelope.read_bytes()).hexdigest()
+
+
+def test_a_bundle_of_another_object_with_the_same_key_is_not_taken(bench: Bench) -> None:
+    """Who may publish for one object, and who may write to a place, are not publishers of all."""
+    mine, strange = compile_cache(bench.uri), compile_cache(bench.uri, name="second")
+    key = bench.key(mine)
+    assert bench.key(strange) == key
+    bundle = bench.publish(key)
+    assert bundle.statement.name == "tiny"
+    reports = run(bench, mine, strange)
+    assert reports["tiny"].state is CompileState.READY
+    assert reports["second"].state is CompileState.FAILED
+    assert "is a bundle of tiny, not of second" in (reports["second"].message or "")
+    assert shown(bench, "second") is None
+    # Nor where it lies on the node already.
+    shutil.copytree(bench.root / "compile" / "tiny", bench.root / "compile" / "second", True)
+    run(bench, mine, strange)
+    assert shown(bench, "second") is None
 
 
 def test_a_pinned_digest_is_enough(bench: Bench) -> None:

@@ -178,6 +178,9 @@ def test_the_manifest_has_to_be_the_first(archive: Path) -> None:
     assert "it is no bundle" in refused(archive, forged(archive, b"", MANIFEST, end=b""))
     huge = header(MANIFEST_MEMBER, 2**33 - 1)
     assert "manifest has more than" in refused(archive, forged(archive, huge, MANIFEST))
+    few = header(MANIFEST_MEMBER, 3201)
+    said = refused(archive, forged(archive, few, MANIFEST), limits=Limits(files=10))
+    assert "manifest has more than 3200 bytes" in said
     # Base 256, as GNU tar writes what is larger; and a sign.
     for field in (b"\x80" + b"\xff" * 11, b"-0000000001\0", b"0x00000001\0\0"):
         odd = bytearray(header(MANIFEST_MEMBER, 1))
