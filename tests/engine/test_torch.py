@@ -131,10 +131,9 @@ def test_a_program_with_other_arguments_is_not_seeded_and_explain_says_in_what(
 
 
 def test_a_program_that_stays_is_captured_while_it_runs(cold: Cold, tmp_path: Path) -> None:
-    """And what it was seeded with helps it, too; its end is its own."""
     cold.forget_cache()
     root = tmp_path / "root"
-    line = engineruns.with_us(tmp_path / "run", root, cold.cache_dir, "--quiet-time", "2s")
+    line = engineruns.with_us(tmp_path / "run", root, cold.cache_dir, "--quiet-time", "10s")
     process = subprocess.Popen(
         [*line, "--serve"],
         env=engineruns.environment(tmp_path / "run"),

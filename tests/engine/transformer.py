@@ -24,6 +24,9 @@ def main() -> None:
     parser.add_argument("--serve", action="store_true")
     chosen = parser.parse_args()
 
+    stop = {signal.SIGTERM, signal.SIGINT}
+    if chosen.serve:
+        signal.pthread_sigmask(signal.SIG_BLOCK, stop)
     torch: Any = import_module("torch")
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -43,7 +46,7 @@ def main() -> None:
     }
     print(json.dumps(document), flush=True)
     if chosen.serve:
-        signal.sigwait({signal.SIGTERM, signal.SIGINT})
+        signal.sigwait(stop)
 
 
 def _transformer(torch: Any, layers: int, width: int) -> Any:
