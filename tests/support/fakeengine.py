@@ -2,12 +2,15 @@
 
 It prints `compiled` or `loaded`. Options: --bytes N (how large), --files N, --serve (until a
 signal), --exit CODE, --failing (says as vLLM does that it couldn't load what is there),
---hold FILE (waits until the file is gone before it compiles).
+--hold FILE (waits until the file is gone before it compiles), --api-key KEY (which it leaves where
+vLLM was seen to: in cache_key_factors.json, and in its log). FAKE_ENGINE_FILES is the default of
+--files, and in no key.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import signal
@@ -19,12 +22,14 @@ from pathlib import Path
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--bytes", type=int, default=1000)
-    parser.add_argument("--files", type=int, default=3)
+    files_said = int(os.environ.get("FAKE_ENGINE_FILES", "3"))
+    parser.add_argument("--files", type=int, default=files_said)
     parser.add_argument("--serve", action="store_true")
     parser.add_argument("--exit", type=int, default=0)
     parser.add_argument("--failing", action="store_true")
     parser.add_argument("--model", default="")
     parser.add_argument("--hold", type=Path)
+    parser.add_argument("--api-key", default="")
     chosen = parser.parse_args()
     stop = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, stop)
@@ -41,6 +46,11 @@ def main() -> int:
         for number, file in enumerate(files):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(random.Random(number).randbytes(chosen.bytes))
+        if chosen.api_key:
+            factors = json.dumps({"env": {"VLLM_API_KEY": chosen.api_key}})
+            (files[0].parent / "cache_key_factors.json").write_text(factors)
+            said = f"--api-key={chosen.api_key}"
+            print(f"INFO [monitor.py:1] torch.compile took 1.00 s in total ({said})", flush=True)
     if chosen.serve:
         signal.sigwait(stop)
     code: int = chosen.exit

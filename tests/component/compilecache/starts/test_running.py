@@ -20,12 +20,15 @@ import pytest
 
 from modelcache.compilecache.bundles.local import LocalBundle
 from modelcache.compilecache.bundles.signing import SigningKey
+from modelcache.compilecache.bundles.unpacking import unpack
 from modelcache.compilecache.keys.parts import Key
 from modelcache.compilecache.starts.holding import Held, Holding
+from modelcache.compilecache.starts.keeping import GENERATIONS
 from modelcache.compilecache.starts.marks import WITHDRAWN_AFTER
 from modelcache.store.durable import Durable
 from modelcache.store.layout import Layout
 from tests.support.agent import COMMAND, modelcache
+from tests.support.trees import content
 
 ENGINE = Path(__file__).parents[3] / "support" / "fakeengine.py"
 NAME = "torch-fakeengine"
@@ -156,13 +159,34 @@ def test_a_directory_of_an_earlier_start_is_as_good(machine: Machine) -> None:
 
 
 def test_what_grew_is_a_new_generation_and_few_stay(machine: Machine) -> None:
-    key = None
     for number in range(3, 7):
-        # The same key: the engine compiles more on its own.
-        ended = machine.start(f"--files={number}", options=("--no-seed",))
+        ended = machine.start(env={"FAKE_ENGINE_FILES": str(number)})
         assert ended.report["capturing"]["files"] == number
-    assert key is None
-    assert len({held.key for held in machine.holding.of(NAME)}) == 4
+    held = machine.holding.of(NAME)
+    assert len({each.key for each in held}) == 1
+    assert len(held) == GENERATIONS
+    assert f"sha256:{held[-1].digest}" == ended.report["capturing"]["digest"]
+
+
+def test_no_secret_is_in_what_is_kept_published_or_told(machine: Machine, tmp_path: Path) -> None:
+    secret = "correct-horse-battery-staple"
+    model = f"https://user:{secret}@example.com/model?signature={secret}"
+    ended = machine.start(
+        *("--api-key", secret, "--model", model),
+        options=("--bundles", machine.place, "--engine", "vllm", "--name", NAME),
+        env={"HF_TOKEN": secret, "VLLM_API_KEY": secret, "TORCH_SOMETHING": secret},
+    )
+    assert secret in ended.out, "what the engine says passes through as it is"
+    assert list(machine.cache_dir.rglob("cache_key_factors.json"))
+    (envelope,) = machine.place.glob("*/*/bundle.json")
+    bundle = LocalBundle.open(envelope.parent)
+    assert any("torch.compile took" in line for line in bundle.statement.evidence.lines)
+    unpack(bundle.archive, bundle.statement, tmp_path / "unpacked")
+    assert len(content(tmp_path / "unpacked")) == 3
+    kept = [content(machine.root), content(machine.place), content(tmp_path / "unpacked")]
+    told = f"{ended.err}{ended.report}{bundle.statement.to_bytes()!r}{machine.explain()}"
+    assert secret not in told
+    assert [path for each in kept for path, data in each.items() if secret.encode() in data] == []
 
 
 def test_other_machines_have_it_by_the_place(machine: Machine, tmp_path: Path) -> None:
