@@ -1,10 +1,9 @@
 """An engine that is quick: what it "compiles" are files that it writes where torch would.
 
-It prints `compiled` or `loaded`. Options: --bytes N (how large), --files N, --serve (until a
-signal), --exit CODE, --failing (says as vLLM does that it couldn't load what is there),
---hold FILE (waits until the file is gone before it compiles), --api-key KEY (which it leaves where
-vLLM was seen to: in cache_key_factors.json, and in its log). FAKE_ENGINE_FILES is the default of
---files, and in no key.
+It prints `compiled` or `loaded`. Options: --bytes N (how large), --files N (or --files-of FILE:
+read there), --serve (until a signal), --exit CODE, --failing (says as vLLM does that it couldn't
+load what is there), --hold FILE (waits until the file is gone before it compiles),
+--api-key KEY (which it leaves where vLLM was seen to: in cache_key_factors.json, and in its log).
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from pathlib import Path
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--bytes", type=int, default=1000)
-    files_said = int(os.environ.get("FAKE_ENGINE_FILES", "3"))
-    parser.add_argument("--files", type=int, default=files_said)
+    parser.add_argument("--files", type=int, default=3)
+    parser.add_argument("--files-of", type=Path)
     parser.add_argument("--serve", action="store_true")
     parser.add_argument("--exit", type=int, default=0)
     parser.add_argument("--failing", action="store_true")
@@ -39,11 +38,14 @@ def main() -> int:
         print("WARNING 11-22 05:00:00 [backends.py:1] Compiling model again due to a load failure")
         print("INFO:     Application startup complete.")
     cache = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or "/nowhere")
-    files = [cache / "fxgraph" / f"{number}.bin" for number in range(chosen.files)]
+    count = int(chosen.files_of.read_text()) if chosen.files_of else chosen.files
+    files = [cache / "fxgraph" / f"{number}.bin" for number in range(count)]
     done = all(file.exists() for file in files)
     print("loaded" if done else "compiled", flush=True)
     if not done and cache != Path("/nowhere"):
         for number, file in enumerate(files):
+            if file.exists():
+                continue
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(random.Random(number).randbytes(chosen.bytes))
         if chosen.api_key:

@@ -23,7 +23,6 @@ from modelcache.compilecache.bundles.signing import SigningKey
 from modelcache.compilecache.bundles.unpacking import unpack
 from modelcache.compilecache.keys.parts import Key
 from modelcache.compilecache.starts.holding import Held, Holding
-from modelcache.compilecache.starts.keeping import GENERATIONS
 from modelcache.compilecache.starts.marks import WITHDRAWN_AFTER
 from modelcache.store.durable import Durable
 from modelcache.store.layout import Layout
@@ -154,18 +153,27 @@ def test_what_one_start_compiled_the_next_is_given(machine: Machine) -> None:
 
 def test_a_directory_of_an_earlier_start_is_as_good(machine: Machine) -> None:
     machine.start()
+    file = machine.cache_dir / "inductor" / "fxgraph" / "0.bin"
+    inode = file.stat().st_ino
     assert machine.start().report["result"] == "Hit"
+    assert file.stat().st_ino == inode
     assert len(machine.holding.of(NAME)) == 1
 
 
-def test_what_grew_is_a_new_generation_and_few_stay(machine: Machine) -> None:
+def test_what_grew_is_captured_whole_as_a_new_generation_and_two_stay(machine: Machine) -> None:
+    files = machine.folder / "files"
     for number in range(3, 7):
-        ended = machine.start(env={"FAKE_ENGINE_FILES": str(number)})
+        files.write_text(str(number))
+        machine.forget_cache()
+        ended = machine.start("--files-of", str(files))
+        assert ended.report["result"] == ("Miss" if number == 3 else "Partial")
         assert ended.report["capturing"]["files"] == number
     held = machine.holding.of(NAME)
     assert len({each.key for each in held}) == 1
-    assert len(held) == GENERATIONS
-    assert f"sha256:{held[-1].digest}" == ended.report["capturing"]["digest"]
+    assert len(held) == 2
+    current = machine.holding.current(NAME)
+    assert current is not None
+    assert current.open().statement.archive.files == 6
 
 
 def test_no_secret_is_in_what_is_kept_published_or_told(machine: Machine, tmp_path: Path) -> None:
