@@ -145,8 +145,13 @@ def _message(tally: CompileTally) -> str:
     """`3 of 5 nodes ready; 1 has nothing published for its key, 1 failed: node-7: AuthFailed: …`"""
     others = []
     if tally.missing:
-        have = "nodes have" if tally.missing > 1 else "node has"
-        others.append(f"{tally.missing} {have} nothing published for their key")
+        several = tally.missing > 1
+        whose = (
+            "nodes have nothing published for their keys"
+            if several
+            else ("node has nothing published for its key")
+        )
+        others.append(f"{tally.missing} {whose}")
     pending = tally.desired - tally.ready - tally.missing - tally.failed
     if pending:
         others.append(f"{pending} pending")

@@ -8,6 +8,7 @@ from modelcache.api import API_VERSION, NodeCache, NodeCacheStatus
 from modelcache.api.nodecache import CompileReport, CompileState
 from modelcache.cluster.client import Object
 from modelcache.cluster.ownnode import NodeView
+from modelcache.compilecache.engines.blaming import MissReason
 
 
 class Recording(Protocol):
@@ -68,4 +69,7 @@ class CompileEvents:
                 record("Warning", "Withdrawn", "Seed", f"bundle {digest[:12]}: {each.message}")
         miss = new.last_miss
         if miss is not None and (old is None or old.last_miss != miss):
-            record("Warning", "Missed", "Start", miss.message or miss.reason or miss.result)
+            # The first start of all compiles: nothing is wrong then.
+            expected = miss.reason == MissReason.NOTHING_SEEDED
+            note = miss.message or miss.reason or miss.result
+            record("Normal" if expected else "Warning", "Missed", "Start", note)

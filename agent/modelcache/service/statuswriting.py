@@ -76,6 +76,7 @@ class Kind(Generic[NodeCounts_]):
         status: what is to be said of the one of a name.
         counts: how far the nodes are with the one of a name.
         quiet: reasons that are no event's.
+        expected: reasons for which it is not ready, and nothing is wrong.
     """
 
     resource: Resource
@@ -85,6 +86,7 @@ class Kind(Generic[NodeCounts_]):
     status: Callable[[str, datetime], ApiModel]
     counts: Callable[[str], NodeCounts_]
     quiet: frozenset[str]
+    expected: frozenset[str] = frozenset()
 
 
 def models() -> Kind[NodeCounts]:
@@ -112,6 +114,8 @@ def compile_caches() -> Kind[CompileNodeCounts]:
         lambda name, now: compile_status(name, tallies, now),
         lambda name: compile_counts(tallies.entries[name]),
         frozenset({CompileReadyReason.PROGRESSING, CompileReadyReason.NO_NODES_SELECTED}),
+        # Until the first pod has compiled.
+        frozenset({CompileReadyReason.NOTHING_PUBLISHED}),
     )
 
 
@@ -270,7 +274,8 @@ class StatusWriter(Generic[NodeCounts_]):
             return
         if after.reason in self._kind.quiet:
             return
-        kind = "Normal" if after.status == "True" else "Warning"
+        fine = after.status == "True" or after.reason in self._kind.expected
+        kind = "Normal" if fine else "Warning"
         regarding = {
             "apiVersion": API_VERSION,
             "kind": self._kind.name,

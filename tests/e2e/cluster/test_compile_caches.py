@@ -159,7 +159,9 @@ def compile_cache(name: str, image: str, kernels: int, size: int) -> dict[str, A
     }
 
 
-def engine_pod(name: str, cache: dict[str, Any], *, account: str, user: int) -> dict[str, Any]:
+def engine_pod(
+    name: str, cache: dict[str, Any], *, account: str, user: int, restarts: str = "Never"
+) -> dict[str, Any]:
     """A pod as a person writes it."""
     annotations = {
         "modelcache.dev/compile-cache": cache["metadata"]["name"],
@@ -170,7 +172,7 @@ def engine_pod(name: str, cache: dict[str, Any], *, account: str, user: int) -> 
         "kind": "Pod",
         "metadata": {"name": name, "namespace": "default", "annotations": annotations},
         "spec": {
-            "restartPolicy": "Never",
+            "restartPolicy": restarts,
             "serviceAccountName": account,
             "terminationGracePeriodSeconds": 0,
             "securityContext": {"runAsNonRoot": True, "runAsUser": user, "runAsGroup": user},
@@ -210,7 +212,8 @@ def cache(cluster: World, node: RealKubelet, engine_image: str) -> dict[str, Any
 def first(cluster: World, node: RealKubelet, cache: dict[str, Any]) -> dict[str, Any]:
     """What NodeCache says when a first start was captured and published."""
     pod = engine_pod("first", cache, account=PUBLISHER, user=2000)
-    create(cluster, asking_webhook(cluster, pod))
+    _, warnings = create(cluster, asking_webhook(cluster, pod))
+    assert warnings == []
     return eventually(
         lambda: report(cluster.plane, "graphs"),
         lambda found: found.get("state") == "Ready" and not found.get("outgoing"),
@@ -267,7 +270,7 @@ def test_the_next_start_hits_in_a_copy_of_its_own(
     plane, held = cluster.plane, Path(first["path"]) / "current"
     bundle = node.disk / held.relative_to("/mnt/nvme")
     before = content_of(bundle)
-    pod = engine_pod("second", cache, account="default", user=3000)
+    pod = engine_pod("second", cache, account="default", user=3000, restarts="Always")
     made, warnings = create(cluster, asking_webhook(cluster, pod))
     assert warnings == []
     hit = eventually(
@@ -286,6 +289,15 @@ def test_the_next_start_hits_in_a_copy_of_its_own(
         what="the bundle's state",
     )
     assert len(status["bundles"]) == 1
+    # Where what ends would be started again, the sidecar stays: the pod is ready.
+    sidecar = container(plane, "second", "modelcache-compile-capture")
+    assert "running" in sidecar["state"]
+    assert sidecar["restartCount"] == 0
+    told = eventually(
+        lambda: logged(node.logs("default", "second", sidecar["name"]))["capture.nothing"],
+        what="why nothing is captured",
+    )
+    assert told["why"].startswith("this pod does not publish: ")
     # It is the pod's own: what it writes there nobody else sees.
     mine = volume(made["metadata"]["uid"], "modelcache-compile")
     node.run("sh", "-c", f"for f in $(find {mine} -name '*.so'); do echo more >> $f; done")
@@ -354,7 +366,7 @@ def test_a_pod_that_is_killed_while_it_hands_over_leaves_nothing(
     cluster: World, node: RealKubelet, engine_image: str, first: dict[str, Any]
 ) -> None:
     plane = cluster.plane
-    large = compile_cache("large", engine_image, 40, 8 * MIB)
+    large = compile_cache("large", engine_image, 16, 8 * MIB)
     plane.apply(large)
     eventually(lambda: report(plane, "large").get("key"), what="the node's key")
     pod = engine_pod("killed", large, account=PUBLISHER, user=2000)
@@ -373,7 +385,7 @@ def test_a_pod_that_is_killed_while_it_hands_over_leaves_nothing(
     seen = eventually(received, timeout=60, what="what the agent receives", pause=0.002)
     os.kill(sidecar, signal.SIGKILL)
     plane.kubectl("delete", "pod", "killed", "--grace-period=0", "--force")
-    assert seen < 320 * MIB
+    assert seen < 128 * MIB
     told = eventually(
         lambda: logged(agent_log(cluster, node))["compile.request.refused"],
         lambda line: line["compile_cache"] == "large",

@@ -45,6 +45,11 @@ _UNREAD: Final = (
     " elsewhere, or it doesn't compile; see which variables of its container say where they lie"
 )
 
+_NO_PUBLISHER: Final = (
+    "this pod does not publish: its service account is not among the object's spec.publishers, or"
+    " its engine is started otherwise than the object says"
+)
+
 log = structlog.get_logger(__name__)
 
 
@@ -223,7 +228,8 @@ class Sidecar:
 
     def _captured(self, report: CaptureReport, cancel: Cancel) -> CaptureReport:
         if not self.publish:
-            return self._noted(report, outcome="nothing", why="this pod does not publish")
+            log.info("capture.nothing", why=_NO_PUBLISHER)
+            return self._noted(report, outcome="nothing", why=_NO_PUBLISHER)
         try:
             with self._watched(cancel) as captured:
                 return self._delivered(report, captured, cancel)
