@@ -2,12 +2,14 @@
 
 It prints `compiled` or `loaded`. Options: --bytes N (how large), --files N (or --files-of FILE:
 read there), --serve (until a signal), --exit CODE, --failing (says as vLLM does that it couldn't
-load what is there), --hold FILE (waits until the file is gone before it compiles).
+load what is there), --hold FILE (waits until the file is gone before it compiles),
+--api-key KEY (which it leaves where vLLM was seen to: in cache_key_factors.json, and in its log).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import signal
@@ -26,6 +28,7 @@ def main() -> int:
     parser.add_argument("--failing", action="store_true")
     parser.add_argument("--model", default="")
     parser.add_argument("--hold", type=Path)
+    parser.add_argument("--api-key", default="")
     chosen = parser.parse_args()
     stop = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, stop)
@@ -45,6 +48,11 @@ def main() -> int:
                 continue
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(random.Random(number).randbytes(chosen.bytes))
+        if chosen.api_key:
+            factors = json.dumps({"env": {"VLLM_API_KEY": chosen.api_key}})
+            (files[0].parent / "cache_key_factors.json").write_text(factors)
+            said = f"--api-key={chosen.api_key}"
+            print(f"INFO [monitor.py:1] torch.compile took 1.00 s in total ({said})", flush=True)
     if chosen.serve:
         signal.sigwait(stop)
     code: int = chosen.exit
