@@ -134,7 +134,7 @@ def read_arguments(engine: str, argv: Sequence[str]) -> Arguments:
         elif name not in _LEFT_OUT:
             kept.append((name, values))
     normal = [_shown(name, values) for name, values in sorted(kept, key=lambda option: option[0])]
-    others = [without_secrets(other) for other in others if other != _END]
+    others = _without_values([other for other in others if other != _END])
     return Arguments(
         without_secrets(model),
         ParallelLayout(**sizes),
@@ -162,6 +162,17 @@ def program_of(argv: Sequence[str]) -> str:
             return rest[0]
         rest = [word for word in inner if not word.startswith(_ASSIGNED)]
     return ""
+
+
+def _without_values(others: list[str]) -> list[str]:
+    """What is no option here may have options of another program in it."""
+    told = ["", *others]
+    return [
+        hidden(other)
+        if before.startswith("-") and is_secret_name(before)
+        else without_secrets(other)
+        for before, other in zip(told, others, strict=False)
+    ]
 
 
 def _text(argument: str) -> str:
@@ -218,6 +229,7 @@ def _size(name: str, values: Iterable[str]) -> int | None:
 
 
 def _shown(name: str, values: tuple[str, ...]) -> str:
+    name = without_secrets(name)  # in one word with its value, maybe
     if not values:
         return name
     value = " ".join(values)

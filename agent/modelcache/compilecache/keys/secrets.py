@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final
 
@@ -27,7 +27,10 @@ _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,20}://[^\s\"'<>]+")
 _NAME: Final = re.compile(
     r"(?P<name>[A-Za-z][\w.-]{0,100})[\"']?\s{0,4}[=:]\s{0,4}(?P<quote>[\"']?)"
 )
-_SCHEMED: Final = re.compile(r"(?i)\b(?P<scheme>bearer|basic)\s+(?P<value>[^\s\"']+)")
+_OPTION: Final = re.compile(
+    r"(?<![^\s\"'])--?(?P<name>[A-Za-z][\w-]{0,100})\s+(?P<value>(?!-)[^\s\"']+)"
+)
+_SCHEMED: Final = re.compile(r"(?i)\b(?P<scheme>bearer|basic)\s+(?P<value>(?!-)[^\s\"']+)")
 # Of Hugging Face, OpenAI, GitHub, GitLab, Slack, NVIDIA, AWS; JSON Web Tokens.
 _TOKEN: Final = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{8,}|sk-[A-Za-z0-9_-]{8,}|gh[pousr]_[A-Za-z0-9]{8,}"
@@ -97,8 +100,17 @@ def _clean(value: Any) -> Any:
             for name, item in value.items()
         }
     if isinstance(value, list):
-        return [_clean(item) for item in value]
+        return [*_cleaned(value)]
     return _plain(value) if isinstance(value, str) else value
+
+
+def _cleaned(values: list[Any]) -> Iterator[Any]:
+    """A list, which may be a command line."""
+    before: Any = ""
+    for value in values:
+        told = isinstance(before, str) and before.startswith("-") and is_secret_name(before)
+        yield hidden(value) if told and isinstance(value, str) else _clean(value)
+        before = value
 
 
 def _plain(text: str) -> str:
@@ -111,6 +123,7 @@ def _plain(text: str) -> str:
 
 def _pass(text: str) -> str:
     text = _URL.sub(_shown_url, text)
+    text = _OPTION.sub(_without_value, text)
     text = _SCHEMED.sub(lambda match: f"{match['scheme']} {hidden(match['value'])}", text)
     return _TOKEN.sub(lambda match: hidden(match[0]), _named(text))
 
@@ -121,6 +134,13 @@ def _shown_url(match: re.Match[str]) -> str:
     if not mark or query.startswith("query-sha256="):
         return shown
     return f"{address}?{hidden(query)}"
+
+
+def _without_value(match: re.Match[str]) -> str:
+    """Of `--hf-token ...` in a text."""
+    if not is_secret_name(match["name"]):
+        return match[0]
+    return match[0][: match.start("value") - match.start()] + hidden(match["value"])
 
 
 def _named(text: str) -> str:

@@ -49,8 +49,8 @@ class Bundles:
         self._read: dict[Path, tuple[tuple[int, int, int], LocalBundle | str]] = {}
         self._admitted: OrderedDict[tuple[object, ...], str] = OrderedDict()
 
-    def read(self, trusts: Mapping[str, Trust]) -> dict[str, tuple[Known, ...]]:
-        """All bundles, by compile cache; of one without a trust none is trusted."""
+    def read(self, trusts: Mapping[str, Trust], others: Trust) -> dict[str, tuple[Known, ...]]:
+        """All bundles, by compile cache. `others`: for what is in none of the `trusts`."""
         found: dict[str, tuple[Known, ...]] = {}
         seen = {}
         for name in self._holding.names():
@@ -60,7 +60,9 @@ class Bundles:
             for held in self._holding.of(name):
                 seen[held.directory] = opened = self._open(held)
                 shown = current is not None and current.directory == held.directory
-                known.append(self._known(held, opened[1], trusts.get(name), shown, outgoing))
+                known.append(
+                    self._known(held, opened[1], trusts.get(name, others), shown, outgoing)
+                )
             if known:
                 found[name] = tuple(known)
         self._read = seen
@@ -70,7 +72,7 @@ class Bundles:
         self,
         held: Held,
         opened: LocalBundle | str,
-        trust: Trust | None,
+        trust: Trust,
         shown: bool,
         outgoing: frozenset[str],
     ) -> Known:
@@ -79,7 +81,7 @@ class Bundles:
             bundle = HeldBundle(held.key, digest, 0.0, usable=False, shown=shown)
             return Known(held, bundle, None, opened)
         statement = opened.statement
-        why = self._admit(held, opened, trust) if trust is not None else "its object is not there"
+        why = self._admit(held, opened, trust)
         if not why and (statement.key.digest, statement.digest) != (held.key, digest):
             why = "it is another bundle than its directory's name says"
         if not why and statement.name != held.name:

@@ -128,17 +128,13 @@ class _Admissions:
     def of(self, place: Place, placed: Placed, job: Job, cancel: Cancel) -> Admitted | str:
         """The bundle, or why it is not taken. Raises as `fetching.admit` but for that."""
         trust = job.trust
-        name = job.work.name
-        key = name, job.place, placed, tuple(trust.keys), frozenset(trust.digests)
+        key = job.place, placed, tuple(trust.keys), frozenset(trust.digests)
         with self.mutex:
             found = self.known.get(key)
         if found is not None:
             return found
         try:
             found = admit(place, placed, trust, cancel, limits=job.limits)
-            if found.statement.name != name:
-                # Of an object with the same key, whose publishers are others; maybe at one place.
-                found = f"it is a bundle of {found.statement.name}, not of {name}"
         except (Untrusted, BrokenBundle) as error:
             found = str(error)
         with self.mutex:
@@ -273,7 +269,7 @@ class Crew:
         refused: dict[str, str] = {}
         for placed in place.generations(job.key.digest)[:_MOST_OFFERS]:
             try:
-                found = self._admissions.of(place, placed, job, cancel)
+                found = _own(self._admissions.of(place, placed, job, cancel), job)
             except NotFound:
                 continue  # it was removed meanwhile
             if isinstance(found, str):
@@ -314,7 +310,7 @@ class Crew:
         placed = next(wanted, None)
         if placed is None:
             raise NotFound(f"{place.uri} has the bundle {digest} no longer")
-        found = self._admissions.of(place, placed, job, cancel)
+        found = _own(self._admissions.of(place, placed, job, cancel), job)
         if isinstance(found, str):
             raise Untrusted(found)
         name = job.work.name
@@ -337,3 +333,12 @@ class Crew:
             place=place.uri,
             known=not fresh,
         )
+
+
+def _own(found: Admitted | str, job: Job) -> Admitted | str:
+    """The bundle if it is the object's own: another one may have the same key, and the same place,
+    and other publishers."""
+    name = job.work.name
+    if isinstance(found, str) or found.statement.name == name:
+        return found
+    return f"it is a bundle of {found.statement.name}, not of {name}"

@@ -157,6 +157,7 @@ class Keeper:
                 # This node's own disk; what it was about is tried again.
                 log.warning("store.failed", compile_cache=result.job.work.name, message=str(error))
         known = self._read(asked)
+        orphans = self._orphans(catalog, asked, known)
         needs = {name: self._need(name, each) for name, each in asked.items()}
         now = self._clock()
         held = {name: [each.bundle for each in found] for name, found in known.items()}
@@ -181,7 +182,11 @@ class Keeper:
         if not self._stopping():
             for action in planned.actions:
                 self._begin(action, asked, needs)
-            if any(isinstance(a, Show | Hide | Discard | Remove) for a in planned.actions):
+            for name in orphans:
+                self._begin(Hide(name), asked, needs)
+            if orphans or any(
+                isinstance(a, Show | Hide | Discard | Remove) for a in planned.actions
+            ):
                 known = self._read(asked)
         running = self._crew.running()
         self._telling.update(
@@ -242,9 +247,28 @@ class Keeper:
         return Trust(self._keys, frozenset(cache.spec.bundles.digests))
 
     def _read(self, asked: Mapping[str, Asked]) -> dict[str, tuple[Known, ...]]:
-        found = self._bundles.read({name: self._trust(each.cache) for name, each in asked.items()})
+        trusts = {name: self._trust(each.cache) for name, each in asked.items()}
+        found = self._bundles.read(trusts, Trust(self._keys))
         self._bytes = sum(each.held.bytes for known in found.values() for each in known)
         return found
+
+    def _orphans(
+        self,
+        catalog: Catalog,
+        asked: Container[str],
+        known: Mapping[str, tuple[Known, ...]],
+    ) -> list[str]:
+        """Objects that are gone, whose bundle is still shown and nobody vouches for any more: it
+        was pinned, or its key is not trusted now. Pods may have been made for them."""
+        if not catalog.models and not catalog.compile_caches and not self._keeping.also_when_empty:
+            return []
+        return [
+            name
+            for name, mine in known.items()
+            if name not in asked
+            and any(each.bundle.shown and not each.bundle.usable for each in mine)
+            and not is_doubtful(catalog, name)
+        ]
 
     def _need(self, name: str, asked: Asked) -> Need:
         key = asked.key.digest if asked.key is not None else None

@@ -41,8 +41,9 @@ _MOST_OF_ONE: Final = 4
 _QUESTION_SECONDS: Final = 10.0
 """For a request's head, and for a small body."""
 _SILENCE_SECONDS: Final = 30.0
-_LEAST_A_SECOND: Final = 1024 * 1024
-"""Bytes of an archive that come in a second, at least."""
+_LEAST_A_SECOND: Final = 4 * 1024 * 1024
+"""Bytes of an archive that come in a second, at least: it comes from the same node, and who is slow
+keeps others from theirs."""
 _CHECK_SECONDS: Final = 1800.0
 """For scanning what came."""
 _MAX_HEAD_BYTES: Final = 96 * 1024

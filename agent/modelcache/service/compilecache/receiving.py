@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 import threading
+import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,6 +60,10 @@ _MOST_OUTGOING: Final = 4
 _MOST_HELD: Final = 16
 """Bundles of one object on this node. What is of no use any more goes after some minutes."""
 _MOST_UPLOADS: Final = 2
+_MOST_STARTS: Final = 8
+_STARTS_SECONDS: Final = 60.0
+"""A pod starts once, and again when it crashes: each is written to the disk and told the cluster."""
+_MOST_PODS: Final = 1024
 _PART_BYTES: Final = 1024 * 1024
 
 
@@ -114,6 +120,7 @@ class Receiving:
         self._room = threading.BoundedSemaphore(_MOST_UPLOADS)
         self._mutex = threading.Lock()
         self._receiving: set[str] = set()
+        self._told: OrderedDict[str, list[float]] = OrderedDict()
 
     def refused(self, refusal: Refused) -> None:
         """Count what was refused."""
@@ -339,6 +346,7 @@ class Receiving:
                 raise Refused(
                     403, "OtherCache", f"the pod doesn't ask for the compile cache {name}"
                 )
+            self._check_pace(caller.pod_uid)
             try:
                 start = StartDocument.read(body)
                 blames = caller.namespace in {p.namespace for p in asked.cache.spec.publishers}
@@ -348,6 +356,18 @@ class Receiving:
             except InsufficientDisk as error:
                 raise Refused(503, "InsufficientDisk", str(error), retry_after=300) from error
         self._metrics.started(name, start, self._cold_seconds(name, start.digest))
+
+    def _check_pace(self, pod_uid: str) -> None:
+        with self._mutex:
+            now = time.monotonic()
+            recent = [at for at in self._told.pop(pod_uid, ()) if now - at < _STARTS_SECONDS]
+            full = len(recent) >= _MOST_STARTS
+            self._told[pod_uid] = recent if full else [*recent, now]
+            while len(self._told) > _MOST_PODS:
+                self._told.popitem(last=False)
+        if full:
+            why = f"the pod has told of {_MOST_STARTS} starts in a minute: later"
+            raise Refused(429, "Busy", why, retry_after=int(_STARTS_SECONDS))
 
     def _cold_seconds(self, name: str, digest: str | None) -> float | None:
         best = self._door.best(name)

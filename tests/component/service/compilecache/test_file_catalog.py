@@ -140,6 +140,23 @@ def test_a_pinned_digest_is_enough(bench: Bench) -> None:
     assert shown(bench) is None
 
 
+def test_what_only_a_pin_vouched_for_is_not_seeded_when_its_object_is_gone(bench: Bench) -> None:
+    bundle = bench.publish(bench.key(compile_cache(bench.uri)), signed=False)
+    run(bench, compile_cache(bench.uri, bundles={"digests": [bundle.digest]}))
+    assert shown(bench) is not None
+    run(bench)
+    assert shown(bench) is None
+
+
+def test_without_its_object_a_bundle_needs_a_key_that_is_trusted_still(bench: Bench) -> None:
+    bench.publish(bench.key(compile_cache(bench.uri)))
+    run(bench, compile_cache(bench.uri))
+    run(bench)
+    assert shown(bench) is not None  # pods may be about to start
+    run(bench, trusted_keys=None)
+    assert shown(bench) is None
+
+
 def test_a_newer_generation_takes_over(bench: Bench) -> None:
     cache = compile_cache(bench.uri)
     bench.publish(bench.key(cache), b"old", day=1)

@@ -109,7 +109,7 @@ class Node:
     def best(self, name: str) -> Known | None:
         assert self.signing is not None
         trust = Trust(TrustedKeys(self.signing.public))
-        known = Bundles(self.holding, self.outbox).read({name: trust}).get(name, ())
+        known = Bundles(self.holding, self.outbox).read({name: trust}, trust).get(name, ())
         return next((each for each in known if each.bundle.shown), None)
 
     def bundle(self, content: bytes = b"a") -> LocalBundle:
@@ -429,6 +429,14 @@ def test_a_pod_of_a_namespace_that_publishes_nothing_has_no_bundle_withdrawn(nod
     last, _ = node.starts.last("tiny")
     assert last is not None
     assert last.result == "Miss"
+
+
+def test_a_pod_that_tells_of_starts_all_the_time_is_told_to_wait(node: Node) -> None:
+    statuses = [node.tell(start(None)).status for _ in range(10)]
+    assert statuses == [204] * 8 + [429] * 2
+    node.caller = Caller("default", "engine", "q", "uid-q", "n1")
+    node.pods["default/q"] = {"uid": "uid-q", "images": [], "compile": "tiny"}
+    assert node.tell(start(None)).status == 204
 
 
 def test_a_start_is_believed_to_who_asked_for_the_cache_only(node: Node) -> None:
