@@ -56,11 +56,11 @@ VARIABLES = uniquely(
 
 
 @st.composite
-def containers(draw: st.DrawFn, name: str, mounts: bool = True) -> Object:
+def containers(draw: st.DrawFn, name: str, cached: bool) -> Object:
     found: Object = {"name": name, "image": "x"}
-    if draw(st.booleans()):
+    if cached or draw(st.booleans()):
         found["env"] = draw(VARIABLES)
-    if mounts and draw(st.booleans()):
+    if not cached and draw(st.booleans()):
         found["volumeMounts"] = draw(MOUNTS)
     if draw(st.booleans()):
         found["resources"] = {"limits": {"cpu": "1", "memory": "1Gi", "ephemeral-storage": "1Gi"}}
@@ -95,10 +95,10 @@ def pods(draw: st.DrawFn, cached: bool = False) -> Object:
             del found["metadata"]["annotations"]["modelcache.dev/model"]
     spec = found["spec"]
     names = draw(st.lists(NAMES, min_size=1, max_size=3, unique=True))
-    spec["containers"] = [draw(containers(name, not cached)) for name in names]
+    spec["containers"] = [draw(containers(name, cached)) for name in names]
     if draw(st.booleans()):
         more = draw(st.lists(NAMES.filter(lambda name: name not in names), max_size=2, unique=True))
-        spec["initContainers"] = [draw(containers(name)) for name in more]
+        spec["initContainers"] = [draw(containers(name, cached)) for name in more]
     if draw(st.booleans()):
         volumes = draw(st.lists(NAMES, max_size=4, unique=True))
         spec["volumes"] = [{"name": name, **draw(SOURCES)} for name in volumes]
@@ -107,7 +107,9 @@ def pods(draw: st.DrawFn, cached: bool = False) -> Object:
         spec["affinity"] = {
             "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}
         }
-    return found
+    # Nothing of it is there twice: what changes one volume would change another.
+    made: Object = json.loads(json.dumps(found))
+    return made
 
 
 CONFIGS = st.builds(
