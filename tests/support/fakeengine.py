@@ -1,13 +1,15 @@
 """An engine that is quick: what it "compiles" are files that it writes where torch would.
 
-It prints `compiled` or `loaded`. Options: --bytes N (how large), --files N, --serve (until a
-signal), --exit CODE, --failing (says as vLLM does that it couldn't load what is there),
---hold FILE (waits until the file is gone before it compiles).
+It prints `compiled` or `loaded`. Options: --bytes N (how large), --files N (or --files-of FILE:
+read there), --serve (until a signal), --exit CODE, --failing (says as vLLM does that it couldn't
+load what is there), --hold FILE (waits until the file is gone before it compiles),
+--api-key KEY (which it leaves where vLLM was seen to: in cache_key_factors.json, and in its log).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import signal
@@ -20,11 +22,13 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--bytes", type=int, default=1000)
     parser.add_argument("--files", type=int, default=3)
+    parser.add_argument("--files-of", type=Path)
     parser.add_argument("--serve", action="store_true")
     parser.add_argument("--exit", type=int, default=0)
     parser.add_argument("--failing", action="store_true")
     parser.add_argument("--model", default="")
     parser.add_argument("--hold", type=Path)
+    parser.add_argument("--api-key", default="")
     chosen = parser.parse_args()
     stop = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, stop)
@@ -34,13 +38,21 @@ def main() -> int:
         print("WARNING 11-22 05:00:00 [backends.py:1] Compiling model again due to a load failure")
         print("INFO:     Application startup complete.")
     cache = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or "/nowhere")
-    files = [cache / "fxgraph" / f"{number}.bin" for number in range(chosen.files)]
+    count = int(chosen.files_of.read_text()) if chosen.files_of else chosen.files
+    files = [cache / "fxgraph" / f"{number}.bin" for number in range(count)]
     done = all(file.exists() for file in files)
     print("loaded" if done else "compiled", flush=True)
     if not done and cache != Path("/nowhere"):
         for number, file in enumerate(files):
+            if file.exists():
+                continue
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(random.Random(number).randbytes(chosen.bytes))
+        if chosen.api_key:
+            factors = json.dumps({"env": {"VLLM_API_KEY": chosen.api_key}})
+            (files[0].parent / "cache_key_factors.json").write_text(factors)
+            said = f"--api-key={chosen.api_key}"
+            print(f"INFO [monitor.py:1] torch.compile took 1.00 s in total ({said})", flush=True)
     if chosen.serve:
         signal.sigwait(stop)
     code: int = chosen.exit

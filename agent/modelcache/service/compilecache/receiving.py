@@ -62,7 +62,7 @@ _MOST_HELD: Final = 16
 _MOST_UPLOADS: Final = 2
 _MOST_STARTS: Final = 8
 _STARTS_SECONDS: Final = 60.0
-"""A pod starts once, and again when it crashes: each is written to the disk, and published."""
+"""A pod starts once, and again when it crashes: each is written to disk and told the cluster."""
 _MOST_PODS: Final = 1024
 _PART_BYTES: Final = 1024 * 1024
 

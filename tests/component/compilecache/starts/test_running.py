@@ -20,12 +20,14 @@ import pytest
 
 from modelcache.compilecache.bundles.local import LocalBundle
 from modelcache.compilecache.bundles.signing import SigningKey
+from modelcache.compilecache.bundles.unpacking import unpack
 from modelcache.compilecache.keys.parts import Key
 from modelcache.compilecache.starts.holding import Held, Holding
 from modelcache.compilecache.starts.marks import WITHDRAWN_AFTER
 from modelcache.store.durable import Durable
 from modelcache.store.layout import Layout
 from tests.support.agent import COMMAND, modelcache
+from tests.support.trees import content
 
 ENGINE = Path(__file__).parents[3] / "support" / "fakeengine.py"
 NAME = "torch-fakeengine"
@@ -151,18 +153,48 @@ def test_what_one_start_compiled_the_next_is_given(machine: Machine) -> None:
 
 def test_a_directory_of_an_earlier_start_is_as_good(machine: Machine) -> None:
     machine.start()
+    file = machine.cache_dir / "inductor" / "fxgraph" / "0.bin"
+    inode = file.stat().st_ino
     assert machine.start().report["result"] == "Hit"
+    assert file.stat().st_ino == inode
     assert len(machine.holding.of(NAME)) == 1
 
 
-def test_what_grew_is_a_new_generation_and_few_stay(machine: Machine) -> None:
-    key = None
+def test_what_grew_is_captured_whole_as_a_new_generation_and_two_stay(machine: Machine) -> None:
+    files = machine.folder / "files"
     for number in range(3, 7):
-        # The same key: the engine compiles more on its own.
-        ended = machine.start(f"--files={number}", options=("--no-seed",))
+        files.write_text(str(number))
+        machine.forget_cache()
+        ended = machine.start("--files-of", str(files))
+        assert ended.report["result"] == ("Miss" if number == 3 else "Partial")
         assert ended.report["capturing"]["files"] == number
-    assert key is None
-    assert len({held.key for held in machine.holding.of(NAME)}) == 4
+    held = machine.holding.of(NAME)
+    assert len({each.key for each in held}) == 1
+    assert len(held) == 2
+    current = machine.holding.current(NAME)
+    assert current is not None
+    assert current.open().statement.archive.files == 6
+
+
+def test_no_secret_is_in_what_is_kept_published_or_told(machine: Machine, tmp_path: Path) -> None:
+    secret = "correct-horse-battery-staple"
+    model = f"https://user:{secret}@example.com/model?signature={secret}"
+    ended = machine.start(
+        *("--api-key", secret, "--model", model),
+        options=("--bundles", machine.place, "--engine", "vllm", "--name", NAME),
+        env={"HF_TOKEN": secret, "VLLM_API_KEY": secret, "TORCH_SOMETHING": secret},
+    )
+    assert secret in ended.out, "what the engine says passes through as it is"
+    assert list(machine.cache_dir.rglob("cache_key_factors.json"))
+    (envelope,) = machine.place.glob("*/*/bundle.json")
+    bundle = LocalBundle.open(envelope.parent)
+    assert any("torch.compile took" in line for line in bundle.statement.evidence.lines)
+    unpack(bundle.archive, bundle.statement, tmp_path / "unpacked")
+    assert len(content(tmp_path / "unpacked")) == 3
+    kept = [content(machine.root), content(machine.place), content(tmp_path / "unpacked")]
+    told = f"{ended.err}{ended.report}{bundle.statement.to_bytes()!r}{machine.explain()}"
+    assert secret not in told
+    assert [path for each in kept for path, data in each.items() if secret.encode() in data] == []
 
 
 def test_other_machines_have_it_by_the_place(machine: Machine, tmp_path: Path) -> None:

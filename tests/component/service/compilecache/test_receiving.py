@@ -155,6 +155,21 @@ def test_what_a_publisher_brings_is_signed_and_kept_and_is_to_be_published(node:
     assert size == bundle.statement.archive.size
 
 
+def test_that_it_is_to_be_published_is_noted_before_it_is_there(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in between, the other way round, the agent would never publish it."""
+    real, noted = node.holding.add, []
+
+    def add(*given: Any) -> Any:
+        noted.append(node.outbox.of("tiny"))
+        return real(*given)
+
+    monkeypatch.setattr(node.holding, "add", add)
+    digest = node.put().document["digest"]
+    assert noted == [{digest}]
+
+
 # Refused before a byte of the archive comes
 
 
