@@ -31,6 +31,7 @@ from modelcache.cluster.compiletallying import (
 )
 
 _MOST_BUNDLES: Final = 64
+_MOST_WITHDRAWN: Final = 48
 _MOST_REASONS: Final = 3
 
 
@@ -100,7 +101,11 @@ def bundles(before: dict[str, BundleReport], tally: CompileTally) -> tuple[Bundl
             elif known.state is not BundleState.WITHDRAWN:
                 found[digest] = known.model_copy(update=update)
     ordered = sorted(found.values(), key=_newest_first)
-    return tuple(ordered[:_MOST_BUNDLES])
+    # What was withdrawn and is forgotten would be seeded again.
+    gone = [each for each in ordered if each.state is BundleState.WITHDRAWN][:_MOST_WITHDRAWN]
+    others = [each for each in ordered if each.state is not BundleState.WITHDRAWN]
+    kept = (*gone, *others[: _MOST_BUNDLES - len(gone)])
+    return tuple(sorted(kept, key=_newest_first))
 
 
 def _report(bundle: Bundle) -> BundleReport:

@@ -116,7 +116,7 @@ def test_what_kubelet_made_for_a_pod_before_any_agent_is_taken_over(
         # The same directory: the pod that was there first sees what comes.
         assert os.path.samestat(seen.stat(), (root / "hub").stat())
         assert (root / "models" / "source" / "current" / "model.safetensors").exists()
-    assert [kind(root / name) for name in MOUNTED_BY_PODS] == [(0, AGENT, MODE)] * 2
+    assert [kind(root / name) for name in MOUNTED_BY_PODS] == [(0, AGENT, MODE)] * 3
 
 
 def test_pods_find_the_directories_before_the_agent_ever_ran(root: Path) -> None:
@@ -127,7 +127,10 @@ def test_pods_find_the_directories_before_the_agent_ever_ran(root: Path) -> None
 def test_again_it_changes_nothing(root: Path) -> None:
     first = json.loads(prepare(root, "-o", "json").out)
     assert first["filesystem"] == "ext4"
-    assert first["changed"] == [str(root), f"{root}/models", f"{root}/hub"]
+    assert first["changed"] == [
+        str(root),
+        *(f"{root}/{name}" for name in ("models", "hub", "compile")),
+    ]
     before = {path: path.stat().st_ctime_ns for path in root.iterdir()}
     second = prepare(root, "-o", "json")
     assert json.loads(second.out)["changed"] == []
@@ -159,7 +162,7 @@ def test_what_the_agent_made_stays_the_agents(root: Path, as_: Sequence[str]) ->
         (root / name).mkdir(mode=0o755)
         os.chown(root / name, AGENT, AGENT)
     assert prepare(root, as_=as_).code == 0
-    assert [kind(root / name) for name in MOUNTED_BY_PODS] == [(AGENT, AGENT, 0o755)] * 2
+    assert [kind(root / name) for name in MOUNTED_BY_PODS] == [(AGENT, AGENT, 0o755)] * 3
 
 
 def test_a_world_writable_mount_point_is_closed(root: Path) -> None:

@@ -139,6 +139,17 @@ def test_newest_first_and_no_more_than_the_schema_takes() -> None:
     assert found[0].digest == f"sha256:{89:064x}"
 
 
+def test_what_was_withdrawn_is_not_forgotten_for_what_is_newer() -> None:
+    """Nodes would seed it again: the newer ones may be for other keys."""
+    thing = cache()
+    gone = {"digest": DIGESTS[0], "key": KEY, "state": "Withdrawn"}
+    thing["status"] = {"bundles": [{**gone, "createdAt": "2020-01-01T00:00:00Z"}]}
+    said = [report(thing, digest=f"sha256:{number:064x}") for number in range(80)]
+    found = status(thing, told(**{f"n{number}": each for number, each in enumerate(said)})).bundles
+    assert len(found) == 64
+    assert [each.digest for each in found if each.state == "Withdrawn"] == [DIGESTS[0]]
+
+
 def test_a_node_that_says_nonsense_spoils_no_status() -> None:
     thing = cache()
     bad = report(thing, digest="no digest")

@@ -25,12 +25,12 @@ _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _HIDDEN: Final = re.compile(r"sha256:[0-9a-f]{16}")
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,20}://[^\s\"'<>]+")
 _NAME: Final = re.compile(
-    r"(?P<name>[A-Za-z][\w.-]{0,100})[\"']?\s{0,4}[=:]\s{0,4}(?P<quote>[\"']?)"
+    r"(?P<name>[A-Za-z][\w.-]{0,100}+)[\"']?\s{0,4}[=:]\s{0,4}(?P<quote>[\"']?)"
 )
 _OPTION: Final = re.compile(
-    r"(?<![^\s\"'])--?(?P<name>[A-Za-z][\w-]{0,100})\s+(?P<value>(?!-)[^\s\"']+)"
+    r"(?<![^\s\"'])--?(?P<name>[A-Za-z][\w-]{0,100}+)\s++(?P<value>(?!-)[^\s\"']+)"
 )
-_SCHEMED: Final = re.compile(r"(?i)\b(?P<scheme>bearer|basic)\s+(?P<value>(?!-)[^\s\"']+)")
+_SCHEMED: Final = re.compile(r"(?i)\b(?P<scheme>bearer|basic)\s+(?P<value>[^\s\"']+)")
 # Of Hugging Face, OpenAI, GitHub, GitLab, Slack, NVIDIA, AWS; JSON Web Tokens.
 _TOKEN: Final = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{8,}|sk-[A-Za-z0-9_-]{8,}|gh[pousr]_[A-Za-z0-9]{8,}"

@@ -269,7 +269,7 @@ def said(node: Node, **more: Any) -> Answered:
         (lambda n: n.put(n.bundle(noise(MAX_BYTES + 1))), 413, "TooLarge"),
         (lambda n: n.put(said=with_files(n, 50_001)), 413, "TooLarge"),
     ],
-    ids=str,
+    ids=lambda value: "" if callable(value) else str(value),
 )
 def test_what_can_not_be_taken_is_refused_before_a_byte_comes(
     node: Node, ask: Callable[[Node], Answered], status: int, reason: str

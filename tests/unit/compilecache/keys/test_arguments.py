@@ -192,6 +192,7 @@ SECRET = "S3cretS3cretS3cret"
         ["--header", f"Authorization: Bearer {SECRET}"],
         ["--header", f"Authorization: Token {SECRET}"],
         ["--header", f"X-Given bearer {SECRET}"],
+        ["--header", f"X-Given bearer -{SECRET}"],
         ["--store", f"s3://user:{SECRET}@host/bucket"],
         ["--store", f"https://user:a/{SECRET}@host/bucket"],
         ["--store", f"https://host/x?sig={SECRET}"],
