@@ -43,6 +43,7 @@ def a_bundle(
     compression: Compression = "zstd",
     path: str = "inductor/code.py",
     created: datetime = CREATED,
+    name: str = "tiny",
 ) -> LocalBundle:
     """A bundle with one file. The same content and key give the same digest."""
     tree = folder.with_name(f"{folder.name}.tree")
@@ -53,7 +54,7 @@ def a_bundle(
     archive = folder.with_name(f"{folder.name}.archive")
     packed = pack(tree, scan(tree), archive, compression=compression)
     statement = Statement(
-        name="tiny",
+        name=name,
         key=key or a_key(),
         archive=packed.archive,
         producer=Producer(version="0"),

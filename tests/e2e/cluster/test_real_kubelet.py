@@ -142,7 +142,7 @@ def test_the_agent_fills_its_directory_of_the_host_as_a_user_without_rights(
     snapshot = root / "models/a/current"
     assert (snapshot / "config.json").read_bytes() == b"{}"
     assert (snapshot / "model.safetensors").stat().st_size == WEIGHTS.size
-    shared = [root, root / "hub", root / "models"]
+    shared = [root, root / "hub", root / "models", root / "compile"]
     for folder in shared:
         # Made by kubelet for root alone, and taken over by prepare-root.
         found = folder.stat()

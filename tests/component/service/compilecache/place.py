@@ -96,6 +96,7 @@ class Bench:
         signed_by: SigningKey | None = None,
         day: int = 1,
         signed: bool = True,
+        name: str = "tiny",
     ) -> LocalBundle:
         """Bring a bundle to the place, as another node would."""
         bundle = a_bundle(
@@ -104,6 +105,7 @@ class Bench:
             key=key,
             signed_by=(signed_by or self.signing) if signed else None,
             created=datetime(2026, 1, day, tzinfo=UTC),
+            name=name,
         )
         place = DirectoryPlace(parse_uri(self.uri), within=None, forbidden=self.root)
         assert place.publish(bundle)
