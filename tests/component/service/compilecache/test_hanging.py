@@ -99,7 +99,8 @@ def test_places_that_hang_hold_up_no_other_object_and_the_probe_says_ok(
     bench: Bench, silent: str
 ) -> None:
     good = compile_cache(bench.uri, "zz-last")
-    bench.publish(bench.key(good), name="zz-last")
+    for name in ("zz-last", "hung-0"):
+        bench.publish(bench.key(good), name=name)
     hung = [compile_cache(f"{silent}-{number}", f"hung-{number}") for number in range(12)]
     with running(bench, *hung, good) as agent:
         eventually(
