@@ -262,7 +262,8 @@ def test_a_failing_handler_fails_the_test() -> None:
 
     hub = HubServer()
     hub.add_repo(REPO, {"model.safetensors": File(Unreadable(b"x"), lfs=False)})
-    with pytest.raises(http.client.RemoteDisconnected):
+    # The connection breaks; the head of the answer was sent before, and may come first or be lost.
+    with pytest.raises((http.client.RemoteDisconnected, http.client.IncompleteRead)):
         resolve(hub, "model.safetensors")
     with pytest.raises(RuntimeError, match="the test server failed"):
         hub.__exit__(None, None, None)
