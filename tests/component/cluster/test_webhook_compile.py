@@ -135,10 +135,7 @@ def test_a_pod_of_restricted_takes_what_it_may_have(injecting: ControlPlane) -> 
     engine = {"name": "engine", "image": f"vllm@{DIGEST}", "securityContext": security}
     given = asking(containers=[engine])
     path = "/api/v1/namespaces/strict/pods?dryRun=All"
-    eventually(
-        lambda: injecting.find("/api/v1/namespaces/strict/serviceaccounts/default"),
-        what="the namespace's account",
-    )
+    injecting.await_service_account("strict")
     with injecting.open(path, "POST", given) as answer:
         found = json.loads(answer.read())
         warnings = " ".join(answer.headers.get_all("Warning") or [])
