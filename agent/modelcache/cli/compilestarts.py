@@ -43,7 +43,7 @@ from modelcache.origins import spare_metadata
 from modelcache.service.logs import configure_logs
 from modelcache.service.outfit import outfit
 from modelcache.settings.compilerun import CompileRunSettings
-from modelcache.store import KeepFree, Store
+from modelcache.service.opening import store_of
 from modelcache.store.durable import Durable
 
 _SCRIPT: Final = re.compile(r"(?:.*/)?([^/]+)\.py")
@@ -323,9 +323,8 @@ class Shelf:
             UsageError: a key can't be used, or the place is none.
             StoreDamaged: the root can't be used.
         """
-        keep_bytes, keep_ratio = found.keep_free_parts
         self._found = found
-        self._store = Store(found.root, keep_free=KeepFree(keep_bytes, keep_ratio))
+        self._store = store_of(found)
         layout = self._store.layout
         self.durable = Durable(layout.scratch)
         self.holding = Holding(layout, self.durable)

@@ -12,7 +12,8 @@ from pydantic_settings import BaseSettings
 from modelcache.cli.output import Format
 from modelcache.errors import StoreDamaged, UsageError
 from modelcache.settings import AgentSettings, StoreSettings
-from modelcache.store import KeepFree, Store
+from modelcache.service.opening import store_of
+from modelcache.store import Store
 
 Settings = TypeVar("Settings", bound=BaseSettings)
 
@@ -44,6 +45,7 @@ def flag(
 
 Root = Annotated[Path | None, flag("root", "DIRECTORY")]
 KeepFreeOption = Annotated[str | None, flag("keep_free", "SIZE")]
+CapacityOption = Annotated[str | None, flag("capacity", "SIZE")]
 SecretsDir = Annotated[Path | None, flag("secrets_dir", "DIRECTORY")]
 Connections = Annotated[int | None, flag("connections", "NUMBER")]
 BandwidthOption = Annotated[str | None, flag("bandwidth", "SIZE")]
@@ -72,22 +74,27 @@ def settings(kind: type[Settings], **given: Any) -> Settings:
         raise UsageError(f"{where}{message}") from error
 
 
-def open_store(root: Path | None, keep_free: str | None = None, *, create: bool = False) -> Store:
+def open_store(
+    root: Path | None,
+    keep_free: str | None = None,
+    capacity: str | None = None,
+    *,
+    create: bool = False,
+) -> Store:
     """The store at the root that is asked for.
 
     Raises:
         UsageError: nothing is there, and `create` is false: a mistyped root is told, not made.
         StoreDamaged
     """
-    found = settings(StoreSettings, root=root, keep_free=keep_free)
-    keep_bytes, keep_ratio = found.keep_free_parts
+    found = settings(StoreSettings, root=root, keep_free=keep_free, capacity=capacity)
     try:
         if not create and not (found.root / "layout.json").exists():
             raise UsageError(
                 f"{found.root} is not a model cache: give --root, or fill it with modelcache"
                 " prefetch"
             )
-        return Store(found.root, keep_free=KeepFree(keep_bytes, keep_ratio))
+        return store_of(found)
     except OSError as error:
         raise StoreDamaged(
             f"{found.root} can't be opened: {error.strerror or error}; run it as the user that"

@@ -21,6 +21,7 @@ from modelcache.cli.display import Display
 from modelcache.cli.options import (
     BandwidthOption,
     CaBundle,
+    CapacityOption,
     Connections,
     HostConnections,
     IoPriority,
@@ -98,6 +99,7 @@ def prefetch(
     root: Root = None,
     secrets_dir: SecretsDir = None,
     keep_free: KeepFreeOption = None,
+    capacity: CapacityOption = None,
     connections: Connections = None,
     bandwidth: BandwidthOption = None,
     origin_bandwidth: OriginBandwidth = None,
@@ -113,6 +115,7 @@ def prefetch(
         root=root,
         secrets_dir=secrets_dir,
         keep_free=keep_free,
+        capacity=capacity,
         connections=connections,
         bandwidth=bandwidth,
         origin_bandwidth=origin_bandwidth,
@@ -124,7 +127,7 @@ def prefetch(
     wanted = _wanted(uris, name, include, exclude, allow_unsafe_formats, secret)
     configure_logs(as_json=False, level="error")
     spare_metadata()
-    store = open_store(found.root, found.keep_free, create=True)
+    store = open_store(found.root, found.keep_free, found.capacity, create=True)
     fetching = _Fetching(store, found)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: fetching.stop())

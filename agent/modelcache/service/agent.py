@@ -21,6 +21,7 @@ from modelcache.service.endpoints import Answer, Endpoints, document, host_and_p
 from modelcache.service.heartbeats import Task, Tasks
 from modelcache.service.inventory import Inventory
 from modelcache.service.logs import log_event
+from modelcache.service.opening import store_of
 from modelcache.service.outfit import outfit
 from modelcache.service.progress import ProgressBook
 from modelcache.service.reconciling import Keeping, Reconciler
@@ -30,7 +31,6 @@ from modelcache.service.surroundings import Alone, Node
 from modelcache.service.telling import Telling, is_missing
 from modelcache.service.working import Crew
 from modelcache.settings import AgentSettings
-from modelcache.store import KeepFree, Store
 from modelcache.transfer import Cancel, ModelFetcher
 from modelcache.transfer.events import fan_out
 
@@ -56,8 +56,7 @@ class Agent:
         self._settings = settings
         self._once = once
         self._cancel = Cancel()
-        keep_bytes, keep_ratio = settings.keep_free_parts
-        self._store = Store(settings.root, keep_free=KeepFree(keep_bytes, keep_ratio))
+        self._store = store_of(settings)
         self.progress = ProgressBook()
         self._metrics = Metrics(lambda: self._reporter.current())
         self._engine, origins = outfit(settings, self._store.layout.root, settings.file_roots)

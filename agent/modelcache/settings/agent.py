@@ -7,11 +7,20 @@ import re
 import socket
 from pathlib import Path
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from modelcache.settings.compilecaches import CompileSettings
 from modelcache.settings.shared import ClusterSettings, FetchSettings, LogSettings
-from modelcache.settings.values import Listen, NodeName, Paths, Seconds, Texts, parse_listen
+from modelcache.settings.values import (
+    Listen,
+    NodeName,
+    Paths,
+    Seconds,
+    Share,
+    Texts,
+    parse_listen,
+    split_share,
+)
 
 
 class AgentSettings(FetchSettings, ClusterSettings, CompileSettings, LogSettings):
@@ -58,6 +67,17 @@ class AgentSettings(FetchSettings, ClusterSettings, CompileSettings, LogSettings
         " 10m, 1d or never. While a pod uses it, it stays in any case.",
         validate_default=True,
     )
+    high_watermark: Share = Field(
+        "90%",
+        description="Where the cache takes more than this share of what it may take, content that"
+        " nothing wants any more and old revisions go.",
+        validate_default=True,
+    )
+    low_watermark: Share = Field(
+        "80%",
+        description="Down to this share it goes then.",
+        validate_default=True,
+    )
     node_name: NodeName = Field(
         default_factory=lambda: os.environ.get("NODE_NAME") or socket.gethostname().lower(),
         description="This node's name, in reports and for node affinity; by default NODE_NAME"
@@ -85,6 +105,14 @@ class AgentSettings(FetchSettings, ClusterSettings, CompileSettings, LogSettings
         description="Address and port for /livez, /readyz, /metrics and /v1/node; empty for none.",
     )
 
+    @field_validator("low_watermark")
+    @classmethod
+    def _is_not_above_the_high_one(cls, low: str, info: ValidationInfo) -> str:
+        high = info.data.get("high_watermark")
+        if high is not None and split_share(low)[1] > split_share(high)[1]:
+            raise ValueError(f"{low} is more than the high watermark, {high}")
+        return low
+
     @field_validator("node_labels")
     @classmethod
     def _are_pairs(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
@@ -100,6 +128,11 @@ class AgentSettings(FetchSettings, ClusterSettings, CompileSettings, LogSettings
             if not root.is_absolute():
                 raise ValueError(f"{str(root)!r} is not an absolute path")
         return roots
+
+    @property
+    def watermarks(self) -> tuple[float, float]:
+        """(high, low), as parts of one."""
+        return split_share(self.high_watermark)[1], split_share(self.low_watermark)[1]
 
     @property
     def catalog_path(self) -> Path | None:

@@ -10,12 +10,13 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from modelcache.settings.values import (
+    CapacityText,
     Mirrors,
     Namespace,
     Rates,
     ShareOrSize,
     Size,
-    parse_size,
+    split_share,
 )
 
 
@@ -32,6 +33,11 @@ class StoreSettings(BaseSettings):
         "5%",
         description="What the cache leaves free of its file system: a share (5%) or a size (20Gi).",
     )
+    capacity: CapacityText = Field(
+        "100%",
+        description="What the cache takes at most of its file system, however much is free: a share"
+        " (50%) or a size (2Ti).",
+    )
     secrets_dir: Path | None = Field(
         None,
         description="Directory of Secrets, one folder each with a file for each key, as mounted in"
@@ -41,9 +47,12 @@ class StoreSettings(BaseSettings):
     @property
     def keep_free_parts(self) -> tuple[int, float]:
         """(bytes, ratio): one of them is zero."""
-        if self.keep_free.endswith("%"):
-            return 0, float(self.keep_free[:-1]) / 100
-        return parse_size(self.keep_free), 0.0
+        return split_share(self.keep_free)
+
+    @property
+    def capacity_parts(self) -> tuple[int, float] | None:
+        """(bytes, ratio): one of them is zero; None: all that there is."""
+        return None if self.capacity == "100%" else split_share(self.capacity)
 
 
 class FetchSettings(StoreSettings):

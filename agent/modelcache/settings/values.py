@@ -98,6 +98,30 @@ def _share_or_size(value: object) -> object:
     return text
 
 
+def _capacity(value: object) -> object:
+    if str(value).strip() == "100%":
+        return "100%"
+    text = str(_share_or_size(value))
+    if split_share(text) == (0, 0.0):
+        raise ValueError(f"{text!r} leaves no room for anything: write 1% to 100%, or a size")
+    return text
+
+
+def split_share(text: str) -> tuple[int, float]:
+    """(bytes, ratio) of a share or a size, one of which is zero."""
+    if text.endswith("%"):
+        return 0, float(text[:-1]) / 100
+    return parse_size(text), 0.0
+
+
+def _share(value: object) -> object:
+    text = str(value).strip()
+    found = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,6})?)%", text)
+    if found is None or not 0 < float(found[1]) <= 100:
+        raise ValueError(f"{text!r} is not a share: write 1% to 100%")
+    return text
+
+
 def _node_name(value: object) -> object:
     if not re.fullmatch(SUBDOMAIN_PATTERN, str(value)) or len(str(value)) > 253:
         raise ValueError(
@@ -147,6 +171,8 @@ Listen = Annotated[str, BeforeValidator(_listen)]
 Namespace = Annotated[str, BeforeValidator(_namespace)]
 Size = Annotated[int, BeforeValidator(_size), Field(gt=0)]
 ShareOrSize = Annotated[str, BeforeValidator(_share_or_size)]
+CapacityText = Annotated[str, BeforeValidator(_capacity)]
+Share = Annotated[str, BeforeValidator(_share)]
 Mirrors = Annotated[tuple[tuple[str, str], ...], NoDecode, BeforeValidator(_mirrors)]
 Rates = Annotated[tuple[tuple[str, int], ...], NoDecode, BeforeValidator(_rates)]
 Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(comma_separated)]

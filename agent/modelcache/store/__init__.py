@@ -10,7 +10,8 @@ from modelcache.store.ingest import Busy, Ingest, blob_key
 from modelcache.store.layout import Layout
 from modelcache.store.listings import Entry
 from modelcache.store.partial import SMALL_BYTES, Partial, Piece
-from modelcache.store.reservations import DiskSpace, KeepFree, Reservation
+from modelcache.store.reservations import Promise, Reservation
+from modelcache.store.space import Capacity, DiskSpace, KeepFree, human_size, promised_for
 from modelcache.store.store import Overtaken, Store
 from modelcache.store.verifying import Damage
 from modelcache.store.views import Staging
@@ -18,6 +19,7 @@ from modelcache.store.views import Staging
 __all__ = [
     "SMALL_BYTES",
     "Busy",
+    "Capacity",
     "Content",
     "Damage",
     "DiskSpace",
@@ -28,8 +30,11 @@ __all__ = [
     "Overtaken",
     "Partial",
     "Piece",
+    "Promise",
     "Reservation",
     "Staging",
     "Store",
     "blob_key",
+    "human_size",
+    "promised_for",
 ]

@@ -37,7 +37,7 @@ from modelcache.store.locking import Turns, locks_work
 from modelcache.store.manifests import Manifests
 from modelcache.store.needs import Needs
 from modelcache.store.receipts import Receipts
-from modelcache.store.reservations import KeepFree, Space
+from modelcache.store.space import Capacity, KeepFree, Space
 from modelcache.store.sweeping import Sweeping
 from modelcache.store.verifying import Damage, describe, look, read_back
 from modelcache.store.views import Staging
@@ -52,7 +52,9 @@ class Overtaken(ModelCacheError):
 class Store:
     """One root. Safe for threads, and beside other processes on the same root."""
 
-    def __init__(self, root: Path, *, keep_free: KeepFree | None = None) -> None:
+    def __init__(
+        self, root: Path, *, keep_free: KeepFree | None = None, capacity: Capacity | None = None
+    ) -> None:
         """Open the cache at `root`, making it if there is none.
 
         Raises:
@@ -71,7 +73,11 @@ class Store:
         self.blobs = Blobs(self.layout, self._durable)
         self.ingest = Ingest(self.layout.partials, self._durable, locks_reliable=reliable)
         self.space = Space(
-            self.layout, self._durable, keep_free=keep_free or KeepFree(), locks_reliable=reliable
+            self.layout,
+            self._durable,
+            keep_free=keep_free or KeepFree(),
+            capacity=capacity,
+            locks_reliable=reliable,
         )
         self.listings = Listings(self.layout.listings, self._durable)
         self.needs = Needs(self.layout.needs, self._durable)
@@ -294,6 +300,7 @@ class Store:
                 digests |= self._remove_rest(name)
             self._durable.remove_if_empty(self.layout.model(name))
             freed = self.blobs.remove_unused(digests)
+            self.space.note(-freed)
             for manifest in self.snapshots(name):
                 if manifest.snapshot in going and self.look(manifest):
                     # Another process has committed it meanwhile: see `commit`.

@@ -1,0 +1,254 @@
+"""The room that a cache has: what its disk gives, what it may take of that, what is promised.
+
+A cache keeps to two limits. *Keep free* is what stays free of the file system, whoever else writes
+there. *Capacity* is what the cache may take at most, however much is free.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from modelcache.errors import InsufficientDisk
+from modelcache.store import reservations
+from modelcache.store.durable import Durable, disk_errors
+from modelcache.store.layout import Layout
+from modelcache.store.locking import PROCESS_TOKEN, try_lock
+from modelcache.store.reservations import Promise, Reservation
+from modelcache.store.usage import Usage, measure_usage
+
+_VIEW_BYTES_PER_FILE = 512
+"""Directory entries of a file's names in blobs, plain view and hub view, generously."""
+_INODES_PER_FILE = 2
+_MEASURE_SECONDS = 60.0
+_MEASURE_SHARE = 100.0
+"""Measuring takes at most one part in so many of the time."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    bytes: int = 0
+    ratio: float = 0.0
+
+    def of(self, size: int) -> int:
+        """In bytes, of a file system of that size."""
+        return max(self.bytes, int(size * self.ratio))
+
+
+class KeepFree(_Part):
+    """What the cache leaves free of its file system: so many bytes, or a share of its size."""
+
+    __slots__ = ()
+
+
+class Capacity(_Part):
+    """What the cache takes at most of its file system: so many bytes, or a share of its size."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DiskSpace:
+    """The file system below the root, in bytes.
+
+    Attributes:
+        capacity: its size.
+        available: what fetches may still take: less what is kept free and what is reserved, and no
+            more than the cache's own limit leaves.
+        reserved: promised to fetches and not yet on the disk.
+        used: what the root takes, as `du` counts.
+        others: what everybody else takes.
+        kept_free: what stays free of it.
+        budget: what the cache may take in all, as things are.
+        inodes_free: inodes that are left and not promised; None where the file system doesn't
+            count them.
+        promises: what is reserved, one by one.
+    """
+
+    capacity: int
+    available: int
+    reserved: int
+    used: int = 0
+    others: int = 0
+    kept_free: int = 0
+    budget: int = 0
+    inodes_free: int | None = None
+    promises: tuple[Promise, ...] = ()
+
+
+class Space:
+    """The disk below a root, and who has been promised what. Safe for threads."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        durable: Durable,
+        *,
+        keep_free: KeepFree,
+        locks_reliable: bool,
+        capacity: Capacity | None = None,
+    ) -> None:
+        """`capacity` None: all that the file system gives."""
+        self._layout = layout
+        self._durable = durable
+        self._keep_free = keep_free
+        self._capacity = capacity
+        self._locks_reliable = locks_reliable
+        self._turn = threading.Lock()
+        self._mutex = threading.Lock()
+        self._usage: Usage | None = None
+        self._due = 0.0
+
+    @property
+    def block(self) -> int:
+        """Bytes that the file system gives out at a time."""
+        return os.statvfs(self._layout.root).f_frsize or 4096
+
+    def measure(self, *, exact: bool = False) -> DiskSpace:
+        """What there is now.
+
+        What the root takes is counted anew once a minute, or more rarely where counting takes long;
+        in between what fetches bring and evictions free is added. `exact`: it is counted now.
+        """
+        # In this order: what reaches the disk meanwhile counts twice rather than not at all.
+        promised = tuple(self._promises())
+        return self._look(promised, self._counted() if exact else self._known())
+
+    def note(self, change: int) -> None:
+        """The root takes so many bytes more, or, below zero, less."""
+        with self._mutex:
+            if self._usage is not None:
+                self._usage = Usage(max(0, self._usage.bytes + change), self._usage.inodes)
+
+    def _known(self) -> Usage:
+        with self._mutex:
+            usage, due = self._usage, self._due
+        return usage if usage is not None and time.monotonic() < due else self._counted()
+
+    def _counted(self) -> Usage:
+        began = time.monotonic()
+        usage = measure_usage(self._layout.root)
+        ended = time.monotonic()
+        with self._mutex:
+            self._usage = usage
+            self._due = ended + max(_MEASURE_SECONDS, (ended - began) * _MEASURE_SHARE)
+        return usage
+
+    def _look(self, promised: tuple[Promise, ...], usage: Usage) -> DiskSpace:
+        found = os.statvfs(self._layout.root)
+        size = found.f_blocks * found.f_frsize
+        free = found.f_bavail * found.f_frsize
+        kept = self._keep_free.of(size)
+        budget = max(0, usage.bytes + free - kept)
+        if self._capacity is not None:
+            budget = min(budget, self._capacity.of(size))
+        reserved = sum(promise.bytes for promise in promised)
+        inodes = found.f_favail - sum(promise.inodes for promise in promised)
+        return DiskSpace(
+            capacity=size,
+            # Not from the budget, which is never below zero.
+            available=max(0, self._left(size, free - kept, usage) - reserved),
+            reserved=reserved,
+            used=usage.bytes,
+            others=max(0, (found.f_blocks - found.f_bfree) * found.f_frsize - usage.bytes),
+            kept_free=kept,
+            budget=budget,
+            inodes_free=max(0, inodes) if found.f_files else None,
+            promises=promised,
+        )
+
+    def _left(self, size: int, free: int, usage: Usage) -> int:
+        """What of `free` the cache's own limit leaves, in bytes; below zero: it is passed."""
+        if self._capacity is None:
+            return free
+        return min(free, self._capacity.of(size) - usage.bytes)
+
+    def _promises(self) -> Iterator[Promise]:
+        return reservations.promises(self._layout.reservations, locks_reliable=self._locks_reliable)
+
+    @contextmanager
+    def reserve(self, needed: int, *, files: int, what: str) -> Iterator[Reservation]:
+        """Promise `needed` bytes in `files` files to a fetch, as long as the block lasts.
+
+        Raises:
+            InsufficientDisk: they are not there, or not that many inodes, or not in time.
+        """
+        promise = promised_for(needed, files, what)
+        name = self._durable.temporary().name
+        path = self._layout.reservations / f"{PROCESS_TOKEN}.{name}.json"
+        with disk_errors(promise.bytes):
+            lock = try_lock(path.with_suffix(".lock"))
+        scratch = self._layout.scratch / name
+        reservation = Reservation(path, lock, promise, scratch, self.note)
+        try:
+            # One thread at a time, so that of two that fit one by one the first is told yes.
+            with self._turn, disk_errors(promise.bytes):
+                reservation.write()
+                self._check(promise)
+            yield reservation
+        finally:
+            reservation.release()
+
+    def sweep(self) -> None:
+        """Remove what processes left that died between taking the lock and writing."""
+        if self._locks_reliable:
+            reservations.sweep(self._layout.reservations)
+
+    def _check(self, promise: Promise) -> None:
+        """Whether a promise that is written already can be kept.
+
+        Raises:
+            InsufficientDisk
+        """
+        promised = tuple(self._promises())
+        # Counting all files is only worth its time where it decides.
+        usage = self._counted() if self._capacity is not None else Usage()
+        found = os.statvfs(self._layout.root)
+        size = found.f_blocks * found.f_frsize
+        kept = self._keep_free.of(size)
+        others = max(0, sum(each.bytes for each in promised) - promise.bytes)
+        left = self._left(size, found.f_bavail * found.f_frsize - kept, usage)
+        available = left - others
+        needed = promise.bytes
+        if needed > available:
+            limits = [f"{human_size(kept)} are kept free"]
+            if self._capacity is not None:
+                limits.append(
+                    f"the cache has {human_size(usage.bytes)} of the"
+                    f" {human_size(self._capacity.of(size))} that it may take"
+                )
+            limits.append(f"{human_size(others)} are promised to other fetches")
+            raise InsufficientDisk(
+                f"{promise.what} needs {human_size(needed)} and {self._layout.root} has"
+                f" {human_size(max(0, available))} to give ({', '.join(limits)}): free"
+                f" {human_size(needed - available)}, or evict a model (modelcache evict NAME)",
+                needed=needed,
+                available=max(0, available),
+            )
+        inodes = max(0, sum(each.inodes for each in promised) - promise.inodes)
+        if found.f_files and promise.inodes > found.f_favail - inodes:
+            raise InsufficientDisk(
+                f"{promise.what} needs {promise.inodes} inodes and {self._layout.root} has"
+                f" {max(0, found.f_favail - inodes)} left",
+                needed=needed,
+                available=max(0, available),
+            )
+
+
+def promised_for(needed: int, files: int, what: str) -> Promise:
+    """What `needed` bytes of content in `files` files take in all, with their names."""
+    return Promise(needed + files * _VIEW_BYTES_PER_FILE, files * _INODES_PER_FILE, what)
+
+
+def human_size(size: int) -> str:
+    """`1.5 GiB`."""
+    value = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
