@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import PurePosixPath
-from typing import Any, Final
+from typing import Final
 
 from modelcache.api import API_GROUP
 from modelcache.cluster.client import Object
+from modelcache.planning.using import User
 
 MODEL_ANNOTATION: Final = f"{API_GROUP}/model"
 """On a pod: the models that it asks for, comma-separated."""
@@ -21,14 +23,18 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
-    """The models that pods use; with `everything`, any may be one of them."""
+class _Mounted:
+    """What a pod mounts of the cache.
 
-    names: frozenset[str] = frozenset()
-    everything: bool = False
+    Attributes:
+        model: whose view; None: any may be it.
+        snapshots: which snapshots by name; None: what is shown.
+        dated: whether only what is shown while the pod runs comes into question.
+    """
 
-    def __contains__(self, name: object) -> bool:
-        return self.everything or name in self.names
+    model: str | None
+    snapshots: frozenset[str] | None = None
+    dated: bool = True
 
 
 def keep_use(pod: Object) -> Object:
@@ -40,13 +46,42 @@ def keep_use(pod: Object) -> Object:
     volumes = spec.get("volumes") or ()
     return {
         "namespace": metadata.get("namespace", ""),
+        "name": metadata.get("name", ""),
         "uid": metadata.get("uid", ""),
         "compile": annotations.get(COMPILE_ANNOTATION, "").strip(),
         "images": _images(spec, status) if COMPILE_ANNOTATION in annotations else [],
         "ended": status.get("phase") in _ENDED,
         "asked": sorted(part.strip() for part in asked.split(",")) if asked else [],
         "paths": sorted(v["hostPath"]["path"] for v in volumes if v.get("hostPath")),
+        "since": _since(status),
     }
+
+
+def _since(status: Object) -> float | None:
+    """When the oldest of a pod's containers began that runs, in seconds since the epoch.
+
+    What an init container linked is used for as long as the pod lives, so those count as well when
+    they have ended. None: none has begun yet.
+    """
+    running = [
+        (each.get("state") or {}).get("running")
+        for kind in ("containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses")
+        for each in status.get(kind) or ()
+    ]
+    ended = [
+        (each.get("state") or {}).get("terminated")
+        for each in status.get("initContainerStatuses") or ()
+    ]
+    begun = [state.get("startedAt") for state in (*running, *ended) if state is not None]
+    return min(map(_epoch, begun), default=None)
+
+
+def _epoch(text: str | None) -> float:
+    """A time of the API server's; none that can be read is long ago."""
+    try:
+        return datetime.fromisoformat(text or "").timestamp()
+    except ValueError:
+        return 0.0
 
 
 def _images(spec: Object, status: Object) -> list[str]:
@@ -57,7 +92,9 @@ def _images(spec: Object, status: Object) -> list[str]:
     return sorted(f"sha256:{text}" for text in found if _DIGEST.fullmatch(text))
 
 
-def in_use(pods: Iterable[Object], root: str, own_namespace: str) -> Use:
+def pods_using(
+    pods: Iterable[Object], root: str, own_namespace: str, now: float
+) -> tuple[User, ...]:
     """What the pods of this node use, by their annotation and by the host paths that they mount.
 
     A pod that mounts the root, or the parent of the views, and doesn't say which models it asks
@@ -68,19 +105,26 @@ def in_use(pods: Iterable[Object], root: str, own_namespace: str) -> Use:
         pods: as `keep_use` keeps them.
         root: the cache's root on the host.
         own_namespace: the namespace of the agents.
+        now: seconds since the epoch; a pod of which no container has begun counts from now.
     """
-    names: set[str] = set()
-    everything = False
+    users: list[User] = []
     for pod in pods:
         if pod["ended"] or pod["namespace"] == own_namespace:
             continue
-        names |= set(pod["asked"])
-        for path in pod["paths"]:
-            name = _model(PurePosixPath(path), PurePosixPath(root))
-            if name:
-                names.add(name)
-            everything |= name == "" and not pod["asked"]
-    return Use(frozenset(names), everything)
+        name = f"{pod['namespace']}/{pod['name']}"
+        since = now if pod["since"] is None else pod["since"]
+        found = {_mounted(PurePosixPath(path), PurePosixPath(root)) for path in pod["paths"]}
+        mounts = sorted(filter(None, found), key=repr)
+        for mount in mounts:
+            if mount.model is not None:
+                begun = since if mount.dated else None
+                users.append(User("pod", name, mount.model, mount.snapshots, begun, "mounts it"))
+        if not pod["asked"] and any(mount.model is None for mount in mounts):
+            users.append(User("pod", name, None, how="mounts all models and may use any"))
+        whole = {mount.model for mount in mounts if mount.snapshots is None and mount.dated}
+        asked = [model for model in pod["asked"] if model not in whole]
+        users += [User("pod", name, model, None, since, "asks for it") for model in asked]
+    return tuple(users)
 
 
 def compile_caches_in_use(pods: Iterable[Object], own_namespace: str) -> frozenset[str]:
@@ -94,14 +138,20 @@ def compile_caches_in_use(pods: Iterable[Object], own_namespace: str) -> frozens
     return frozenset(pod["compile"] for pod in others if pod["compile"])
 
 
-def _model(path: PurePosixPath, root: PurePosixPath) -> str | None:
-    """The model whose view a path is, or is in; empty: of any; None: of none."""
+def _mounted(path: PurePosixPath, root: PurePosixPath) -> _Mounted | None:
+    """What a path is of the cache; None: nothing of any model's."""
     if not path.is_relative_to(root):
         return None
-    parts: tuple[Any, ...] = path.relative_to(root).parts
+    parts = path.relative_to(root).parts
     if parts[:1] == ("compile",):
         return None
-    if not parts or parts[0] not in ("models", "hub"):
-        # The root itself; or what lies in it beside the views, such as the blobs.
-        return ""
-    return parts[1] if len(parts) > 1 else ""
+    if len(parts) < 2 or parts[0] not in ("models", "hub"):
+        # The root itself, or the parent of views; or what lies beside these, such as the blobs.
+        return _Mounted(None)
+    model, inside = parts[1], parts[2:]
+    if parts[0] == "hub":
+        # Commits lie in it, and snapshots of one commit are not told apart.
+        return _Mounted(model, dated="snapshots" not in inside[:-1])
+    if not inside or inside[0] == "current":
+        return _Mounted(model)
+    return _Mounted(model, frozenset({inside[0]}), dated=False)

@@ -21,13 +21,14 @@ from modelcache.cluster.desired import (
     withdrawn,
 )
 from modelcache.cluster.events import Recorder
-from modelcache.cluster.inuse import compile_caches_in_use, in_use, keep_use
+from modelcache.cluster.inuse import compile_caches_in_use, keep_use, pods_using
 from modelcache.cluster.leases import Leases
 from modelcache.cluster.ownnode import OwnNode, keep_node
 from modelcache.cluster.permits import Permits
 from modelcache.cluster.publishing import NodeCacheWriter, Publisher
 from modelcache.cluster.watching import Mirror
 from modelcache.planning.labelling import COMPILE_LABEL, MODEL_LABEL
+from modelcache.planning.using import Uses
 from modelcache.service.heartbeats import Task
 from modelcache.service.reporting import READY_CONDITION
 from modelcache.service.surroundings import Node
@@ -179,19 +180,23 @@ class ClusterSide:
             view.name, {key: value for key, value in view.labels.items() if key not in ours}
         )
 
-    def kept(self) -> Container[str] | None:
-        """What pods use, and what the node carries a label of; None: it can't be asked now."""
+    def uses(self) -> Uses:
+        """What the pods of this node use."""
+        if self._pods.listed_at is None or self._pods.trouble is not None:
+            return Uses(unknown="the API server doesn't say which pods this node has")
+        pods = self._pods.objects.values()
+        return Uses(pods_using(pods, self._root, self._namespace, time.time()))
+
+    def labelled(self) -> Collection[str] | None:
+        """The models that the node carries a label of; None: it can't be asked now."""
         view = self._own.view()
-        if view is None or self._pods.listed_at is None or self._pods.trouble is not None:
+        if view is None:
             return None
-        use = in_use(self._pods.objects.values(), self._root, self._namespace)
-        labelled = {
-            key.removeprefix(MODEL_LABEL) for key in view.ours if key.startswith(MODEL_LABEL)
-        }
-        return _Either(use, labelled)
+        return {key.removeprefix(MODEL_LABEL) for key in view.ours if key.startswith(MODEL_LABEL)}
 
     def kept_compile_caches(self) -> Container[str] | None:
-        """As `kept`, of compile caches."""
+        """The compile caches that pods use, and those that the node carries a label of; None: it
+        can't be asked now."""
         view = self._own.view()
         if view is None or self._pods.listed_at is None or self._pods.trouble is not None:
             return None
@@ -269,13 +274,3 @@ class _Prefixed:
 
     def __contains__(self, name: object) -> bool:
         return f"{self._prefix}{name}" in self._held
-
-
-class _Either:
-    """In one or the other."""
-
-    def __init__(self, *parts: Container[str]) -> None:
-        self._parts = parts
-
-    def __contains__(self, name: object) -> bool:
-        return any(name in part for part in self._parts)

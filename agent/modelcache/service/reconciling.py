@@ -174,7 +174,7 @@ class Reconciler:
 
     def _removal(self, catalog: Catalog, held: Mapping[str, object], now: float) -> Removal | None:
         """What may be deleted: what nothing wants, and what no broken document may be about."""
-        after, kept = self._keeping.seconds, self._surroundings.kept()
+        after = self._keeping.seconds
         if after is None or not (catalog.models or self._keeping.also_when_empty):
             self._unwanted.clear()
             return None
@@ -185,7 +185,11 @@ class Reconciler:
             if name not in self._wanted
             and not any(problem.may_be(ObjectKey("CachedModel", name)) for problem in doubts)
         }
-        return Removal(after, self._unwanted, kept) if kept is not None else None
+        uses, labelled = self._surroundings.uses(), self._surroundings.labelled()
+        if uses.unknown is not None or labelled is None:
+            return None
+        kept = {name for name in self._unwanted if name in labelled or not uses.may_go(name)}
+        return Removal(after, self._unwanted, kept)
 
     # Permits
 

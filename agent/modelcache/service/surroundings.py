@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass
 from typing import Protocol
+
+from modelcache.planning.using import Uses
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +23,11 @@ class Surroundings(Protocol):
     def node(self) -> Node | None:
         """The node; None as long as it is not known: nothing is decided then."""
 
-    def kept(self) -> Container[str] | None:
-        """Models whose content may not be deleted now: in use, or the node carries their label.
+    def uses(self) -> Uses:
+        """Who uses which content: that is not deleted, and nothing where it is not known."""
+
+    def labelled(self) -> Collection[str] | None:
+        """Models whose label the node carries: their content is not deleted.
 
         None where that is not known: nothing is deleted then.
         """
@@ -47,9 +52,13 @@ class Alone:
         """The node as it was told by settings."""
         return self._node
 
-    def kept(self) -> Container[str] | None:
+    def uses(self) -> Uses:
         """Who uses what is not known here: `modelcache evict` is for a person to run."""
-        return None
+        return Uses(unknown="outside of a cluster it is not known who uses what")
+
+    def labelled(self) -> Collection[str]:
+        """There is no node that could carry a label."""
+        return ()
 
     def permitted(self) -> Container[str] | None:
         """Everything."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from modelcache.api import ModelState
 from modelcache.catalog import Catalog, Document, Problem
+from modelcache.planning.using import User, Uses
 from modelcache.service.reconciling import Keeping
 from modelcache.service.surroundings import Node
 from tests.component.service.daemon import Daemon, cached_model
@@ -22,15 +23,19 @@ class Around:
 
     def __init__(self) -> None:
         self.labels: dict[str, str] | None = {"gpu": "true"}
-        self.kept_names: Container[str] | None = frozenset()
+        self.used: Uses = Uses()
+        self.labelled_names: Collection[str] | None = frozenset()
         self.permits: Container[str] | None = None
         self.asked: Mapping[str, int] = {}
 
     def node(self) -> Node | None:
         return Node("n", self.labels) if self.labels is not None else None
 
-    def kept(self) -> Container[str] | None:
-        return self.kept_names
+    def uses(self) -> Uses:
+        return self.used
+
+    def labelled(self) -> Collection[str] | None:
+        return self.labelled_names
 
     def permitted(self) -> Container[str] | None:
         return self.permits
@@ -103,21 +108,37 @@ def test_what_is_wanted_again_in_time_stays_and_is_not_fetched_again(
 
 
 def test_what_is_in_use_stays_as_long_as_it_is(filled: Daemon, around: Around) -> None:
-    around.kept_names = {"a"}
+    around.used = Uses((User("pod", "team/p", "a"),))
     filled.want(cached_model("hf://org/b", "b"))
     filled.cycle()
     later(filled)
     assert held(filled) == {"a", "b"}
-    around.kept_names = frozenset()
+    around.used = Uses((User("pod", "team/p", "b"),))
+    filled.cycle()
+    assert held(filled) == {"b"}
+
+
+def test_what_the_node_carries_the_label_of_stays_as_long_as_it_does(
+    filled: Daemon, around: Around
+) -> None:
+    around.labelled_names = {"a"}
+    filled.want(cached_model("hf://org/b", "b"))
+    filled.cycle()
+    later(filled)
+    assert held(filled) == {"a", "b"}
+    around.labelled_names = {"b"}
     filled.cycle()
     assert held(filled) == {"b"}
 
 
 def test_nothing_goes_while_it_is_not_known_who_uses_what(filled: Daemon, around: Around) -> None:
-    around.kept_names = None
+    around.used = Uses(unknown="nobody says")
     filled.want(cached_model("hf://org/b", "b"))
     filled.cycle()
     later(filled)
+    assert held(filled) == {"a", "b"}
+    around.used, around.labelled_names = Uses(), None
+    filled.cycle()
     assert held(filled) == {"a", "b"}
 
 
