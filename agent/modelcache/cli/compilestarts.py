@@ -41,9 +41,9 @@ from modelcache.compilecache.starts.sources import Sources
 from modelcache.errors import ModelCacheError, UsageError
 from modelcache.origins import spare_metadata
 from modelcache.service.logs import configure_logs
+from modelcache.service.opening import store_of
 from modelcache.service.outfit import outfit
 from modelcache.settings.compilerun import CompileRunSettings
-from modelcache.service.opening import store_of
 from modelcache.store.durable import Durable
 
 _SCRIPT: Final = re.compile(r"(?:.*/)?([^/]+)\.py")

@@ -11,8 +11,8 @@ from pydantic_settings import BaseSettings
 
 from modelcache.cli.output import Format
 from modelcache.errors import StoreDamaged, UsageError
-from modelcache.settings import AgentSettings, StoreSettings
 from modelcache.service.opening import store_of
+from modelcache.settings import AgentSettings, StoreSettings
 from modelcache.store import Store
 
 Settings = TypeVar("Settings", bound=BaseSettings)

@@ -259,7 +259,7 @@ def _need(
         need.actions.append(Stop(model.name))
     if trial is not None and trial.source != source:
         trial = None
-    ready = _ready([h for h in held if h.whole and h.source == source], trial)
+    ready = present(source, held, trial)
     resolved = trial.resolved if trial else None
     if resolved is not None and ready is not None and ready.snapshot == resolved.snapshot:
         resolved = None
@@ -278,12 +278,14 @@ def _need(
     return need
 
 
-def _ready(mine: Sequence[Held], trial: Trial | None) -> Held | None:
-    """The snapshot to show: what the origin was last found to hold, else the one that is shown.
+def present(source: str, held: Sequence[Held], trial: Trial | None) -> Held | None:
+    """The snapshot of a source to show: what the origin was last found to hold, else the one that
+    is shown.
 
     The newest only where neither is there: an origin may go back to an older revision.
     """
-    known = trial.snapshot if trial else None
+    mine = [h for h in held if h.whole and h.source == source]
+    known = trial.snapshot if trial is not None and trial.source == source else None
     shown = [h for h in mine if h.shown]
     same = [h for h in mine if h.snapshot == known]
     return next(iter((*same, *shown[-1:], *mine[-1:])), None)

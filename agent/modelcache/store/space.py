@@ -188,7 +188,7 @@ class Space:
             # One thread at a time, so that of two that fit one by one the first is told yes.
             with self._turn, disk_errors(promise.bytes):
                 reservation.write()
-                self._check(promise)
+                self._check(promise.bytes, files, what)
             yield reservation
         finally:
             reservation.release()
@@ -198,7 +198,7 @@ class Space:
         if self._locks_reliable:
             reservations.sweep(self._layout.reservations)
 
-    def _check(self, promise: Promise) -> None:
+    def _check(self, needed: int, files: int, what: str) -> None:
         """Whether a promise that is written already can be kept.
 
         Raises:
@@ -210,10 +210,9 @@ class Space:
         found = os.statvfs(self._layout.root)
         size = found.f_blocks * found.f_frsize
         kept = self._keep_free.of(size)
-        others = max(0, sum(each.bytes for each in promised) - promise.bytes)
+        others = max(0, sum(each.bytes for each in promised) - needed)
         left = self._left(size, found.f_bavail * found.f_frsize - kept, usage)
         available = left - others
-        needed = promise.bytes
         if needed > available:
             limits = [f"{human_size(kept)} are kept free"]
             if self._capacity is not None:
@@ -223,17 +222,18 @@ class Space:
                 )
             limits.append(f"{human_size(others)} are promised to other fetches")
             raise InsufficientDisk(
-                f"{promise.what} needs {human_size(needed)} and {self._layout.root} has"
+                f"{what} needs {human_size(needed)} and {self._layout.root} has"
                 f" {human_size(max(0, available))} to give ({', '.join(limits)}): free"
                 f" {human_size(needed - available)}, or evict a model (modelcache evict NAME)",
                 needed=needed,
                 available=max(0, available),
             )
-        inodes = max(0, sum(each.inodes for each in promised) - promise.inodes)
-        if found.f_files and promise.inodes > found.f_favail - inodes:
+        inodes = files * _INODES_PER_FILE
+        inodes_left = found.f_favail - max(0, sum(each.inodes for each in promised) - inodes)
+        if found.f_files and inodes > inodes_left:
             raise InsufficientDisk(
-                f"{promise.what} needs {promise.inodes} inodes and {self._layout.root} has"
-                f" {max(0, found.f_favail - inodes)} left",
+                f"{what} needs {inodes} inodes and {self._layout.root} has"
+                f" {max(0, inodes_left)} left",
                 needed=needed,
                 available=max(0, available),
             )

@@ -48,7 +48,7 @@ from modelcache.service.compilecache.metrics import CompileMetrics
 from modelcache.service.compilecache.needs import Asked
 from modelcache.service.compilecache.outbox import Outbox
 from modelcache.service.compilecache.starts import StartBook
-from modelcache.store.reservations import Space
+from modelcache.store.space import Space
 from modelcache.transfer import Cancel
 
 log = structlog.get_logger(__name__)

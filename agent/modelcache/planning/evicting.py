@@ -1,0 +1,359 @@
+"""What goes when room is needed, and why; what stays, and why: a pure decision.
+
+In this order: what nothing wants any more, after its grace period; old revisions; models of a lower
+priority than what comes, the lowest first. Within each, what was used longest ago goes first. Never
+what is pinned, what is in use or may be, nor a model whose priority is not lower: two models that
+are both wanted would drive each other out for ever. And nothing goes in vain: what the rest makes
+room enough without stays, and where all of it would not make room enough for what comes, all stays.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from modelcache.planning.candidates import Candidate, Revision, Role
+from modelcache.planning.using import Uses
+
+
+class Rule(StrEnum):
+    """By which rule something goes. In the order in which they are applied."""
+
+    UNWANTED = "Unwanted"
+    OLD_REVISION = "OldRevision"
+    LOWER_PRIORITY = "LowerPriority"
+
+
+class Hold(StrEnum):
+    """What keeps something where it is."""
+
+    IN_USE = "InUse"
+    USE_UNKNOWN = "UseUnknown"
+    GRACE = "Grace"
+    DOUBT = "Doubt"
+    PINNED = "Pinned"
+    PRIORITY = "Priority"
+    WANTED = "Wanted"
+    NOT_NEEDED = "NotNeeded"
+    IN_VAIN = "InVain"
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """Room: bytes and inodes."""
+
+    bytes: int = 0
+    inodes: int = 0
+
+    def __add__(self, other: Amount) -> Amount:
+        return Amount(self.bytes + other.bytes, self.inodes + other.inodes)
+
+    def lacks(self, other: Amount) -> Amount:
+        """What is missing of another."""
+        return Amount(max(0, other.bytes - self.bytes), max(0, other.inodes - self.inodes))
+
+    def __bool__(self) -> bool:
+        return self.bytes > 0 or self.inodes > 0
+
+
+@dataclass(frozen=True, slots=True)
+class GraceOver:
+    """All goes that nothing wants any more, and has wanted for long enough."""
+
+
+@dataclass(frozen=True, slots=True)
+class Above:
+    """The cache takes more than its high watermark: so much is to go, of what nothing needs."""
+
+    amount: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """A model comes, and so much is missing for it.
+
+    Attributes:
+        model, priority: what comes.
+        amount: what has to be freed for it.
+        shares: contents that it has in common with what is here, by digest: for it their going
+            frees nothing, as they would be fetched again.
+    """
+
+    model: str
+    priority: int
+    amount: Amount
+    shares: frozenset[str] = frozenset()
+
+
+Occasion = GraceOver | Above | Room
+
+
+@dataclass(frozen=True, slots=True)
+class Going:
+    """A model's snapshots that go together, by which rule, what that frees, and why."""
+
+    model: str
+    snapshots: tuple[str, ...]
+    rule: Rule
+    frees: Amount
+    why: str
+
+    @property
+    def whole(self) -> bool:
+        """Whether the model is not ready any more: what shows it has to be taken away first."""
+        return self.rule is Rule.LOWER_PRIORITY
+
+
+@dataclass(frozen=True, slots=True)
+class Staying:
+    """A snapshot that stays, what holds it, how many bytes it takes, and why, as a sentence."""
+
+    model: str
+    snapshot: str
+    hold: Hold
+    size: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What goes, in its order; what stays; what that frees, and what is missing even so."""
+
+    going: tuple[Going, ...] = ()
+    staying: tuple[Staying, ...] = ()
+    frees: Amount = Amount()
+    missing: Amount = Amount()
+
+
+def decide(
+    candidates: Iterable[Candidate],
+    uses: Uses,
+    occasion: Occasion,
+    *,
+    now: float,
+    grace: float | None,
+) -> Decision:
+    """Decide what goes.
+
+    Args:
+        candidates: every model of which something is here.
+        uses: who uses what.
+        occasion: why something is to go.
+        now: seconds since the epoch.
+        grace: seconds for which content is kept that nothing wants any more; None: for ever.
+    """
+    there = tuple(candidates)
+    units, staying = _sorted(there, uses, occasion, now, grace)
+    ledger = _Ledger(there, occasion.shares if isinstance(occasion, Room) else frozenset())
+    if isinstance(occasion, GraceOver):
+        going = tuple(unit.going(ledger.take(unit)) for unit in units)
+        return Decision(going, tuple(staying), ledger.freed)
+    need = occasion.amount
+    chosen = _chosen(units, ledger, need)
+    missing = ledger.freed.lacks(need)
+    in_vain = bool(missing) and isinstance(occasion, Room)
+    rest = units if in_vain else [unit for unit in units if unit not in chosen]
+    for unit in rest:
+        staying += unit.staying(Hold.IN_VAIN if in_vain else Hold.NOT_NEEDED)
+    if in_vain:
+        return Decision((), tuple(staying), missing=missing)
+    fresh = _Ledger(there, ledger.shares)
+    going = tuple(unit.going(fresh.take(unit)) for unit in chosen)
+    return Decision(going, tuple(staying), ledger.freed, missing)
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """Snapshots of a model that go together or not at all."""
+
+    candidate: Candidate
+    revisions: tuple[Revision, ...]
+    rule: Rule
+    why: str
+
+    @property
+    def order(self) -> tuple[int, int, float, str]:
+        """What goes first comes first."""
+        priority = self.candidate.priority if self.rule is Rule.LOWER_PRIORITY else 0
+        used = max(revision.used_at for revision in self.revisions)
+        return [*Rule].index(self.rule), priority, used, self.candidate.model
+
+    def going(self, frees: Amount) -> Going:
+        snapshots = tuple(revision.snapshot for revision in self.revisions)
+        return Going(self.candidate.model, snapshots, self.rule, frees, self.why)
+
+    def staying(self, hold: Hold) -> list[Staying]:
+        end = {
+            Hold.NOT_NEEDED: "it may go, and needn't",
+            Hold.IN_VAIN: "it may go, and that would not be enough",
+        }[hold]
+        why = f"{end} ({self.why})"
+        return [
+            Staying(self.candidate.model, r.snapshot, hold, r.size, why) for r in self.revisions
+        ]
+
+
+class _Ledger:
+    """What is freed when snapshots go: content goes with the last snapshot that has it."""
+
+    def __init__(self, candidates: Iterable[Candidate], shares: frozenset[str]) -> None:
+        self._holders: Counter[str] = Counter()
+        self._taken: Counter[tuple[str, str]] = Counter()
+        self.shares = shares
+        self.freed = Amount()
+        for candidate in candidates:
+            for revision in candidate.revisions:
+                self._holders.update(revision.blobs.keys())
+
+    def take(self, unit: _Unit) -> Amount:
+        """What its going frees, beside what goes already."""
+        before = self.freed
+        for revision in unit.revisions:
+            key = (unit.candidate.model, revision.snapshot)
+            self._taken[key] += 1
+            if self._taken[key] == 1:
+                self._change(revision, -1)
+        return Amount(self.freed.bytes - before.bytes, self.freed.inodes - before.inodes)
+
+    def put_back(self, unit: _Unit) -> None:
+        """It stays after all, unless it goes with another unit too."""
+        for revision in unit.revisions:
+            key = (unit.candidate.model, revision.snapshot)
+            self._taken[key] -= 1
+            if not self._taken[key]:
+                self._change(revision, 1)
+
+    def _change(self, revision: Revision, change: int) -> None:
+        for digest, size in revision.blobs.items():
+            before = self._holders[digest]
+            self._holders[digest] += change
+            if digest not in self.shares and 0 in (before, self._holders[digest]):
+                self.freed += Amount(-change * size, -change)
+
+
+def _chosen(units: Sequence[_Unit], ledger: _Ledger, need: Amount) -> list[_Unit]:
+    """As many of them as are needed, in their order, less those without which it is enough."""
+    chosen: list[_Unit] = []
+    for unit in units:
+        if not ledger.freed.lacks(need):
+            break
+        ledger.take(unit)
+        chosen.append(unit)
+    if ledger.freed.lacks(need):
+        return chosen
+    # What is worth most is spared first.
+    for unit in reversed(chosen[:]):
+        ledger.put_back(unit)
+        if ledger.freed.lacks(need):
+            ledger.take(unit)
+        else:
+            chosen.remove(unit)
+    return chosen
+
+
+def _sorted(
+    candidates: Iterable[Candidate],
+    uses: Uses,
+    occasion: Occasion,
+    now: float,
+    grace: float | None,
+) -> tuple[list[_Unit], list[Staying]]:
+    """What may go, in the order in which it does; and what may not."""
+    units: list[_Unit] = []
+    staying: list[Staying] = []
+    for candidate in candidates:
+        if not candidate.wanted:
+            held = _unwanted_hold(candidate, now, grace)
+            for revision in candidate.revisions:
+                since = moment(candidate.unwanted_since or now)
+                unit = _Unit(candidate, (revision,), Rule.UNWANTED, f"unwanted since {since}")
+                _sort(unit, held or _used(candidate, (revision,), uses), units, staying)
+            continue
+        for revision in candidate.revisions:
+            if _is_old(candidate, revision, occasion):
+                unit = _Unit(candidate, (revision,), Rule.OLD_REVISION, "an old revision")
+                kept = (Hold.WANTED, "an old revision, kept for going back to")
+                held = kept if isinstance(occasion, GraceOver) else None
+                _sort(unit, held or _used(candidate, (revision,), uses), units, staying)
+            else:
+                unit = _Unit(candidate, (revision,), Rule.LOWER_PRIORITY, "")
+                held = _wanted_hold(candidate, occasion)
+                if held is None:
+                    assert isinstance(occasion, Room)
+                    # As a whole: no old revision is to be shown in its place.
+                    why = f"priority {candidate.priority}, lower than {occasion.priority}"
+                    unit = _Unit(candidate, candidate.revisions, Rule.LOWER_PRIORITY, why)
+                    held = _used(candidate, candidate.revisions, uses)
+                if held is not None:
+                    unit = _Unit(candidate, (revision,), Rule.LOWER_PRIORITY, unit.why)
+                _sort(unit, held, units, staying)
+    return sorted(units, key=lambda unit: unit.order), staying
+
+
+def _sort(
+    unit: _Unit, held: tuple[Hold, str] | None, units: list[_Unit], staying: list[Staying]
+) -> None:
+    if held is None:
+        units.append(unit)
+        return
+    hold, why = held
+    staying += [
+        Staying(unit.candidate.model, revision.snapshot, hold, revision.size, why)
+        for revision in unit.revisions
+    ]
+
+
+def _is_old(candidate: Candidate, revision: Revision, occasion: Occasion) -> bool:
+    """Whether the model does without it. The last one is spared for who comes, not for itself."""
+    if revision.role is Role.LAST:
+        return isinstance(occasion, Room) and occasion.model == candidate.model
+    return revision.role is Role.OLD
+
+
+def _unwanted_hold(
+    candidate: Candidate, now: float, grace: float | None
+) -> tuple[Hold, str] | None:
+    since = candidate.unwanted_since
+    if since is None:
+        return Hold.DOUBT, "a document of the catalog that can't be read may want it"
+    if grace is None:
+        return Hold.GRACE, "nothing wants it, and that is kept for ever (--delete-unwanted-after)"
+    if since + grace > now:
+        return Hold.GRACE, f"nothing wants it, and that is kept until {moment(since + grace)}"
+    return None
+
+
+def _wanted_hold(candidate: Candidate, occasion: Occasion) -> tuple[Hold, str] | None:
+    if not isinstance(occasion, Room):
+        return Hold.WANTED, "an object wants it"
+    if candidate.model == occasion.model:
+        return Hold.WANTED, "it stays until its new revision is here"
+    if candidate.pinned:
+        return Hold.PINNED, "its object is pinned"
+    if candidate.priority >= occasion.priority:
+        return (
+            Hold.PRIORITY,
+            f"its priority {candidate.priority} is not lower than {occasion.priority}",
+        )
+    return None
+
+
+def _used(
+    candidate: Candidate, revisions: Iterable[Revision], uses: Uses
+) -> tuple[Hold, str] | None:
+    for revision in revisions:
+        users = uses.of(candidate.model, revision.snapshot)
+        if users:
+            others = f", and {len(users) - 1} more" if len(users) > 1 else ""
+            return Hold.IN_USE, f"{users[0].sentence}{others}"
+        if not uses.may_go(candidate.model, revision.snapshot):
+            return Hold.USE_UNKNOWN, f"it may be in use: {uses.unknown}"
+    return None
+
+
+def moment(seconds: float) -> str:
+    """A moment, in seconds since the epoch, as sentences have it: the minute, in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
