@@ -14,6 +14,7 @@ from typing import Literal
 from prometheus_client import (
     CollectorRegistry,
     Counter,
+    Gauge,
     Histogram,
     disable_created_metrics,
     generate_latest,
@@ -107,7 +108,33 @@ class Metrics:
             ["origin", "activity"],
             registry=self.registry,
         )
+        self._evictions = Counter(
+            "modelcache_evictions",
+            "What was evicted, by the rule: Unwanted, OldRevision or LowerPriority.",
+            ["rule"],
+            registry=self.registry,
+        )
+        self._evicted = Counter(
+            "modelcache_evicted_bytes",
+            "Bytes that evictions freed, by the rule.",
+            ["rule"],
+            registry=self.registry,
+        )
+        self._short = Gauge(
+            "modelcache_disk_short_bytes",
+            "Bytes that are missing for wanted models that don't fit, whatever goes that may.",
+            registry=self.registry,
+        )
         self._dropped.inc(0)
+
+    def evicted(self, rule: str, freed: int) -> None:
+        """Count an eviction; `freed` in bytes."""
+        self._evictions.labels(rule).inc()
+        self._evicted.labels(rule).inc(freed)
+
+    def short(self, size: int) -> None:
+        """So many bytes are missing."""
+        self._short.set(size)
 
     def __call__(self, event: Event) -> None:
         """Count an event."""
@@ -473,6 +500,8 @@ def _disk(node: NodeCache) -> Iterable[Metric]:
         ("disk_capacity_bytes", "Size of the cache's file system.", disk.capacity),
         ("disk_available_bytes", "Free for fetches, without what is kept free.", disk.available),
         ("disk_used_bytes", "Content of the models in the cache.", disk.used),
+        ("disk_budget_bytes", "What the cache may take in all, as things are.", disk.budget),
+        ("disk_taken_bytes", "What the cache takes of the disk in all.", disk.taken),
         ("disk_reserved_bytes", "Promised to fetches under way.", disk.reserved),
         ("catalog_objects", "Objects of the catalog in force.", catalog.objects),
         ("catalog_problems", "Things wrong with the catalog's documents.", catalog.problem_count),

@@ -175,6 +175,10 @@ class DiskReport(ApiModel):
     """Held by the models in this root."""
     reserved: NonNegative
     """Promised to fetches in progress."""
+    taken: NonNegative = 0
+    """What the root takes in all, with unfinished fetches and other leftovers."""
+    budget: NonNegative = 0
+    """What the root may take in all, as things are."""
     capacity_text: str = Field(default_factory=_of("capacity"))
     """`capacity` for people: 3.5Ti."""
     available_text: str = Field(default_factory=_of("available"))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 from modelcache.api import CachedModel, Manifest, ModelReport
@@ -65,6 +65,11 @@ class Candidate:
     unwanted_since: float | None = None
     priority: int = 0
     pinned: bool = False
+
+    def without(self, gone: Container[tuple[str, str]]) -> Candidate:
+        """What is left when some (model, snapshot) are gone."""
+        left = tuple(each for each in self.revisions if (self.model, each.snapshot) not in gone)
+        return self if left == self.revisions else replace(self, revisions=left)
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,9 @@ class Amount:
     def __add__(self, other: Amount) -> Amount:
         return Amount(self.bytes + other.bytes, self.inodes + other.inodes)
 
+    def __sub__(self, other: Amount) -> Amount:
+        return Amount(self.bytes - other.bytes, self.inodes - other.inodes)
+
     def lacks(self, other: Amount) -> Amount:
         """What is missing of another."""
         return Amount(max(0, other.bytes - self.bytes), max(0, other.inodes - self.inodes))
@@ -216,7 +219,7 @@ class _Ledger:
             self._taken[key] += 1
             if self._taken[key] == 1:
                 self._change(revision, -1)
-        return Amount(self.freed.bytes - before.bytes, self.freed.inodes - before.inodes)
+        return self.freed - before
 
     def put_back(self, unit: _Unit) -> None:
         """It stays after all, unless it goes with another unit too."""

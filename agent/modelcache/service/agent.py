@@ -18,6 +18,8 @@ from modelcache.planning.planner import Limits
 from modelcache.service.clusterside import ClusterSide, boot_id
 from modelcache.service.compilecache.side import CompileSide
 from modelcache.service.endpoints import Answer, Endpoints, document, host_and_port, text
+from modelcache.service.evicting import Evicting, Rules
+from modelcache.service.evictionnews import EvictionNews
 from modelcache.service.heartbeats import Task, Tasks
 from modelcache.service.inventory import Inventory
 from modelcache.service.logs import log_event
@@ -109,12 +111,19 @@ class Agent:
             on_end=self._wake,
             jitter=(settings.start_jitter if settings.cluster and settings.nodes_at_once else 0.0),
         )
+        surroundings = self._cluster or Alone(Node(settings.node_name, settings.labels))
         self._reconciler = Reconciler(
             store=self._store,
             inventory=inventory,
             crew=self._crew,
             telling=self._telling,
-            surroundings=self._cluster or Alone(Node(settings.node_name, settings.labels)),
+            surroundings=surroundings,
+            evicting=Evicting(
+                store=self._store,
+                surroundings=surroundings,
+                rules=Rules(keeping.seconds, *settings.watermarks),
+                told=EvictionNews(self._metrics, lambda: self._cluster),
+            ),
             limits=Limits(fetching=settings.models_at_once),
             keeping=keeping,
             stopping=self._cancel.is_set,

@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from modelcache.api import CompileCache, NodeCache
+from modelcache.api import API_VERSION, CompileCache, NodeCache
 from modelcache.cluster.client import CACHED_MODELS, COMPILE_CACHES, NODES, PODS, Client, Object
 from modelcache.cluster.desired import (
     BothKinds,
@@ -212,6 +212,16 @@ class ClusterSide:
     def withdrawn(self, name: str) -> frozenset[str]:
         """Digests of a compile cache that are to be seeded nowhere."""
         return withdrawn(self._compile_cache(name))
+
+    def tell(self, type_: str, reason: str, action: str, note: str, model: str) -> None:
+        """Record an Event on this node that has to do with a model."""
+        view = self._own.view()
+        if view is None:
+            return
+        node = {"apiVersion": "v1", "kind": "Node", "name": view.name, "uid": view.uid}
+        related = {"apiVersion": API_VERSION, "kind": "CachedModel", "name": model}
+        self._recorder.record(node, type_, reason, action, note, related)
+        self.tasks["events"].wake()
 
     def pod(self, namespace: str, name: str) -> Object | None:
         """A pod of this node, as `keep_use` keeps it; None: there is none."""

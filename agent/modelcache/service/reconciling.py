@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
 from modelcache.api import CachedModel, Manifest
 from modelcache.catalog import Catalog, ObjectKey, Severity
-from modelcache.errors import ModelCacheError
+from modelcache.errors import ModelCacheError, Reason
+from modelcache.planning.candidates import Wish, candidates
 from modelcache.planning.placement import selects
 from modelcache.planning.planner import (
     Action,
@@ -28,6 +29,7 @@ from modelcache.planning.planner import (
 )
 from modelcache.planning.sources import source_digest
 from modelcache.planning.trials import Resolved, Trial
+from modelcache.service.evicting import Evicting
 from modelcache.service.inventory import Inventory, Snapshots
 from modelcache.service.surroundings import Node, Surroundings
 from modelcache.service.telling import Telling, is_missing
@@ -38,6 +40,8 @@ from modelcache.transfer import delay
 log = structlog.get_logger(__name__)
 
 _CYCLE_SECONDS = 10.0
+_PENDING_SECONDS = 1.0
+"""While something is to go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +69,23 @@ class Reconciler:
         crew: Crew,
         telling: Telling,
         surroundings: Surroundings,
+        evicting: Evicting,
         limits: Limits,
         keeping: Keeping,
         stopping: Callable[[], bool],
         wake: Callable[[], None],
+        last_used: Callable[[str, str], float | None] = lambda *_: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`stopping` says whether nothing new is to begin; `wake` asks for another cycle; `clock`
-        gives seconds since the epoch."""
+        """`stopping` says whether nothing new is to begin; `wake` asks for another cycle;
+        `last_used` gives when a model's snapshot was last used, as `clock` gives the time: in
+        seconds since the epoch."""
         self._store = store
         self._inventory = inventory
         self._crew = crew
         self._telling = telling
         self._surroundings = surroundings
+        self._evicting = evicting
         self._limits = limits
         self._keeping = keeping
         self._stopping = stopping
@@ -89,6 +97,8 @@ class Reconciler:
         self._trials: dict[str, Trial] = {}
         self._found: dict[str, Found] = {}
         self._unwanted: dict[str, float] = {}
+        self._outdated: set[str] = set()
+        self._last_used = last_used
 
     @property
     def catalog(self) -> Catalog | None:
@@ -129,16 +139,28 @@ class Reconciler:
         )
         self._want_permits(planned, running)
         if not self._stopping():
+            self._look_at_room(inventory, running)
             for action in planned.actions:
                 self._begin(action, inventory)
-            if any(isinstance(action, Show | Withdraw | Remove) for action in planned.actions):
+            evicted = self._evicting.carry_out(self._stop_what_leaves)
+            if evicted:
+                self._try_again_for_room()
+            changing = Show | Withdraw | Remove
+            if evicted or any(isinstance(action, changing) for action in planned.actions):
                 inventory = self._inventory.read()
         self._telling.update(
-            self._wanted, inventory, self._trials, self._crew.running(), planned.waiting
+            self._wanted,
+            inventory,
+            self._trials,
+            self._crew.running(),
+            planned.waiting,
+            leaving=self._evicting.leaving,
+            without_room=self._evicting.waiting,
         )
+        longest = _PENDING_SECONDS if self._evicting.pending else _CYCLE_SECONDS
         if planned.wake_at is None:
-            return _CYCLE_SECONDS
-        return min(_CYCLE_SECONDS, max(0.05, planned.wake_at - now))
+            return longest
+        return min(longest, max(0.05, planned.wake_at - now))
 
     @property
     def settled(self) -> bool:
@@ -174,8 +196,7 @@ class Reconciler:
 
     def _removal(self, catalog: Catalog, held: Mapping[str, object], now: float) -> Removal | None:
         """What may be deleted: what nothing wants, and what no broken document may be about."""
-        after = self._keeping.seconds
-        if after is None or not (catalog.models or self._keeping.also_when_empty):
+        if not (catalog.models or self._keeping.also_when_empty):
             self._unwanted.clear()
             return None
         doubts = [p for p in catalog.problems if p.severity is Severity.ERROR]
@@ -185,11 +206,54 @@ class Reconciler:
             if name not in self._wanted
             and not any(problem.may_be(ObjectKey("CachedModel", name)) for problem in doubts)
         }
-        uses, labelled = self._surroundings.uses(), self._surroundings.labelled()
-        if uses.unknown is not None or labelled is None:
+        after, uses = self._keeping.seconds, self._surroundings.uses()
+        labelled = self._surroundings.labelled()
+        if after is None or uses.unknown is not None or labelled is None:
             return None
         kept = {name for name in self._unwanted if name in labelled or not uses.may_go(name)}
         return Removal(after, self._unwanted, kept)
+
+    # Room
+
+    def _look_at_room(
+        self, inventory: Mapping[str, Snapshots], running: Mapping[str, Running]
+    ) -> None:
+        there = candidates(
+            {name: Wish.of(model) for name, model in self._wanted.items()},
+            inventory,
+            self._trials,
+            self._unwanted,
+            last_used=self._last_used,
+            block=self._store.space.block,
+        )
+        missing = {n for n, trial in self._trials.items() if trial.resolved or trial.failures}
+        fetching = {name for name, what in running.items() if what.kind is Fetch}
+        self._evicting.look(there, missing, fetching)
+        if self._evicting.eased:
+            self._try_again_for_room()
+
+    def _fetch(self, name: str) -> None:
+        """Begin to fetch, as soon as there is room."""
+        model, found = self._wanted[name], self._found.get(name)
+        if found is not None:
+            if name in self._outdated:
+                found = self._found[name] = self._crew.look_again(model, found)
+                self._outdated.discard(name)
+            if not self._evicting.admit(name, model.spec.priority, found.missing):
+                return
+        self._crew.start(model, found)
+
+    def _stop_what_leaves(self, name: str) -> None:
+        if name in self._crew.running():
+            self._crew.stop(name)
+
+    def _try_again_for_room(self) -> None:
+        """What didn't fit may fit now; and what was counted as here may be gone."""
+        self._outdated |= self._found.keys()
+        for name, trial in self._trials.items():
+            if trial.reason is Reason.INSUFFICIENT_DISK:
+                self._trials[name] = replace(trial, retry_at=min(trial.retry_at, self._clock()))
+        self._wake()
 
     # Permits
 
@@ -215,6 +279,8 @@ class Reconciler:
 
     def _begin(self, action: Action, inventory: Mapping[str, Snapshots]) -> None:
         """Carry out one action. What fails is this model's failure and no other's."""
+        if isinstance(action, Fetch | Resolve) and action.name in self._evicting.leaving:
+            return
         try:
             match action:
                 case Stop(name):
@@ -228,7 +294,7 @@ class Reconciler:
                 case Resolve(name):
                     self._crew.start(self._wanted[name], None)
                 case Fetch(name):
-                    self._crew.start(self._wanted[name], self._found.get(name))
+                    self._fetch(name)
         except (ModelCacheError, OSError) as error:
             model = self._wanted.get(action.name)
             if model is None:
@@ -256,7 +322,11 @@ class Reconciler:
         log.info("model.shown", model=manifest.model, snapshot=manifest.snapshot)
 
     def _remove(self, name: str) -> None:
-        log.info("model.removed", model=name, freed_bytes=self._store.evict(name))
+        snapshots = tuple(manifest.snapshot for manifest in self._store.snapshots(name))
+        freed = self._store.evict(name)
+        log.info("model.removed", model=name, freed_bytes=freed)
+        self._evicting.gone(name, snapshots, freed)
+        self._try_again_for_room()
 
     # Results
 

@@ -153,6 +153,8 @@ class Reporter:
                     available=space.available,
                     used=self._used(),
                     reserved=space.reserved,
+                    taken=space.used,
+                    budget=space.budget,
                 ),
                 catalog=catalog.report(),
                 conditions=(condition,),

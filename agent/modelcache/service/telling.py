@@ -9,6 +9,7 @@ import structlog
 
 from modelcache.api import CachedModel, ModelReport, ModelState
 from modelcache.catalog import Catalog
+from modelcache.errors import Reason
 from modelcache.planning.describing import Paths, describe, with_progress
 from modelcache.planning.planner import Running
 from modelcache.planning.trials import Trial
@@ -57,11 +58,19 @@ class Telling:
         trials: Mapping[str, Trial],
         running: Mapping[str, Running],
         waiting: Container[str] = (),
+        *,
+        leaving: Mapping[str, str] | None = None,
+        without_room: Mapping[str, str] | None = None,
     ) -> None:
         """Say it anew of every model that is wanted or there.
 
-        `waiting`: models whose fetch waits for a permit.
+        Args:
+            wanted, inventory, trials, running: as planning sees them.
+            waiting: models whose fetch waits for a permit.
+            leaving: models that are about to be evicted, and why.
+            without_room: models whose fetch waits until others were, and for how much.
         """
+        leaving, without_room = leaving or {}, without_room or {}
         before = {report.name: report for report in self._reports or ()}
         reports = []
         for name in sorted({*wanted, *inventory}):
@@ -79,6 +88,16 @@ class Telling:
                 resident = self._resident(name, report.revision)
                 if resident is not None:
                     report = report.model_copy(update={"resident_bytes": resident})
+            if name in leaving:
+                report = report.model_copy(
+                    update={
+                        "state": ModelState.EVICTED,
+                        "reason": Reason.INSUFFICIENT_DISK,
+                        "message": leaving[name],
+                    }
+                )
+            elif name in without_room and report.message is None:
+                report = report.model_copy(update={"message": without_room[name]})
             last = self._remembered.get(name)
             if last is not None:
                 kept = ("wanted", "priority", "pinned", "page_cache")

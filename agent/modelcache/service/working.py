@@ -17,7 +17,7 @@ from modelcache.origins import Origin, OriginSettings, Revision, open_origin
 from modelcache.planning.planner import Fetch, Resolve, Running
 from modelcache.planning.sources import source_digest
 from modelcache.service.progress import ProgressBook
-from modelcache.transfer import Cancel, ModelFetch, ModelFetcher, resolve
+from modelcache.transfer import Cancel, Missing, ModelFetch, ModelFetcher, resolve
 
 log = structlog.get_logger(__name__)
 
@@ -26,10 +26,11 @@ _STUCK_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a resolution gave, kept for the fetch that follows."""
+    """What a resolution gave, kept for the fetch that follows: and what the store lacks of it."""
 
     origin: Origin
     revision: Revision
+    missing: Missing = Missing()  # noqa: RUF009 - it never changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,12 +165,18 @@ class Crew:
         cancel.wait(self._jitter * random.random())  # noqa: S311 - no secret depends on it
         source = model.spec.source
         origin = open_origin(source, self._origins)
-        return Found(origin, resolve(origin, source, cancel))
+        found = Found(origin, resolve(origin, source, cancel))
+        return replace(found, missing=self._fetcher.missing(_wanted(model, found)))
+
+    def look_again(self, model: CachedModel, found: Found) -> Found:
+        """What was found, with what the store lacks of it now."""
+        return replace(found, missing=self._fetcher.missing(_wanted(model, found)))
 
     def _fetch(self, model: CachedModel, found: Found, cancel: Cancel) -> None:
-        self._fetcher.fetch(
-            ModelFetch(
-                model.name, model.spec.source, found.origin, found.revision, model.spec.priority
-            ),
-            cancel,
-        )
+        self._fetcher.fetch(_wanted(model, found), cancel)
+
+
+def _wanted(model: CachedModel, found: Found) -> ModelFetch:
+    return ModelFetch(
+        model.name, model.spec.source, found.origin, found.revision, model.spec.priority
+    )

@@ -8,6 +8,7 @@ hashed), `buffers`; and `store.Partial`, which writes.
 from modelcache.transfer.backoff import delay
 from modelcache.transfer.cancelling import Cancel
 from modelcache.transfer.engine import Engine
+from modelcache.transfer.missing import Missing
 from modelcache.transfer.modelfetch import ModelFetcher, resolve
 from modelcache.transfer.tuning import TransferSettings
 from modelcache.transfer.wanted import ModelFetch
@@ -15,6 +16,7 @@ from modelcache.transfer.wanted import ModelFetch
 __all__ = [
     "Cancel",
     "Engine",
+    "Missing",
     "ModelFetch",
     "ModelFetcher",
     "TransferSettings",

@@ -31,6 +31,7 @@ from modelcache.transfer.events import (
     Retried,
 )
 from modelcache.transfer.jobs import FetchRequest, distinct, is_retryable
+from modelcache.transfer.missing import Missing, missing
 from modelcache.transfer.spending import Times
 from modelcache.transfer.wanted import ModelFetch, disk_needed
 
@@ -71,6 +72,10 @@ class ModelFetcher:
         self._store = store
         self._engine = engine
         self._listener = listener
+
+    def missing(self, wanted: ModelFetch) -> Missing:
+        """What a fetch would have to bring."""
+        return missing(self._store, wanted)
 
     def fetch(self, wanted: ModelFetch, cancel: Cancel) -> Manifest:
         """Bring a revision into the store and show it.

@@ -10,17 +10,38 @@ from typing import Any
 from modelcache.api import CachedModel, ModelReport
 from modelcache.catalog import Catalog, Document
 from modelcache.origins import OriginSettings
+from modelcache.planning.evicting import Going
 from modelcache.planning.planner import Limits
+from modelcache.service.evicting import Evicting, Rules
 from modelcache.service.inventory import Inventory
 from modelcache.service.progress import ProgressBook
 from modelcache.service.reconciling import Keeping, Reconciler
 from modelcache.service.surroundings import Alone, Node, Surroundings
 from modelcache.service.telling import Telling
 from modelcache.service.working import Crew
-from modelcache.store import Store
+from modelcache.store import Capacity, Store
 from modelcache.transfer import Cancel, Engine, ModelFetcher
 from modelcache.transfer.events import fan_out
 from tests.support.fetching import QUICK
+
+
+class Evictions:
+    """What was told of them."""
+
+    def __init__(self) -> None:
+        self.gone: list[tuple[str, str]] = []
+        self.refusals: list[str] = []
+        self.missing = 0
+
+    def evicted(self, going: Going, freed: int) -> None:
+        assert freed >= 0
+        self.gone.append((going.rule.value, going.model))
+
+    def blocked(self, model: str, message: str) -> None:
+        self.refusals.append(message)
+
+    def short(self, size: int) -> None:
+        self.missing = size
 
 
 class Daemon:
@@ -32,11 +53,13 @@ class Daemon:
         surroundings: Surroundings | None = None,
         keeping: Keeping = Keeping(),  # noqa: B008 - it never changes
         jitter: float = 0.0,
+        *,
+        capacity: Capacity | None = None,
     ) -> None:
         self.now = time.time()
         self.news = threading.Event()
         self.cancel = Cancel()
-        self.store = Store(root)
+        self.store = Store(root, capacity=capacity)
         self.engine = Engine(QUICK)
         self.inventory = Inventory(self.store)
         progress = ProgressBook()
@@ -49,12 +72,22 @@ class Daemon:
             on_end=self.news.set,
             jitter=jitter,
         )
+        self.evictions = Evictions()
+        surroundings = surroundings or Alone(Node("n"))
+        self.evicting = Evicting(
+            store=self.store,
+            surroundings=surroundings,
+            rules=Rules(keeping.seconds),
+            told=self.evictions,
+            clock=lambda: self.now,
+        )
         self.reconciler = Reconciler(
             store=self.store,
             inventory=self.inventory,
             crew=self.crew,
             telling=self.telling,
-            surroundings=surroundings or Alone(Node("n")),
+            surroundings=surroundings,
+            evicting=self.evicting,
             limits=Limits(),
             keeping=keeping,
             stopping=self.cancel.is_set,

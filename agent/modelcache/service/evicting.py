@@ -1,0 +1,366 @@
+"""Room on the disk: found before a fetch begins, or made, by letting go what may.
+
+What goes is `planning.evicting`'s to decide, in each round anew. It goes in steps: it is told of,
+so that the node's label goes; some seconds pass; who uses it is asked again; then it is removed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Container
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import structlog
+
+from modelcache.errors import InsufficientDisk, ModelCacheError
+from modelcache.planning.candidates import Candidate
+from modelcache.planning.evicting import (
+    Above,
+    Amount,
+    Decision,
+    Going,
+    Room,
+    Rule,
+    Staying,
+    decide,
+)
+from modelcache.planning.using import Uses
+from modelcache.service.surroundings import Surroundings
+from modelcache.store import Store, human_size, promised_for
+from modelcache.transfer import Missing
+
+log = structlog.get_logger(__name__)
+
+_SETTLE_SECONDS: Final = 5.0
+"""Between telling and removing: a pod that was just placed here shows itself meanwhile."""
+_KEPT_SECONDS: Final = 3600.0
+"""So long room that others had to leave is kept for who it was made for, whose fetch may fail."""
+_MOST_HOLDERS: Final = 4
+
+
+class Eviction(Protocol):
+    """Who is told."""
+
+    def evicted(self, going: Going, freed: int) -> None:
+        """Something went; `freed` is what that freed really, in bytes."""
+
+    def blocked(self, model: str, message: str) -> None:
+        """Nothing that may go makes room enough for a model."""
+
+    def short(self, size: int) -> None:
+        """So many bytes are missing for all models together that are wanted and don't fit."""
+
+
+class Quiet:
+    """Nobody is told."""
+
+    def evicted(self, going: Going, freed: int) -> None:
+        """Nothing."""
+
+    def blocked(self, model: str, message: str) -> None:
+        """Nothing."""
+
+    def short(self, size: int) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What holds of evicting.
+
+    Attributes:
+        grace: seconds for which content is kept that nothing wants; None: for ever.
+        high, low: above this part of what the cache may take, what nothing needs goes down to that.
+    """
+
+    grace: float | None = None
+    high: float = 0.9
+    low: float = 0.8
+
+
+@dataclass(slots=True)
+class _Kept:
+    """Room that was made for a model by letting others go."""
+
+    amount: Amount
+    priority: int
+    until: float
+
+
+class Evicting:
+    """Room for what comes. Used from one thread: `look`, then `admit` for each, then `carry_out`.
+
+    `waiting` has why a fetch waits for room, by model; `leaving` the models that are not to be told
+    of as ready any more, and why.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        surroundings: Surroundings,
+        rules: Rules,
+        told: Eviction,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`clock` gives seconds since the epoch."""
+        self._store = store
+        self._surroundings = surroundings
+        self._rules = rules
+        self._told = told
+        self._clock = clock
+        self._candidates: tuple[Candidate, ...] = ()
+        self._running: Container[str] = ()
+        self._reserved = 0
+        self._uses = Uses()
+        self._physical = self._virtual = Amount()
+        self._claims: dict[str, Amount] = {}
+        self._kept: dict[str, _Kept] = {}
+        self._rooms: list[tuple[str, int, Amount, Decision]] = []
+        self._marks: dict[tuple[str, tuple[str, ...], Rule], float] = {}
+        self._short: dict[str, int] = {}
+        self.waiting: dict[str, str] = {}
+        self.leaving: dict[str, str] = {}
+        self.eased = False
+        """Whether somebody uses nothing any more who did before the last `look`."""
+
+    def look(
+        self,
+        candidates: tuple[Candidate, ...],
+        wanted: Container[str],
+        running: Container[str],
+    ) -> None:
+        """Begin a round.
+
+        Args:
+            candidates: what is here.
+            wanted: the models that are to be fetched, now or when they are tried again.
+            running: the models whose fetch runs.
+        """
+        now = self._clock()
+        self._candidates = candidates
+        before, self._uses = self._uses, self._surroundings.uses()
+        self.eased = _eased(before, self._uses)
+        space = self._store.space.measure()
+        promised = {promise.what for promise in space.promises}
+        self._claims = {
+            name: claim
+            for name, claim in self._claims.items()
+            if name in running and name not in promised
+        }
+        self._kept = {
+            name: kept for name, kept in self._kept.items() if name in wanted and kept.until > now
+        }
+        self._running = running
+        self._short = {name: size for name, size in self._short.items() if name in wanted}
+        left = Amount(
+            space.budget - space.used - space.reserved,
+            _PLENTY if space.inodes_free is None else space.inodes_free,
+        )
+        for claim in self._claims.values():
+            left -= claim
+        self._physical = self._virtual = left
+        self._reserved = space.reserved
+        self._rooms = []
+        self.waiting = {}
+
+    def admit(self, name: str, priority: int, missing: Missing) -> bool:
+        """Whether a fetch may begin now. If not, room is being made for it.
+
+        Raises:
+            InsufficientDisk: it doesn't fit, whatever goes that may; naming what holds the rest.
+        """
+        promise = promised_for(missing.bytes, missing.files, name)
+        need = Amount(promise.bytes, promise.inodes)
+        if name in self._kept:
+            self._kept[name].amount = need
+        others = self._kept_from(name, priority)
+        lack = (self._virtual - others).lacks(need)
+        if not lack:
+            self._short.pop(name, None)
+            if (self._physical - others).lacks(need):
+                self.waiting[name] = "waits: room is being made"
+                return False
+            self._claims[name] = need
+            self._physical -= need
+            self._virtual -= need
+            return True
+        decision = decide(
+            self._staying(),
+            self._uses,
+            Room(name, priority, lack, missing.shares),
+            now=self._clock(),
+            grace=self._rules.grace,
+        )
+        if decision.missing:
+            self._short[name] = decision.missing.bytes
+            message = self._refusal(name, need, others, decision)
+            self._told.blocked(name, message)
+            left = max(0, (self._virtual - others).bytes)
+            raise InsufficientDisk(message, needed=need.bytes, available=left)
+        self._short.pop(name, None)
+        self._rooms.append((name, priority, need, decision))
+        self._virtual += decision.frees
+        self._virtual -= need
+        models = ", ".join(dict.fromkeys(going.model for going in decision.going))
+        self.waiting[name] = f"waits: {human_size(lack.bytes)} are missing, so {models} makes room"
+        return False
+
+    def carry_out(self, stop: Callable[[str], None]) -> bool:
+        """Let go what is due, and note what is to go; `stop` has what runs for a model stopped.
+
+        Returns:
+            Whether something went.
+        """
+        decisions = [decision for _, _, _, decision in self._rooms] or self._above()
+        going = [each for decision in decisions for each in decision.going]
+        now = self._clock()
+        self._marks = {key: self._marks.get(key, now) for key in map(_key, going)}
+        self.leaving = {
+            each.model: f"makes room for {name}: {each.why}"
+            for name, _, _, decision in self._rooms
+            for each in decision.going
+            if each.whole
+        }
+        for name in self.leaving:
+            stop(name)
+        self._told.short(sum(self._short.values()))
+        done = False
+        for decision in decisions:
+            if all(self._is_due(each, now) for each in decision.going):
+                done |= self._let_go(decision)
+        return done
+
+    def gone(self, model: str, snapshots: tuple[str, ...], freed: int) -> None:
+        """Something that nothing wanted any more was removed, in its time."""
+        going = Going(model, snapshots, Rule.UNWANTED, Amount(freed), "nothing wants it any more")
+        self._tell(going, freed)
+
+    @property
+    def pending(self) -> bool:
+        """Whether something is to go soon."""
+        return bool(self._marks)
+
+    def _kept_from(self, name: str, priority: int) -> Amount:
+        """Room that is kept for others that are not less important."""
+        found = Amount()
+        for other, kept in self._kept.items():
+            if other in (name, *self._claims) or other in self._running:
+                continue  # it has its room
+            if kept.priority >= priority:
+                found += kept.amount
+        return found
+
+    def _staying(self) -> tuple[Candidate, ...]:
+        """The candidates less what goes already for others."""
+        gone = {
+            (going.model, snapshot)
+            for _, _, _, decision in self._rooms
+            for going in decision.going
+            for snapshot in going.snapshots
+        }
+        return tuple(candidate.without(gone) for candidate in self._candidates)
+
+    def _above(self) -> list[Decision]:
+        """What goes because the cache takes more than its high watermark."""
+        space = self._store.space.measure()
+        if space.used <= space.budget * self._rules.high:
+            return []
+        excess = int(space.used - space.budget * self._rules.low)
+        above = Above(Amount(excess))
+        now, grace = self._clock(), self._rules.grace
+        decision = decide(self._candidates, self._uses, above, now=now, grace=grace)
+        # One by one: each that is due helps.
+        return [Decision((going,)) for going in decision.going]
+
+    def _is_due(self, going: Going, now: float) -> bool:
+        if now - self._marks.get(_key(going), now) < _SETTLE_SECONDS:
+            return False
+        if going.rule is Rule.OLD_REVISION:
+            return True  # the label speaks of another revision
+        labelled = self._surroundings.labelled()
+        return labelled is not None and going.model not in labelled
+
+    def _let_go(self, decision: Decision) -> bool:
+        uses = self._surroundings.uses()
+        if not all(uses.may_go(g.model, each) for g in decision.going for each in g.snapshots):
+            return False  # decided anew in the next round
+        for going in decision.going:
+            there = {manifest.snapshot for manifest in self._store.snapshots(going.model)}
+            if there.isdisjoint(going.snapshots):
+                continue  # gone in its time, in this round
+            try:
+                freed = self._evict(going)
+            except (ModelCacheError, OSError) as error:
+                log.warning("store.failed", model=going.model, message=str(error))
+                return True
+            self._tell(going, freed)
+            self._marks.pop(_key(going), None)
+        for name, priority, need, made in self._rooms:
+            if made is decision and any(going.whole for going in decision.going):
+                until = self._clock() + _KEPT_SECONDS
+                self._kept[name] = _Kept(need, priority, until)
+        return True
+
+    def _evict(self, going: Going) -> int:
+        if going.whole:
+            return self._store.evict(going.model)
+        return sum(self._store.evict(going.model, snapshot) for snapshot in going.snapshots)
+
+    def _tell(self, going: Going, freed: int) -> None:
+        log.info(
+            "model.evicted",
+            model=going.model,
+            snapshots=list(going.snapshots),
+            rule=going.rule.value,
+            freed_bytes=freed,
+            why=going.why,
+        )
+        self._told.evicted(going, freed)
+
+    def _refusal(self, name: str, need: Amount, others: Amount, decision: Decision) -> str:
+        root, left = self._store.layout.root, (self._virtual - others).bytes
+        missing = decision.missing
+        if not missing.bytes:
+            return (
+                f"{name} needs {need.inodes} inodes, and {missing.inodes} are missing at {root},"
+                f" even if all goes that may; {held_by(decision.staying)}"
+            )
+        promised = self._reserved + sum(claim.bytes for claim in self._claims.values())
+        notes = []
+        if promised:
+            notes.append(f"{human_size(promised)} are promised to fetches under way")
+        if others:
+            notes.append(f"{human_size(others.bytes)} are kept for what comes first")
+        kept = f" ({', '.join(notes)})" if notes else ""
+        return (
+            f"{name} needs {human_size(need.bytes)} and {root} has {human_size(max(0, left))} to"
+            f" give{kept}: {human_size(missing.bytes)} are missing, even if all goes that may;"
+            f" {held_by(decision.staying)}"
+        )
+
+
+_PLENTY: Final = 1 << 62
+"""Inodes where the file system makes them as they are needed."""
+
+
+def held_by(staying: tuple[Staying, ...]) -> str:
+    """What holds the rest, the largest first, as the end of a sentence."""
+    if not staying:
+        return "no model holds the rest"
+    largest = sorted(staying, key=lambda each: (-each.size, each.model, each.snapshot))
+    told = [f"{each.model} has {human_size(each.size)}: {each.why}" for each in largest]
+    more = f"; and {len(told) - _MOST_HOLDERS} more" if len(told) > _MOST_HOLDERS else ""
+    return "; ".join(told[:_MOST_HOLDERS]) + more
+
+
+def _eased(before: Uses, now: Uses) -> bool:
+    if before.unknown is not None and now.unknown is None:
+        return True
+    left = {(user.kind, user.name) for user in now.users}
+    return any((user.kind, user.name) not in left for user in before.users)
+
+
+def _key(going: Going) -> tuple[str, tuple[str, ...], Rule]:
+    return going.model, going.snapshots, going.rule

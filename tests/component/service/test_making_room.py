@@ -1,0 +1,324 @@
+"""Room for what comes, with a real store, real fetches and a limit to what the cache may take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from modelcache.api import CachedModel, ModelState
+from modelcache.errors import Reason
+from modelcache.planning.using import User, Uses
+from modelcache.service.reconciling import Keeping
+from modelcache.service.surroundings import Node
+from modelcache.store import Capacity
+from modelcache.store.usage import measure_usage
+from tests.component.service.daemon import Daemon, cached_model
+from tests.support.hub import FlipBit, HubServer
+
+MIB = 1 << 20
+ROOM = 10 * MIB
+"""What the cache may take."""
+
+
+class Around:
+    """Surroundings that tests play. The label of what isn't ready goes as `labels_off` says."""
+
+    def __init__(self) -> None:
+        self.using: Uses = Uses()
+        self.labels: Collection[str] | None = ()
+
+    def node(self) -> Node:
+        return Node("n")
+
+    def uses(self) -> Uses:
+        return self.using
+
+    def labelled(self) -> Collection[str] | None:
+        return self.labels
+
+    def permitted(self) -> None:
+        return None
+
+    def want_permits(self, keys: Mapping[str, int], most: int) -> None:
+        pass
+
+
+@pytest.fixture
+def around() -> Around:
+    return Around()
+
+
+Start = Callable[..., Daemon]
+
+
+@pytest.fixture
+def start(
+    tmp_path: Path, hub: HubServer, around: Around, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Start]:
+    """Starts the daemon; with `ROOM` at first, or as much."""
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    running: list[Daemon] = []
+
+    def call(room: int = ROOM, grace: float | None = 600.0) -> Daemon:
+        daemon = Daemon(
+            tmp_path / "root",
+            around,
+            Keeping(grace, also_when_empty=True),
+            capacity=Capacity(bytes=room),
+        )
+        running.append(daemon)
+        return daemon
+
+    yield call
+    for daemon in running:
+        daemon.close()
+
+
+@pytest.fixture
+def daemon(start: Start) -> Daemon:
+    return start()
+
+
+def repo(hub: HubServer, name: str, size: int, fill: str = "") -> str:
+    """A repository of so many mebibytes, of which nothing is like another's."""
+    byte = (fill or name).encode()
+    content = (byte * (size * MIB // len(byte) + 1))[: size * MIB]
+    return hub.add_repo(f"org/{name}", {"config.json": byte, "weights.safetensors": content})
+
+
+def wish(name: str, priority: int = 0, **more: object) -> CachedModel:
+    return cached_model(f"hf://org/{name}", name, priority=priority, **more)
+
+
+def held(daemon: Daemon) -> set[str]:
+    return {manifest.model for manifest in daemon.store.manifests()}
+
+
+def pass_time(daemon: Daemon, rounds: int = 8, seconds: float = 6.0) -> None:
+    """Rounds, with time between them, and what they begin brought to its end."""
+    for _ in range(rounds):
+        daemon.now += seconds
+        daemon.cycle()
+        while daemon.crew.running():
+            assert daemon.news.wait(20)
+            daemon.cycle()
+        check(daemon)
+    daemon.await_threads()
+
+
+def check(daemon: Daemon) -> None:
+    """What holds at any time: the cache keeps to its limit."""
+    assert measure_usage(daemon.store.layout.root).bytes <= ROOM
+
+
+def test_what_fits_is_fetched_and_nothing_goes(daemon: Daemon, hub: HubServer) -> None:
+    for name in "abc":
+        repo(hub, name, 3)
+    daemon.want(*map(wish, "abc"))
+    pass_time(daemon)
+    assert held(daemon) == {"a", "b", "c"}
+    assert daemon.evictions.gone == []
+
+
+def test_a_lower_priority_makes_room_and_says_so(daemon: Daemon, hub: HubServer) -> None:
+    for name, size in (("low", 6), ("high", 7)):
+        repo(hub, name, size)
+    daemon.want(wish("low", 1))
+    pass_time(daemon)
+    daemon.want(wish("low", 1), wish("high", 5))
+    daemon.cycle()
+    assert daemon.news.wait(20)
+    daemon.cycle()
+    low, high = daemon.report("low"), daemon.report("high")
+    assert (low.state, low.reason) == (ModelState.EVICTED, Reason.INSUFFICIENT_DISK)
+    assert low.message == "makes room for high: priority 1, lower than 5"
+    assert "so low makes room" in str(high.message)
+    assert held(daemon) == {"low"}, "not before its label is off"
+    pass_time(daemon)
+    assert held(daemon) == {"high"}
+    assert daemon.evictions.gone == [("LowerPriority", "low")]
+    low = daemon.report("low")
+    assert (low.state, low.reason) == (ModelState.FAILED, Reason.INSUFFICIENT_DISK)
+    assert "high has 7.0 MiB: its priority 5 is not lower than 1" in str(low.message)
+
+
+def test_equals_don_t_drive_each_other_out(daemon: Daemon, hub: HubServer) -> None:
+    """Five models, of which three fit, for two hundred rounds."""
+    for name in "abcde":
+        repo(hub, name, 3)
+    daemon.want(*map(wish, "abcde"))
+    pass_time(daemon, 200, 30.0)
+    assert len(held(daemon)) == 3
+    assert daemon.evictions.gone == []
+    assert hub.bytes_sent("*weights*") == 9 * MIB
+    assert daemon.evictions.missing > 0
+
+
+def test_the_most_important_come_to_stay_and_then_it_is_quiet(
+    daemon: Daemon, hub: HubServer
+) -> None:
+    for name in "abcde":
+        repo(hub, name, 3)
+    daemon.want(*(wish(name, number) for number, name in enumerate("abc")))
+    pass_time(daemon)
+    assert held(daemon) == {"a", "b", "c"}
+    daemon.want(*(wish(name, number) for number, name in enumerate("abcde")))
+    pass_time(daemon, 200, 30.0)
+    assert held(daemon) == {"c", "d", "e"}
+    assert sorted(daemon.evictions.gone) == [("LowerPriority", "a"), ("LowerPriority", "b")]
+    assert hub.bytes_sent("*weights*") == 15 * MIB, "fetched twice"
+
+
+def test_what_is_in_use_stays_until_it_is_not(
+    daemon: Daemon, hub: HubServer, around: Around
+) -> None:
+    for name in ("low", "high"):
+        repo(hub, name, 6)
+    daemon.want(wish("low"))
+    pass_time(daemon)
+    around.using = Uses((User("pod", "default/llama-0", "low", how="mounts it"),))
+    daemon.want(wish("low"), wish("high", 5))
+    pass_time(daemon)
+    assert held(daemon) == {"low"}
+    high = daemon.report("high")
+    assert (high.state, high.reason) == (ModelState.FAILED, Reason.INSUFFICIENT_DISK)
+    assert "low has 6.0 MiB: pod default/llama-0 mounts it" in str(high.message)
+    assert high.message in daemon.evictions.refusals
+    assert daemon.report("low").state is ModelState.READY
+    around.using = Uses()
+    pass_time(daemon, rounds=4)
+    assert held(daemon) == {"high"}, "it is tried again as soon as nobody uses it"
+
+
+def test_who_comes_at_the_last_moment_is_seen(
+    daemon: Daemon, hub: HubServer, around: Around, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("low", "high"):
+        repo(hub, name, 6)
+    daemon.want(wish("low"))
+    pass_time(daemon)
+    asked = 0
+
+    def uses() -> Uses:
+        """In each round a pod is there when it is asked for the second time, at the removal."""
+        nonlocal asked
+        asked += 1
+        pod = User("pod", "default/llama-0", "low", how="mounts it")
+        return Uses((pod,)) if daemon.evicting.pending and asked % 3 == 0 else Uses()
+
+    monkeypatch.setattr(around, "uses", uses)
+    daemon.want(wish("low"), wish("high", 5))
+    pass_time(daemon, rounds=20)
+    assert asked > 20
+    assert held(daemon) == {"low"}
+
+
+def test_nothing_goes_while_it_is_not_known_who_uses_what(
+    daemon: Daemon, hub: HubServer, around: Around
+) -> None:
+    for name in ("low", "high"):
+        repo(hub, name, 6)
+    daemon.want(wish("low"))
+    pass_time(daemon)
+    around.using = Uses(unknown="the API server does not answer")
+    daemon.want(wish("high", 5))
+    pass_time(daemon, seconds=700.0)
+    assert held(daemon) == {"low"}
+    assert "may be in use: the API server does not answer" in str(daemon.report("high").message)
+
+
+def test_a_label_that_stays_keeps_the_model(
+    daemon: Daemon, hub: HubServer, around: Around
+) -> None:
+    for name in ("low", "high"):
+        repo(hub, name, 6)
+    daemon.want(wish("low"))
+    pass_time(daemon)
+    around.labels = {"low"}
+    daemon.want(wish("low"), wish("high", 5))
+    pass_time(daemon)
+    assert held(daemon) == {"low"}
+    assert daemon.report("low").state is ModelState.EVICTED
+    around.labels = None
+    pass_time(daemon)
+    assert held(daemon) == {"low"}, "whether the node carries it is not known"
+    around.labels = ()
+    pass_time(daemon)
+    assert held(daemon) == {"high"}
+
+
+def test_a_pinned_model_stays_and_is_named(daemon: Daemon, hub: HubServer) -> None:
+    for name in ("low", "high"):
+        repo(hub, name, 6)
+    daemon.want(wish("low", pinned=True))
+    pass_time(daemon)
+    daemon.want(wish("low", pinned=True), wish("high", 5))
+    pass_time(daemon)
+    assert held(daemon) == {"low"}
+    assert "low has 6.0 MiB: its object is pinned" in str(daemon.report("high").message)
+
+
+def test_an_old_revision_goes_for_the_next_one_and_not_before(
+    daemon: Daemon, hub: HubServer
+) -> None:
+    repo(hub, "m", 3, "x")
+    poll = {"policy": "Poll", "interval": "1m"}
+    daemon.want(wish("m", refresh=poll))
+    pass_time(daemon)
+    for fill in "yz":
+        content = fill.encode() * 3 * MIB
+        newest = hub.commit("org/m", {"weights.safetensors": content})
+        daemon.later(70.0)
+        pass_time(daemon, 3)
+        assert daemon.report("m").revision == newest
+    assert len(daemon.store.snapshots("m")) == 3 - len(daemon.evictions.gone)
+    hub.commit("org/m", {"weights.safetensors": b"w" * 3 * MIB})
+    daemon.later(70.0)
+    pass_time(daemon, 8)
+    assert daemon.report("m").state is ModelState.READY
+    assert {rule for rule, _ in daemon.evictions.gone} == {"OldRevision"}
+
+
+def test_above_the_high_watermark_old_revisions_go_and_what_is_wanted_stays(
+    daemon: Daemon, hub: HubServer
+) -> None:
+    repo(hub, "other", 3)
+    first = repo(hub, "m", 3, "x")
+    daemon.want(wish("other"), wish("m", refresh={"policy": "Poll", "interval": "1m"}))
+    pass_time(daemon)
+    hub.commit("org/m", {"weights.safetensors": b"y" * (7 * MIB // 2)})
+    daemon.later(70.0)
+    pass_time(daemon)
+    assert daemon.evictions.gone == [("OldRevision", "m")]
+    assert held(daemon) == {"other", "m"}
+    assert first not in {manifest.snapshot for manifest in daemon.store.snapshots("m")}
+
+
+def test_what_two_models_share_is_counted_once(daemon: Daemon, hub: HubServer) -> None:
+    common = b"c" * 5 * MIB
+    for name in ("a", "b"):
+        hub.add_repo(f"org/{name}", {"config.json": name.encode(), "w.safetensors": common})
+    daemon.want(wish("a"), wish("b"))
+    pass_time(daemon)
+    assert held(daemon) == {"a", "b"}
+    repo(hub, "high", 7)
+    daemon.want(wish("a"), wish("b"), wish("high", 5))
+    pass_time(daemon)
+    assert held(daemon) == {"high"}, "one of them alone frees next to nothing"
+
+
+def test_room_that_was_made_is_kept_for_who_it_was_made_for(
+    daemon: Daemon, hub: HubServer
+) -> None:
+    """A fetch that fails over and over doesn't have the others fetched over and over."""
+    for name in ("low", "high"):
+        repo(hub, name, 6)
+    daemon.want(wish("low"))
+    pass_time(daemon)
+    hub.fault("org/high/weights*", FlipBit(MIB, times=None))
+    daemon.want(wish("low"), wish("high", 5))
+    pass_time(daemon, 100, 60.0)
+    assert daemon.report("high").reason is Reason.CHECKSUM_MISMATCH
+    assert len(daemon.evictions.gone) <= 3, "once in an hour"
