@@ -159,8 +159,15 @@ def decide(
     missing = ledger.freed.lacks(need)
     in_vain = bool(missing) and isinstance(occasion, Room)
     rest = units if in_vain else [unit for unit in units if unit not in chosen]
+    hold = Hold.IN_VAIN if in_vain else Hold.NOT_NEEDED
+    # A model that may go whole has old revisions that were judged for themselves.
+    judged = {(each.candidate.model, r.snapshot) for each in chosen for r in each.revisions}
+    judged = set() if in_vain else judged
+    judged |= {(each.model, each.snapshot) for each in staying}
     for unit in rest:
-        staying += unit.staying(Hold.IN_VAIN if in_vain else Hold.NOT_NEEDED)
+        told = [each for each in unit.staying(hold) if (each.model, each.snapshot) not in judged]
+        judged |= {(each.model, each.snapshot) for each in told}
+        staying += told
     if in_vain:
         return Decision((), tuple(staying), missing=missing)
     fresh = _Ledger(there, ledger.shares)

@@ -113,6 +113,7 @@ class Evicting:
         self._candidates: tuple[Candidate, ...] = ()
         self._running: Container[str] = ()
         self._reserved = 0
+        self._is_exact = False
         self._uses = Uses()
         self._physical = self._virtual = Amount()
         self._claims: dict[str, Amount] = {}
@@ -142,18 +143,21 @@ class Evicting:
         self._candidates = candidates
         before, self._uses = self._uses, self._surroundings.uses()
         self.eased = _eased(before, self._uses)
-        space = self._store.space.measure()
-        promised = {promise.what for promise in space.promises}
-        self._claims = {
-            name: claim
-            for name, claim in self._claims.items()
-            if name in running and name not in promised
-        }
+        self._rooms = []
+        self.waiting = {}
+        self._claims = {name: claim for name, claim in self._claims.items() if name in running}
         self._kept = {
             name: kept for name, kept in self._kept.items() if name in wanted and kept.until > now
         }
         self._running = running
         self._short = {name: size for name, size in self._short.items() if name in wanted}
+        self._measure(exact=False)
+
+    def _measure(self, *, exact: bool) -> None:
+        """How much is left, really, and when all that is to go has gone."""
+        space = self._store.space.measure(exact=exact)
+        for promise in space.promises:
+            self._claims.pop(promise.what, None)
         left = Amount(
             space.budget - space.used - space.reserved,
             _PLENTY if space.inodes_free is None else space.inodes_free,
@@ -161,9 +165,10 @@ class Evicting:
         for claim in self._claims.values():
             left -= claim
         self._physical = self._virtual = left
+        for _, _, need, decision in self._rooms:
+            self._virtual += decision.frees - need
         self._reserved = space.reserved
-        self._rooms = []
-        self.waiting = {}
+        self._is_exact = exact
 
     def admit(self, name: str, priority: int, missing: Missing) -> bool:
         """Whether a fetch may begin now. If not, room is being made for it.
@@ -177,6 +182,10 @@ class Evicting:
             self._kept[name].amount = need
         others = self._kept_from(name, priority)
         lack = (self._virtual - others).lacks(need)
+        if lack and not self._is_exact:
+            # Nothing goes, and nobody is refused, on account of a guess.
+            self._measure(exact=True)
+            lack = (self._virtual - others).lacks(need)
         if not lack:
             self._short.pop(name, None)
             if (self._physical - others).lacks(need):
@@ -201,8 +210,7 @@ class Evicting:
             raise InsufficientDisk(message, needed=need.bytes, available=left)
         self._short.pop(name, None)
         self._rooms.append((name, priority, need, decision))
-        self._virtual += decision.frees
-        self._virtual -= need
+        self._virtual += decision.frees - need
         models = ", ".join(dict.fromkeys(going.model for going in decision.going))
         self.waiting[name] = f"waits: {human_size(lack.bytes)} are missing, so {models} makes room"
         return False
@@ -264,9 +272,10 @@ class Evicting:
 
     def _above(self) -> list[Decision]:
         """What goes because the cache takes more than its high watermark."""
-        space = self._store.space.measure()
-        if space.used <= space.budget * self._rules.high:
-            return []
+        for exact in (False, True):
+            space = self._store.space.measure(exact=exact)
+            if space.used <= space.budget * self._rules.high:
+                return []
         excess = int(space.used - space.budget * self._rules.low)
         above = Above(Amount(excess))
         now, grace = self._clock(), self._rules.grace

@@ -26,7 +26,10 @@ _VIEW_BYTES_PER_FILE = 512
 _INODES_PER_FILE = 2
 _MEASURE_SECONDS = 60.0
 _MEASURE_SHARE = 100.0
-"""Measuring takes at most one part in so many of the time."""
+_EXACT_SECONDS = 10.0
+_EXACT_SHARE = 10.0
+_QUICK_SECONDS = 0.1
+"""Counting that takes longer takes at most one part in so many of the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,8 @@ class Space:
         self._turn = threading.Lock()
         self._mutex = threading.Lock()
         self._usage: Usage | None = None
-        self._due = 0.0
+        self._noted = False
+        self._counted_at = self._cost = 0.0
 
     @property
     def block(self) -> int:
@@ -112,30 +116,37 @@ class Space:
         """What there is now.
 
         What the root takes is counted anew once a minute, or more rarely where counting takes long;
-        in between what fetches bring and evictions free is added. `exact`: it is counted now.
+        in between what fetches bring and evictions free is added. What else goes, as what turned
+        out to be wrong, is not seen until then. `exact`: it is counted anew if it may have changed.
         """
         # In this order: what reaches the disk meanwhile counts twice rather than not at all.
         promised = tuple(self._promises())
-        return self._look(promised, self._counted() if exact else self._known())
+        return self._look(promised, self._known(exact=exact))
 
     def note(self, change: int) -> None:
         """The root takes so many bytes more, or, below zero, less."""
         with self._mutex:
             if self._usage is not None:
                 self._usage = Usage(max(0, self._usage.bytes + change), self._usage.inodes)
+                self._noted = True
 
-    def _known(self) -> Usage:
+    def _known(self, *, exact: bool) -> Usage:
         with self._mutex:
-            usage, due = self._usage, self._due
-        return usage if usage is not None and time.monotonic() < due else self._counted()
+            usage, age = self._usage, time.monotonic() - self._counted_at
+            most = max(_MEASURE_SECONDS, self._cost * _MEASURE_SHARE)
+            if exact:
+                most = 0.0 if self._noted else _EXACT_SECONDS
+                if self._cost > _QUICK_SECONDS:
+                    most = max(most, self._cost * _EXACT_SHARE)
+        return usage if usage is not None and age < most else self._counted()
 
     def _counted(self) -> Usage:
         began = time.monotonic()
         usage = measure_usage(self._layout.root)
-        ended = time.monotonic()
         with self._mutex:
-            self._usage = usage
-            self._due = ended + max(_MEASURE_SECONDS, (ended - began) * _MEASURE_SHARE)
+            self._usage, self._noted = usage, False
+            self._counted_at = time.monotonic()
+            self._cost = self._counted_at - began
         return usage
 
     def _look(self, promised: tuple[Promise, ...], usage: Usage) -> DiskSpace:

@@ -229,9 +229,7 @@ def test_nothing_goes_while_it_is_not_known_who_uses_what(
     assert "may be in use: the API server does not answer" in str(daemon.report("high").message)
 
 
-def test_a_label_that_stays_keeps_the_model(
-    daemon: Daemon, hub: HubServer, around: Around
-) -> None:
+def test_a_label_that_stays_keeps_the_model(daemon: Daemon, hub: HubServer, around: Around) -> None:
     for name in ("low", "high"):
         repo(hub, name, 6)
     daemon.want(wish("low"))
@@ -309,9 +307,7 @@ def test_what_two_models_share_is_counted_once(daemon: Daemon, hub: HubServer) -
     assert held(daemon) == {"high"}, "one of them alone frees next to nothing"
 
 
-def test_room_that_was_made_is_kept_for_who_it_was_made_for(
-    daemon: Daemon, hub: HubServer
-) -> None:
+def test_room_that_was_made_is_kept_for_who_it_was_made_for(daemon: Daemon, hub: HubServer) -> None:
     """A fetch that fails over and over doesn't have the others fetched over and over."""
     for name in ("low", "high"):
         repo(hub, name, 6)
