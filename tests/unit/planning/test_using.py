@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from modelcache.planning.using import MARGIN_SECONDS, Shown, User, Uses, mounted
 
 POD = User("pod", "default/llama-0", "a", frozenset({"r1"}), 100.0, "mounts it")
