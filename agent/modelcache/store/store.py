@@ -22,6 +22,7 @@ from modelcache.store.hubviews import (
     build_hub_view,
     has_hub_view,
     heir_of_hub_view,
+    hub_blob_name,
     hub_folder,
     leave_hub_view,
     refs_lead_to,
@@ -104,6 +105,19 @@ class Store:
     def shown(self) -> dict[str, Manifest]:
         """The snapshot that each model's `current` leads to, by the model's name."""
         return self._manifests.shown(self.manifests())
+
+    def places(self, manifest: Manifest) -> Iterator[Path]:
+        """Wherever a snapshot's content has a name: mostly one file under all, now and then copies.
+
+        Some may not be there.
+        """
+        view = self.layout.view(manifest.model, manifest.snapshot)
+        for file in manifest.files:
+            yield view / file.path
+            yield self.blobs.path(file.sha256)
+            if manifest.hub is not None:
+                folder = hub_folder(self.layout, manifest.model, manifest.hub)
+                yield folder / "blobs" / hub_blob_name(file)
 
     def history(self, name: str) -> tuple[Shown, ...]:
         """What a model's `current` led to, the last being shown now; none where it isn't known."""
