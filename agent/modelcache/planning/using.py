@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Final, Literal
+
+from modelcache.store import Shown
 
 MARGIN_SECONDS: Final = 60.0
 """A mount is resolved some time before its container counts as started: the runtime's hooks, such
@@ -71,22 +73,11 @@ class Uses:
         return Uses(users, "; ".join(unknown) or None)
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """A model's `current` began to lead to a snapshot; empty: to none.
-
-    `at` is in seconds since the epoch, by this machine's clock, which may have been set since.
-    """
-
-    snapshot: str
-    at: float
-
-
 def mounted(since: float, shown: Sequence[Shown]) -> frozenset[str] | None:
     """The snapshots that who began at `since` may have come to by a model's `current`.
 
-    Those that it led to at any time since then. A clock that was set back shows by entries that are
-    out of order: what was shown from there on counts, whatever its time.
+    Those that it led to at any time since then. What is out of order tells of a clock that was set
+    back: what was shown from there on counts, whatever its time.
 
     Args:
         since: seconds since the epoch.
@@ -103,3 +94,24 @@ def mounted(since: float, shown: Sequence[Shown]) -> frozenset[str] | None:
     turns = (i for i in range(len(shown) - 1) if shown[i + 1].at < shown[i].at)
     begin = min(first, next(turns, first))
     return frozenset(each.snapshot for each in shown[begin:]) - {""}
+
+
+def narrowed(uses: Uses, shown: Callable[[str], Sequence[Shown]], now: float) -> Uses:
+    """Uses of whatever was shown since somebody began, as uses of the snapshots that were.
+
+    Who is said to begin later than now began by a clock that was set back since: that may be any.
+
+    Args:
+        uses: as they were told.
+        shown: what was shown of a model: see `mounted`.
+        now: seconds since the epoch.
+    """
+    users = []
+    for user in uses.users:
+        if user.model is None or user.snapshots is not None or user.since is None:
+            users.append(user)
+            continue
+        ahead = user.since > now + MARGIN_SECONDS
+        snapshots = None if ahead else mounted(user.since, shown(user.model))
+        users.append(replace(user, snapshots=snapshots))
+    return replace(uses, users=tuple(users))

@@ -31,6 +31,7 @@ from modelcache.service.reporting import Reporter, is_unreadable, read_node_repo
 from modelcache.service.residency import Residency, resident_of
 from modelcache.service.surroundings import Alone, Node
 from modelcache.service.telling import Telling, is_missing
+from modelcache.service.using import LastUses, Using
 from modelcache.service.working import Crew
 from modelcache.settings import AgentSettings
 from modelcache.transfer import Cancel, ModelFetcher
@@ -74,6 +75,7 @@ class Agent:
         self._telling = Telling(
             self.progress, inventory.paths, _wanted(before), resident=self._residency.of
         )
+        using = Using(self._store, alone=not settings.cluster)
         self._cluster = (
             ClusterSide(
                 settings,
@@ -82,6 +84,7 @@ class Agent:
                 report=lambda: self._reporter.latest,
                 on_catalog=lambda: self._tasks["catalog"].wake(),
                 on_change=self._wake,
+                beside=using.beside,
             )
             if settings.cluster
             else None
@@ -89,7 +92,9 @@ class Agent:
         path = settings.catalog_path
         self._files = FileCatalog(path) if path else None
         events = fan_out(self.progress, self._metrics, log_event)
-        keeping = Keeping(settings.delete_unwanted_after, also_when_empty=self._files is None)
+        # Without a cluster nothing goes because its time is over, but only to make room.
+        after = settings.delete_unwanted_after if settings.cluster else None
+        keeping = Keeping(after, also_when_empty=self._files is None)
         self._compiled = CompileSide(
             settings,
             store=self._store,
@@ -103,6 +108,8 @@ class Agent:
             cancel=self._cancel,
             on_round=self._end_if_settled,
         )
+        surroundings = self._cluster or Alone(Node(settings.node_name, settings.labels), using.uses)
+        self._last_uses = LastUses(self._store, surroundings.uses)
         self._crew = Crew(
             fetcher=ModelFetcher(self._store, self._engine, events),
             origins=origins,
@@ -111,7 +118,6 @@ class Agent:
             on_end=self._wake,
             jitter=(settings.start_jitter if settings.cluster and settings.nodes_at_once else 0.0),
         )
-        surroundings = self._cluster or Alone(Node(settings.node_name, settings.labels))
         self._reconciler = Reconciler(
             store=self._store,
             inventory=inventory,
@@ -121,13 +127,14 @@ class Agent:
             evicting=Evicting(
                 store=self._store,
                 surroundings=surroundings,
-                rules=Rules(keeping.seconds, *settings.watermarks),
+                rules=Rules(settings.delete_unwanted_after, *settings.watermarks),
                 told=EvictionNews(self._metrics, lambda: self._cluster),
             ),
             limits=Limits(fetching=settings.models_at_once),
             keeping=keeping,
             stopping=self._cancel.is_set,
             wake=self._wake,
+            last_used=self._store.last_use.of,
         )
         self._reporter = Reporter(
             store=self._store,
@@ -145,6 +152,7 @@ class Agent:
             "reconcile": Task("reconcile", self._reconcile, late_after=_LATE_SECONDS),
             "report": Task("report", self._reporter.cycle, late_after=_LATE_SECONDS),
             "residency": Task("residency", self._residency.cycle, late_after=_LATE_SECONDS),
+            "use": Task("use", self._last_uses.cycle, late_after=_LATE_SECONDS),
             "sweep": Task("sweep", self._sweep, late_after=3 * _SWEEP_SECONDS),
         }
         clusters = self._cluster.tasks.values() if self._cluster else ()

@@ -61,6 +61,7 @@ class ClusterSide:
         report: Callable[[], NodeCache | None],
         on_catalog: Callable[[], None],
         on_change: Callable[[], None],
+        beside: Callable[[Uses], Uses] = lambda uses: uses,
     ) -> None:
         """Nothing is asked of the API server yet.
 
@@ -71,11 +72,13 @@ class ClusterSide:
             report: what is to be published.
             on_catalog: called when the catalog may be another.
             on_change: called when an answer of this object may be another.
+            beside: adds to what pods use what this machine tells.
 
         Raises:
             UsageError: there is no way to the API server.
         """
         self._root = str(root)
+        self._beside = beside
         self._name = settings.node_name
         self._namespace = settings.namespace
         self._on_change = on_change
@@ -181,11 +184,12 @@ class ClusterSide:
         )
 
     def uses(self) -> Uses:
-        """What the pods of this node use."""
+        """What the pods of this node use, and what this machine tells."""
         if self._pods.listed_at is None or self._pods.trouble is not None:
-            return Uses(unknown="the API server doesn't say which pods this node has")
+            return self._beside(Uses(unknown="the API server doesn't say which pods this node has"))
         pods = self._pods.objects.values()
-        return Uses(pods_using(pods, self._root, self._namespace, time.time()))
+        users = pods_using(pods, self._root, self._namespace, time.time())
+        return self._beside(Uses(users))
 
     def labelled(self) -> Collection[str] | None:
         """The models that the node carries a label of; None: it can't be asked now."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,13 +18,15 @@ class Node:
 
 
 class Surroundings(Protocol):
-    """What the reconciler asks in every round. Answers come from memory, at once."""
+    """What the reconciler asks in every round. Answers come from memory, at once; who has files
+    open is looked for within some seconds."""
 
     def node(self) -> Node | None:
         """The node; None as long as it is not known: nothing is decided then."""
 
     def uses(self) -> Uses:
-        """Who uses which content: that is not deleted, and nothing where it is not known."""
+        """Who uses which content, as of some seconds ago at most: that is not deleted, and nothing
+        where it is not known."""
 
     def labelled(self) -> Collection[str] | None:
         """Models whose label the node carries: their content is not deleted.
@@ -45,16 +47,20 @@ class Surroundings(Protocol):
 class Alone:
     """A daemon that knows of no cluster."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, uses: Callable[[], Uses] | None = None) -> None:
+        """`uses` says who uses what; without it nobody knows."""
         self._node = node
+        self._uses = uses
 
     def node(self) -> Node:
         """The node as it was told by settings."""
         return self._node
 
     def uses(self) -> Uses:
-        """Who uses what is not known here: `modelcache evict` is for a person to run."""
-        return Uses(unknown="outside of a cluster it is not known who uses what")
+        """What this machine tells."""
+        if self._uses is None:
+            return Uses(unknown="nobody tells who uses what")
+        return self._uses()
 
     def labelled(self) -> Collection[str]:
         """There is no node that could carry a label."""

@@ -63,8 +63,9 @@ class AgentSettings(FetchSettings, ClusterSettings, CompileSettings, LogSettings
     )
     delete_unwanted_after: Seconds | None = Field(
         "10m",
-        description="With --cluster: how long content is kept that nothing wants any more, such as"
-        " 10m, 1d or never. While a pod uses it, it stays in any case.",
+        description="How long content is kept that nothing wants any more, such as 10m, 1d or"
+        " never. Without --cluster it then stays until room is needed. While it is used, it stays"
+        " in any case.",
         validate_default=True,
     )
     high_watermark: Share = Field(

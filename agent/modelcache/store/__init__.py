@@ -1,22 +1,25 @@
 """The store: verified model files on one file system, and the views that engines read.
 
 `Store` is the door. What may be touched from outside: `Store`'s methods, `store.blobs.has|link`,
-`store.ingest.claim`, `store.space.reserve`, `store.listings`, `store.needs`. Everything durable
-goes through `durable.Durable`.
+`store.ingest.claim`, `store.space.reserve`, `store.listings`, `store.needs`, `store.leases`,
+`store.last_use`. Everything durable goes through `durable.Durable`.
 """
 
 from modelcache.store.content import Content
 from modelcache.store.ingest import Busy, Ingest, blob_key
 from modelcache.store.layout import Layout
+from modelcache.store.leases import LONGEST_SECONDS, Lease
 from modelcache.store.listings import Entry
 from modelcache.store.partial import SMALL_BYTES, Partial, Piece
 from modelcache.store.reservations import Promise, Reservation
+from modelcache.store.shownlog import Shown
 from modelcache.store.space import Capacity, DiskSpace, KeepFree, human_size, promised_for
 from modelcache.store.store import Overtaken, Store
 from modelcache.store.verifying import Damage
 from modelcache.store.views import Staging
 
 __all__ = [
+    "LONGEST_SECONDS",
     "SMALL_BYTES",
     "Busy",
     "Capacity",
@@ -27,11 +30,13 @@ __all__ = [
     "Ingest",
     "KeepFree",
     "Layout",
+    "Lease",
     "Overtaken",
     "Partial",
     "Piece",
     "Promise",
     "Reservation",
+    "Shown",
     "Staging",
     "Store",
     "blob_key",

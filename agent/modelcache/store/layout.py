@@ -12,6 +12,9 @@ compile/<name>/<key>/<digest>/ bundles of compile caches: the archive is a hard 
 compile/<name>/current         symlink to the bundle that the next start is seeded from
 compile/<name>/marks/<digest>.json
 keys/                          this machine's own signing key, readable by its owner alone
+leases/<id>.json               who holds a model, and until when
+use/shown/<name>.json          what `current` led to, since when
+use/last.json                  when what was last used
 node.json                      what this node reports
 """
 
@@ -26,7 +29,10 @@ from modelcache.errors import StoreDamaged
 from modelcache.store.durable import Durable
 
 LAYOUT_VERSION = 1
-_OURS = ("ingest", "blobs", "models", "hub", "manifests", "compile", "keys", "node.json")
+_OURS = (
+    *("ingest", "blobs", "models", "hub", "manifests", "compile", "keys", "leases", "use"),
+    "node.json",
+)
 _MADE_BY_KUBELET = ("models", "hub", "compile")
 
 
@@ -120,6 +126,20 @@ class Layout:
     def keys(self) -> Path:
         """This machine's own signing key."""
         return self.root / "keys"
+
+    @property
+    def leases(self) -> Path:
+        """Who holds which model; made with the first lease."""
+        return self.root / "leases"
+
+    @property
+    def last_use(self) -> Path:
+        """When which snapshot was last used."""
+        return self.root / "use" / "last.json"
+
+    def shown_log(self, name: str) -> Path:
+        """What a model's `current` led to, since when."""
+        return self.root / "use" / "shown" / f"{name}.json"
 
     def compile_cache(self, name: str) -> Path:
         """One compile cache: what pods mount."""

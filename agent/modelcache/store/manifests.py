@@ -75,10 +75,14 @@ class Manifests:
         """Whether there is a manifest file, readable by this version or not."""
         return self._layout.manifest(model, snapshot).exists()
 
+    def names(self, model: str) -> list[str]:
+        """The snapshots that a model has manifest files of, readable by this version or not."""
+        found = children(self._layout.manifests / model)
+        return [path.stem for path in found if path.suffix == ".json"]
+
     def count(self, model: str) -> int:
         """How many manifest files a model has, readable by this version or not."""
-        found = children(self._layout.manifests / model)
-        return sum(path.suffix == ".json" for path in found)
+        return len(self.names(model))
 
 
 def _load(path: Path) -> Manifest | None:

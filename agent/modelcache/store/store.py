@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from modelcache.store.hubviews import (
     build_hub_view,
     has_hub_view,
     heir_of_hub_view,
+    hub_blob_name,
     hub_folder,
     leave_hub_view,
     refs_lead_to,
@@ -31,12 +32,15 @@ from modelcache.store.hubviews import (
 )
 from modelcache.store.ingest import Ingest
 from modelcache.store.knowing import Known
+from modelcache.store.lastuse import LastUse
 from modelcache.store.layout import open_layout
+from modelcache.store.leases import Leases
 from modelcache.store.listings import Listings
 from modelcache.store.locking import Turns, locks_work
 from modelcache.store.manifests import Manifests
 from modelcache.store.needs import Needs
 from modelcache.store.receipts import Receipts
+from modelcache.store.shownlog import Shown, ShownLog
 from modelcache.store.space import Capacity, KeepFree, Space
 from modelcache.store.sweeping import Sweeping
 from modelcache.store.verifying import Damage, describe, look, read_back
@@ -86,6 +90,9 @@ class Store:
         self._turns = Turns(self.layout.lock)
         self._mutex = threading.RLock()
         self._known = Known(self._manifests, self._receipts)
+        self._shown_log = ShownLog(self.layout, self._durable)
+        self.leases = Leases(self.layout, self._durable)
+        self.last_use = LastUse(self.layout, self._durable)
 
     def manifests(self) -> list[Manifest]:
         """Every committed snapshot, oldest first."""
@@ -104,6 +111,23 @@ class Store:
     def shown(self) -> dict[str, Manifest]:
         """The snapshot that each model's `current` leads to, by the model's name."""
         return self._manifests.shown(self.manifests())
+
+    def places(self, manifest: Manifest) -> Iterator[Path]:
+        """Wherever a snapshot's content has a name: mostly one file under all, now and then copies.
+
+        Some may not be there.
+        """
+        view = self.layout.view(manifest.model, manifest.snapshot)
+        for file in manifest.files:
+            yield view / file.path
+            yield self.blobs.path(file.sha256)
+            if manifest.hub is not None:
+                folder = hub_folder(self.layout, manifest.model, manifest.hub)
+                yield folder / "blobs" / hub_blob_name(file)
+
+    def history(self, name: str) -> tuple[Shown, ...]:
+        """What a model's `current` led to, the last being shown now; none where it isn't known."""
+        return self._shown_log.of(name, self._manifests.current(name))
 
     def find(
         self, identity: str, digest: str | None, size: int, *, fresh: bool = False
@@ -201,7 +225,10 @@ class Store:
                 if not has_hub_view(self.layout, manifest):
                     with self.staging() as staging:
                         build_hub_view(self.layout, self.blobs, self._durable, staging, manifest)
-                if self._manifests.current(manifest.model) != manifest.snapshot:
+                before = self._manifests.current(manifest.model)
+                if before != manifest.snapshot:
+                    there = self._manifests.names(manifest.model)
+                    self._shown_log.note(manifest.model, before, manifest.snapshot, there)
                     self._durable.symlink(manifest.snapshot, self.layout.current(manifest.model))
                     self._unlink_if_gone(manifest)
                 write_refs(self.layout, self._durable, manifest)
@@ -314,6 +341,7 @@ class Store:
             self._receipts.drop(name, snapshot)
         digests |= self.needs.drop_model(name) - self.needs.of_all()
         self._durable.unlink(self.layout.current(name))
+        self._shown_log.forget(name)
         for folder in (
             self.layout.manifests / name,
             self.layout.hub(name),
@@ -336,6 +364,9 @@ class Store:
                     raise Overtaken("nothing takes over")
                 self.show(whole[-1])
             except (InsufficientDisk, Overtaken):
+                with suppress(InsufficientDisk):  # what is not noted counts as used
+                    there = self._manifests.names(manifest.model)
+                    self._shown_log.note(manifest.model, manifest.snapshot, "", there)
                 self._durable.unlink(self.layout.current(manifest.model))
         hub = manifest.hub
         if hub is not None and not any(same_commit(m, manifest) for m in others):
@@ -380,6 +411,8 @@ class Store:
         self._receipts.sweep(older_than)
         self.listings.sweep(self.blobs, older_than)
         self.needs.sweep(older_than)
+        with suppress(InsufficientDisk):  # what can't be written anew stays as it is
+            self.leases.sweep()
         with self._turns.take():
             sweeping.manifests()
             sweeping.views(self._manifests)

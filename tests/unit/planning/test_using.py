@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from modelcache.planning.using import MARGIN_SECONDS, Shown, User, Uses, mounted
+from modelcache.planning.using import MARGIN_SECONDS, User, Uses, mounted
+from modelcache.store import Shown
 
 POD = User("pod", "default/llama-0", "a", frozenset({"r1"}), 100.0, "mounts it")
 

@@ -1,0 +1,245 @@
+"""Who uses what of this node's cache, put together: pods, leases, and who has files open."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from modelcache.errors import ModelCacheError
+from modelcache.host.openfiles import NotToldWhether, Opener, is_open, openers
+from modelcache.planning.using import User, Uses, narrowed
+from modelcache.store import Store
+
+log = structlog.get_logger(__name__)
+
+_PATIENCE_SECONDS: Final = 10.0
+"""Looking at processes takes longer where one of them hangs; then it is not known who uses what."""
+_FRESH_SECONDS: Final = 2.0
+_PAUSE_SHARE: Final = 20.0
+"""Looks at files and processes take at most one part in so many of the time."""
+_AGAIN_SECONDS: Final = 0.02
+_NOTE_SECONDS: Final = 60.0
+_NAMELESS: Final = "that can't be named"
+
+_Key = tuple[str, str]
+
+
+def lease_uses(store: Store) -> Uses:
+    """What leases hold."""
+    users = []
+    for lease in store.leases.all():
+        if lease.model is None:
+            users.append(User("lease", lease.id, None, how="can't be read and may hold any model"))
+            continue
+        until = datetime.fromtimestamp(lease.expires).astimezone()
+        holder = f" for {lease.holder}" if lease.holder else ""
+        snapshots = None if lease.snapshot is None else frozenset({lease.snapshot})
+        how = f"holds it until {until:%Y-%m-%d %H:%M}{holder}"
+        users.append(User("lease", lease.id, lease.model, snapshots, None, how))
+    return Uses(tuple(users))
+
+
+class OpenFiles:
+    """Who has files of models open or mapped. Safe for threads."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        alone: bool = True,
+        patience: float = _PATIENCE_SECONDS,
+        fresh: float = _FRESH_SECONDS,
+    ) -> None:
+        """Nothing is looked at yet.
+
+        Args:
+            store: whose models.
+            alone: whether nothing else tells who uses them: then what can't be told is not known,
+                and what only this process may have open is in use.
+            patience: seconds that a look may take.
+            fresh: seconds for which an answer is good, or longer, where looks take long.
+        """
+        self._store = store
+        self._alone = alone
+        self._patience = patience
+        self._fresh = fresh
+        self._mutex = threading.Lock()
+        self._looking: threading.Thread | None = None
+        self._found: Uses = Uses()
+        self._good_until = 0.0
+        self._give_up = 0.0
+
+    def uses(self) -> Uses:
+        """Who has them open, as of some seconds ago at most."""
+        with self._mutex:
+            if time.monotonic() < self._good_until:
+                return self._found
+            if self._looking is None or not self._looking.is_alive():
+                self._looking = threading.Thread(target=self._look, name="open-files", daemon=True)
+                self._give_up = time.monotonic() + self._patience
+                self._looking.start()
+            self._looking.join(max(0.0, self._give_up - time.monotonic()))
+            if self._looking.is_alive():
+                seconds = f"{self._patience:g}"
+                return Uses(unknown=f"who has files open can't be told within {seconds} seconds")
+            return self._found
+
+    def _look(self) -> None:
+        began = time.monotonic()
+        try:
+            found = self._look_once(began + self._patience)
+        except (OSError, ModelCacheError) as error:
+            found = Uses(unknown=f"who has files open can't be told: {error}")
+        ended = time.monotonic()
+        self._found = found
+        self._good_until = ended + max(self._fresh, (ended - began) * _PAUSE_SHARE)
+
+    def _look_once(self, deadline: float) -> Uses:
+        files: dict[int, tuple[Path, set[_Key]]] = {}
+        for manifest in self._store.manifests():
+            for path in self._store.places(manifest):
+                try:
+                    inode = path.lstat().st_ino
+                except FileNotFoundError:
+                    continue
+                key = (manifest.model, manifest.snapshot)
+                files.setdefault(inode, (path, set()))[1].add(key)
+        held, untold = _held(files)
+        if held:
+            time.sleep(_AGAIN_SECONDS)  # whoever else looks, as we do, is gone by then
+            again = {inode: files[inode] for inode in held}
+            held, more = _held(again)
+            untold |= more
+        if not held and not untold:
+            return Uses()
+        found = openers(held | untold, self._store.layout.marker, deadline=deadline)
+        return self._told(files, held, untold, found.found, found.doubt)
+
+    def _told(
+        self,
+        files: dict[int, tuple[Path, set[_Key]]],
+        held: set[int],
+        untold: set[int],
+        found: tuple[Opener, ...],
+        doubt: str | None,
+    ) -> Uses:
+        users: list[User] = []
+        nameless = set(held) if doubt is not None else set()
+        for opener in found:
+            if not opener.ours:
+                name = f"{opener.pid} ({opener.command})"
+                users += _users(name, opener.inodes, files)
+                nameless -= opener.inodes
+            elif not self._alone:
+                nameless -= opener.inodes
+        users += _users(_NAMELESS, nameless, files)
+        unknown = None
+        if untold and doubt is not None and self._alone:
+            unknown = f"it can't be told who has files open: {doubt}"
+        return Uses(tuple(users), unknown)
+
+
+def _held(files: dict[int, tuple[Path, set[_Key]]]) -> tuple[set[int], set[int]]:
+    """Which files are open, and of which it is not told."""
+    held, untold = set(), set()
+    for inode, (path, _) in files.items():
+        try:
+            if is_open(path):
+                held.add(inode)
+        except FileNotFoundError:
+            continue
+        except NotToldWhether:
+            untold.add(inode)
+    return held, untold
+
+
+def _users(
+    name: str, inodes: set[int] | frozenset[int], files: dict[int, tuple[Path, set[_Key]]]
+) -> Iterator[User]:
+    models: dict[str, tuple[set[str], set[int]]] = {}
+    for inode in inodes:
+        for model, snapshot in files[inode][1]:
+            snapshots, numbers = models.setdefault(model, (set(), set()))
+            snapshots.add(snapshot)
+            numbers.add(inode)
+    for model, (snapshots, numbers) in sorted(models.items()):
+        noun = "file" if len(numbers) == 1 else "files"
+        how = f"has {len(numbers)} of its {noun} open"
+        yield User("process", name, model, frozenset(snapshots), None, how)
+
+
+class Using:
+    """Who uses what: leases, open files, and what others know. Safe for threads."""
+
+    def __init__(
+        self, store: Store, *, alone: bool, clock: Callable[[], float] = time.time
+    ) -> None:
+        """`alone`: nobody else knows, as outside of a cluster; `clock` gives epoch seconds."""
+        self._store = store
+        self._open = OpenFiles(store, alone=alone)
+        self._clock = clock
+        self._alone = alone
+
+    def uses(self) -> Uses:
+        """Who uses what, as far as this machine tells."""
+        return self.beside(Uses())
+
+    def beside(self, others: Uses) -> Uses:
+        """Who uses what, with those that others know of.
+
+        Of a model of which it is told since when it is used, the snapshots that were shown since.
+        """
+        told = narrowed(others, self._store.history, self._clock())
+        return told | lease_uses(self._store) | self._open.uses()
+
+
+class LastUses:
+    """Notes what is in use, once a minute at most. `cycle` is a task's."""
+
+    def __init__(
+        self,
+        store: Store,
+        uses: Callable[[], Uses],
+        *,
+        seconds: float = _NOTE_SECONDS,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`uses` says who uses what; `clock` gives seconds since the epoch."""
+        self._store = store
+        self._uses = uses
+        self._seconds = seconds
+        self._clock = clock
+        self._complaint = ""
+
+    def cycle(self) -> float:
+        """Note what is in use now. Returns seconds until the next look."""
+        uses = self._uses()
+        manifests = self._store.manifests()
+        there = {(m.model, m.snapshot) for m in manifests}
+        shown = {(m.model, m.snapshot) for m in self._store.shown().values()}
+        try:
+            self._store.last_use.note(_used(uses, there, shown), there, self._clock())
+        except (OSError, ModelCacheError) as error:
+            if str(error) != self._complaint:
+                log.warning("use.not_noted", error=str(error))
+            self._complaint = str(error)
+        else:
+            self._complaint = ""
+        return self._seconds
+
+
+def _used(uses: Uses, there: set[_Key], shown: set[_Key]) -> set[_Key]:
+    """What is in use for certain: who may use any model says nothing of one, and of a model of
+    which any snapshot may be in use the one that is shown is."""
+    found: set[_Key] = set()
+    for user in uses.users:
+        if user.model is not None:
+            among = shown if user.snapshots is None else there
+            found |= {key for key in among if user.uses(*key)}
+    return found
