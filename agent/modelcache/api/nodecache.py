@@ -38,6 +38,8 @@ class ModelReport(ApiModel):
     """How far it is. Ready stays Ready while a newer revision is fetched."""
     wanted: bool = True
     """Whether the catalog (still) asks for it."""
+    unwanted_since: datetime | None = None
+    """Since when nothing asks for it, as far as this agent knows."""
     source: str | None = None
     """The URI that it comes from."""
     source_digest: str | None = None

@@ -33,6 +33,8 @@ COMMANDS: Final = {
     "show": ("inspecting:show", "Show one model and its files."),
     "verify": ("keeping:verify", "Read models back, compare every byte."),
     "evict": ("keeping:evict", "Remove a model from the cache."),
+    "gc": ("collectingcmd:gc", "Remove what nothing needs, or tell it."),
+    "explain": ("collectingcmd:explain", "Say why a model is here or isn't."),
     "warm": ("warming:warm", "Bring models into the page cache."),
     "validate": ("validating:validate", "Check catalog files."),
     "labels": ("inspecting:labels", "Print the labels that the node carries."),

@@ -300,7 +300,7 @@ class Evicting:
             if there.isdisjoint(going.snapshots):
                 continue  # gone in its time, in this round
             try:
-                freed = self._evict(going)
+                freed = evict(self._store, going)
             except (ModelCacheError, OSError) as error:
                 log.warning("store.failed", model=going.model, message=str(error))
                 return True
@@ -311,11 +311,6 @@ class Evicting:
                 until = self._clock() + _KEPT_SECONDS
                 self._kept[name] = _Kept(need, priority, until)
         return True
-
-    def _evict(self, going: Going) -> int:
-        if going.whole:
-            return self._store.evict(going.model)
-        return sum(self._store.evict(going.model, snapshot) for snapshot in going.snapshots)
 
     def _tell(self, going: Going, freed: int) -> None:
         log.info(
@@ -352,6 +347,20 @@ class Evicting:
 
 _PLENTY: Final = 1 << 62
 """Inodes where the file system makes them as they are needed."""
+
+
+def evict(store: Store, going: Going) -> int:
+    """Remove it; bytes that were freed.
+
+    Raises:
+        OSError
+    """
+    if going.whole:
+        return store.evict(going.model)
+    freed = sum(store.evict(going.model, snapshot) for snapshot in going.snapshots)
+    if going.rule is Rule.UNWANTED and not store.snapshots(going.model):
+        freed += store.evict(going.model)  # what unfinished fetches left of it
+    return freed
 
 
 def held_by(staying: tuple[Staying, ...]) -> str:

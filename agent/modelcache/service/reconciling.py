@@ -154,6 +154,7 @@ class Reconciler:
             self._trials,
             self._crew.running(),
             planned.waiting,
+            unwanted=self._unwanted,
             leaving=self._evicting.leaving,
             without_room=self._evicting.waiting,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Container, Mapping
+from datetime import UTC, datetime
 
 import structlog
 
@@ -59,6 +60,7 @@ class Telling:
         running: Mapping[str, Running],
         waiting: Container[str] = (),
         *,
+        unwanted: Mapping[str, float] | None = None,
         leaving: Mapping[str, str] | None = None,
         without_room: Mapping[str, str] | None = None,
     ) -> None:
@@ -67,6 +69,7 @@ class Telling:
         Args:
             wanted, inventory, trials, running: as planning sees them.
             waiting: models whose fetch waits for a permit.
+            unwanted: since when nothing wants a model, in seconds since the epoch.
             leaving: models that are about to be evicted, and why.
             without_room: models whose fetch waits until others were, and for how much.
         """
@@ -98,6 +101,10 @@ class Telling:
                 )
             elif name in without_room and report.message is None:
                 report = report.model_copy(update={"message": without_room[name]})
+            since = (unwanted or {}).get(name)
+            if since is not None:
+                moment = datetime.fromtimestamp(int(since), UTC)
+                report = report.model_copy(update={"unwanted_since": moment})
             last = self._remembered.get(name)
             if last is not None:
                 kept = ("wanted", "priority", "pinned", "page_cache")

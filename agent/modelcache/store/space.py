@@ -26,7 +26,6 @@ _VIEW_BYTES_PER_FILE = 512
 _INODES_PER_FILE = 2
 _MEASURE_SECONDS = 60.0
 _MEASURE_SHARE = 100.0
-_EXACT_SECONDS = 10.0
 _EXACT_SHARE = 10.0
 _QUICK_SECONDS = 0.1
 """Counting that takes longer takes at most one part in so many of the time."""
@@ -104,7 +103,6 @@ class Space:
         self._turn = threading.Lock()
         self._mutex = threading.Lock()
         self._usage: Usage | None = None
-        self._noted = False
         self._counted_at = self._cost = 0.0
 
     @property
@@ -117,7 +115,7 @@ class Space:
 
         What the root takes is counted anew once a minute, or more rarely where counting takes long;
         in between what fetches bring and evictions free is added. What else goes, as what turned
-        out to be wrong, is not seen until then. `exact`: it is counted anew if it may have changed.
+        out to be wrong, is not seen until then. `exact`: it is counted now.
         """
         # In this order: what reaches the disk meanwhile counts twice rather than not at all.
         promised = tuple(self._promises())
@@ -128,23 +126,20 @@ class Space:
         with self._mutex:
             if self._usage is not None:
                 self._usage = Usage(max(0, self._usage.bytes + change), self._usage.inodes)
-                self._noted = True
 
     def _known(self, *, exact: bool) -> Usage:
         with self._mutex:
             usage, age = self._usage, time.monotonic() - self._counted_at
             most = max(_MEASURE_SECONDS, self._cost * _MEASURE_SHARE)
             if exact:
-                most = 0.0 if self._noted else _EXACT_SECONDS
-                if self._cost > _QUICK_SECONDS:
-                    most = max(most, self._cost * _EXACT_SHARE)
+                most = self._cost * _EXACT_SHARE if self._cost > _QUICK_SECONDS else 0.0
         return usage if usage is not None and age < most else self._counted()
 
     def _counted(self) -> Usage:
         began = time.monotonic()
         usage = measure_usage(self._layout.root)
         with self._mutex:
-            self._usage, self._noted = usage, False
+            self._usage = usage
             self._counted_at = time.monotonic()
             self._cost = self._counted_at - began
         return usage

@@ -13,6 +13,7 @@ from tests.unit.cli.conftest import Command
 FLAGS = {
     "secrets_dir": "/secrets",
     "keep_free": "7%",
+    "capacity": "70%",
     "connections": "3",
     "bandwidth": "1000",
     "origin_bandwidth": "hf=200",

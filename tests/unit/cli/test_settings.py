@@ -106,6 +106,22 @@ def test_what_is_kept_free(keep: str, parts: tuple[int, float]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("capacity", "parts"),
+    [("100%", None), ("50%", (0, 0.5)), ("2Ti", (2 * 2**40, 0.0)), ("0.5%", (0, 0.005))],
+)
+def test_what_the_cache_may_take(capacity: str, parts: tuple[int, float] | None) -> None:
+    assert settings(StoreSettings, capacity=capacity).capacity_parts == parts
+
+
+def test_the_watermarks_are_in_order() -> None:
+    assert settings(AgentSettings).watermarks == (0.9, 0.8)
+    low = settings(AgentSettings, high_watermark="70%", low_watermark="70%")
+    assert low.watermarks == (0.7, 0.7)
+    with pytest.raises(UsageError, match=r"^--low-watermark .*: 80% is more than .*, 70%$"):
+        settings(AgentSettings, high_watermark="70%")
+
+
+@pytest.mark.parametrize(
     ("field", "value"),
     [
         ("connections", "0"),
@@ -116,6 +132,14 @@ def test_what_is_kept_free(keep: str, parts: tuple[int, float]) -> None:
         ("keep_free", "100%"),
         ("keep_free", "-1%"),
         ("keep_free", "lots"),
+        ("capacity", "0"),
+        ("capacity", "0%"),
+        ("capacity", "101%"),
+        ("capacity", "lots"),
+        ("high_watermark", "0%"),
+        ("high_watermark", "101%"),
+        ("low_watermark", "20Gi"),
+        ("low_watermark", "95%"),
         ("listen", "8080"),
         ("listen", "host:99999"),
         ("listen", "::1:8080"),

@@ -52,7 +52,7 @@ def table() -> str:
             default = shown(info.default) if info.default_factory is None else ""
             defaults.setdefault(field, {}).setdefault(default, []).append(program)
     # These have those of all that know a root; they look at the root alone.
-    for field in ("keep_free", "secrets_dir"):
+    for field in ("capacity", "keep_free", "secrets_dir"):
         for program in ("prepare-root", "warm"):
             programs[field].remove(program)
     lines = ["| variable | read by | default | |", "|---|---|---|---|"]

@@ -1,0 +1,171 @@
+"""Why a model is here or isn't, and what would have to happen: sentences, from what is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from modelcache.api import ModelReport, ModelState
+from modelcache.errors import Reason
+from modelcache.planning.evicting import Decision, Hold, Staying, moment
+from modelcache.planning.using import Uses
+from modelcache.store import DiskSpace, human_size
+
+_HOLDS = (Hold.IN_USE, Hold.USE_UNKNOWN, Hold.GRACE, Hold.DOUBT, Hold.PINNED, Hold.PRIORITY)
+_HELP = {
+    Hold.IN_USE: "let go of what is in use",
+    Hold.USE_UNKNOWN: "see why it can't be told who uses what",
+    Hold.GRACE: "wait until what nothing wants has had its time",
+    Hold.DOUBT: "mend the catalog's broken documents",
+    Hold.PINNED: "unpin a model",
+    Hold.PRIORITY: "give it a higher priority",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a model is here or isn't.
+
+    Attributes:
+        verdict: in one sentence.
+        facts: what that rests on: (what it is about, a sentence) each.
+        holders: what holds the room that is missing for it, the largest first.
+        remedies: what would change it, any of them.
+    """
+
+    verdict: str
+    facts: tuple[tuple[str, str], ...] = ()
+    holders: tuple[Staying, ...] = ()
+    remedies: tuple[str, ...] = field(default=())
+
+
+def explain(
+    report: ModelReport,
+    uses: Uses,
+    space: DiskSpace,
+    room: Decision | None,
+    *,
+    grace: float | None,
+    placement: str | None = None,
+) -> Explanation:
+    """Explain one model.
+
+    Args:
+        report: what is known of it.
+        uses: who uses what.
+        space: the disk.
+        room: what would go for it, where it is not here and its size is known.
+        grace: seconds for which content is kept that nothing wants; None: for ever.
+        placement: what the catalog says of it and this node, where it was read.
+    """
+    facts = [("wanted", _wanted(report))]
+    if placement is not None:
+        facts.append(("placed", placement))
+    facts.append(("state", _state(report)))
+    if report.state is ModelState.READY:
+        facts += [("used", _used(report, uses)), ("stays", _stays(report, uses, grace))]
+        return Explanation(f"{report.name} is here, and shown.", tuple(facts))
+    facts.append(("room", _room(report, space)))
+    holders = _holders(room)
+    missing = report.reason is Reason.INSUFFICIENT_DISK
+    return Explanation(_absent(report), tuple(facts), holders, _remedies(report, room, missing))
+
+
+def _wanted(report: ModelReport) -> str:
+    if not report.wanted:
+        known = report.unwanted_since
+        since = f" since {moment(known.timestamp())}" if known else ""
+        return f"no: nothing that the agent read asks for it on this node{since}"
+    pinned = ", pinned" if report.pinned else ""
+    source = f", from {report.source}" if report.source else ""
+    return f"yes, with priority {report.priority}{pinned}{source}"
+
+
+def _state(report: ModelReport) -> str:
+    told = report.state.value
+    if report.reason:
+        told += f" ({report.reason.value})"
+    if report.message:
+        told += f": {report.message}"
+    if report.attempts:
+        tries = "try" if report.attempts == 1 else "tries"
+        told += f"; {report.attempts} {tries} failed"
+    if report.retry_at:
+        told += f", the next one is at {moment(report.retry_at.timestamp())}"
+    return told
+
+
+def _used(report: ModelReport, uses: Uses) -> str:
+    users = uses.of(report.name)
+    if users:
+        return "; ".join(user.sentence for user in users)
+    return f"it can't be told: {uses.unknown}" if uses.unknown else "by nobody"
+
+
+def _stays(report: ModelReport, uses: Uses, grace: float | None) -> str:
+    if report.wanted:
+        if report.pinned:
+            return "in any case: it is pinned"
+        return f"unless something of a priority above {report.priority} needs its room"
+    if not uses.may_go(report.name):
+        return "as long as it is in use, or may be"
+    if grace is None:
+        return "for ever: --delete-unwanted-after is never"
+    if report.unwanted_since is None:
+        return "until it has been unwanted for long enough"
+    return f"until {moment(report.unwanted_since.timestamp() + grace)}, or longer"
+
+
+def _room(report: ModelReport, space: DiskSpace) -> str:
+    left = max(0, space.budget - space.used - space.reserved)
+    told = (
+        f"the cache takes {human_size(space.used)} of the {human_size(space.budget)} that it may,"
+        f" and {human_size(left)} are left"
+    )
+    if space.reserved:
+        told += f" ({human_size(space.reserved)} are promised to fetches under way)"
+    if report.bytes_total:
+        needed = max(0, report.bytes_total - report.bytes_done)
+        told = f"it needs {human_size(needed)} at most; {told}"
+    return told
+
+
+def _absent(report: ModelReport) -> str:
+    name, state = report.name, report.state
+    if not report.wanted:
+        return f"{name} is not here, and nothing wants it here."
+    if state is ModelState.EVICTED:
+        return f"{name} is leaving: it {report.message or 'makes room for others'}."
+    if report.reason is Reason.INSUFFICIENT_DISK:
+        return f"{name} is not here: there is not enough room for it."
+    if state is ModelState.FAILED:
+        return f"{name} is not here: it could not be fetched."
+    if state in (ModelState.DOWNLOADING, ModelState.VERIFYING):
+        return f"{name} is on its way."
+    return f"{name} is not here yet."
+
+
+def _holders(room: Decision | None) -> tuple[Staying, ...]:
+    if room is None or not room.missing:
+        return ()
+    held = [each for each in room.staying if each.hold in _HOLDS]
+    return tuple(sorted(held, key=lambda each: (-each.size, each.model, each.snapshot)))
+
+
+def _remedies(report: ModelReport, room: Decision | None, missing: bool) -> tuple[str, ...]:
+    if not report.wanted:
+        return ("apply a CachedModel that selects this node, or modelcache prefetch it",)
+    if room is not None and room.going and not room.missing:
+        gone = ", ".join(dict.fromkeys(going.model for going in room.going))
+        return (f"nothing: {gone} goes for it when it is tried again",)
+    if room is not None and room.missing:
+        holds = [hold for hold in _HOLDS if any(each.hold is hold for each in _holders(room))]
+        lacks = human_size(room.missing.bytes)
+        more = f"free {lacks}, or let the cache take so much more (--capacity, --keep-free)"
+        return (*(_HELP[hold] for hold in holds), more)
+    if missing:
+        return ("nothing: there is room now, and it is tried again",)
+    if report.reason in (Reason.AUTH_FAILED, Reason.NOT_FOUND):
+        return ("mend its source or its credentials; it is tried again by itself",)
+    if report.reason is not None:
+        return ("nothing, or what the reason says; it is tried again by itself",)
+    return ("nothing: it is being brought",)

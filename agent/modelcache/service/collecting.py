@@ -1,0 +1,96 @@
+"""What a root holds and who needs it, for commands that decide what goes beside an agent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from modelcache.api import ModelReport
+from modelcache.planning.candidates import Candidate, Wish, candidates
+from modelcache.planning.evicting import Above, Amount, Decision, Going, Occasion, Room, decide
+from modelcache.planning.using import User, Uses
+from modelcache.service.inventory import Inventory
+from modelcache.service.looking import model_reports
+from modelcache.service.using import Using
+from modelcache.store import DiskSpace, Store
+
+_ALL = Amount(1 << 62, 1 << 62)
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """What there is at one moment.
+
+    Attributes:
+        reports: every model that is here, or that the agent's last report speaks of, by name.
+        candidates: every model of which something is here.
+        uses: who uses what.
+        space: the disk.
+        grace: seconds for which content is kept that nothing wants; None: for ever.
+        now: seconds since the epoch.
+    """
+
+    reports: dict[str, ModelReport]
+    candidates: tuple[Candidate, ...]
+    uses: Uses
+    space: DiskSpace
+    grace: float | None
+    now: float
+
+    def decide(self, occasion: Occasion) -> Decision:
+        """What would go on an occasion."""
+        return decide(self.candidates, self.uses, occasion, now=self.now, grace=self.grace)
+
+    def all_that_may(self) -> Decision:
+        """All that nothing needs."""
+        return self.decide(Above(_ALL))
+
+    def room(self, name: str, size: int, priority: int) -> Decision:
+        """What would go for a model of so many bytes; nothing where it fits as it is."""
+        left = self.space.budget - self.space.used - self.space.reserved
+        return self.decide(Room(name, priority, Amount(max(0, size - left))))
+
+
+def collection(store: Store, grace: float | None) -> Collection:
+    """Look at a root, as it is now. What is wanted is as its agent last reported it.
+
+    Without an agent's word all that is here is wanted: somebody has brought it.
+    """
+    reports = {report.name: report for report in model_reports(store)}
+    now = time.time()
+    there = candidates(
+        {name: Wish.told(report) for name, report in reports.items() if report.wanted},
+        Inventory(store).read(),
+        {},
+        {
+            name: report.unwanted_since.timestamp() if report.unwanted_since else now
+            for name, report in reports.items()
+            if not report.wanted
+        },
+        last_used=store.last_use.of,
+        block=store.space.block,
+    )
+    uses = users(store, reports.values())
+    return Collection(reports, there, uses, store.space.measure(exact=True), grace, now)
+
+
+def users(store: Store, reports: Iterable[ModelReport]) -> Uses:
+    """Who uses what: what this machine tells now, and what the agent knew when it last reported.
+
+    It alone knows of pods, which may have no file open at this moment.
+    """
+    here = Using(store, alone=True).uses()
+    known = [report for report in reports if report.used_by and not here.of(report.name)]
+    return here | Uses(
+        tuple(
+            User("pod", "of this node", report.name, how="uses it, as its agent last reported")
+            for report in known
+        )
+    )
+
+
+def may_go(store: Store, going: Going, reports: dict[str, ModelReport]) -> bool:
+    """Whether nobody uses, at this moment, what is about to go."""
+    uses = users(store, reports.values())
+    return all(uses.may_go(going.model, snapshot) for snapshot in going.snapshots)
