@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Container, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
 
 import structlog
 
@@ -18,6 +20,14 @@ from modelcache.service.progress import ProgressBook
 log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Use:
+    """How much a model is used, as a report has it: by how many, or else when it last was."""
+
+    used_by: int | None = None
+    last_used_at: datetime | None = None
+
+
 class Telling:
     """The models' reports. Updated from one thread, read from any."""
 
@@ -28,6 +38,7 @@ class Telling:
         remembered: Mapping[str, ModelReport] | None = None,
         *,
         resident: Callable[[str, str | None], int | None] = lambda *_: None,
+        use: Callable[[str], Use] = lambda _: Use(),
     ) -> None:
         """`remembered`: what was last reported of the models that this node was known to want.
 
@@ -35,10 +46,12 @@ class Telling:
         broken document may be theirs.
 
         `resident` gives how many bytes of a model's revision are in the page cache; None: unknown.
+        `use` tells of a model whether it is used.
         """
         self._progress = progress
         self._paths = paths
         self._resident = resident
+        self._use = use
         self._remembered = dict(remembered or {})
         self._mutex = threading.Lock()
         self._reports: tuple[ModelReport, ...] | None = None
@@ -77,8 +90,8 @@ class Telling:
             )
             if report.state is ModelState.READY:
                 resident = self._resident(name, report.revision)
-                if resident is not None:
-                    report = report.model_copy(update={"resident_bytes": resident})
+                update = {} if resident is None else {"resident_bytes": resident}
+                report = report.model_copy(update={**update, **asdict(self._use(name))})
             last = self._remembered.get(name)
             if last is not None:
                 kept = ("wanted", "priority", "pinned", "page_cache")
