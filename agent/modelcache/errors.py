@@ -166,6 +166,12 @@ class StoreDamaged(ModelCacheError):
     """The root is not a cache of ours, or was written by a newer version."""
 
 
+class InUse(ModelCacheError):
+    """What is to be removed is in use, or it can't be told that it isn't."""
+
+    exit_code = 8
+
+
 class TreeChanged(ModelCacheError):
     """A file of a tree changed, or went, while it was read: somebody still writes."""
 

@@ -57,6 +57,11 @@ class ModelReport(ApiModel):
     resident_bytes: NonNegative | None = None
     """Bytes of the ready revision that are in the page cache, in steps of 1 %; absent where it was
     not measured."""
+    used_by: NonNegative | None = None
+    """Pods, processes and leases of this node that use it; absent where there are none, or nobody
+    knows."""
+    last_used_at: datetime | None = None
+    """When it was last seen in use, to the minute; absent while it is in use."""
     page_cache: PageCache = PageCache.NONE
     """What the object asks for: Warm, to be kept in the page cache."""
     priority: int = 0

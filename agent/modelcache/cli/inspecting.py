@@ -19,7 +19,9 @@ from modelcache.cli.output import (
 )
 from modelcache.errors import NotFound
 from modelcache.planning.labelling import labels as node_labels
+from modelcache.planning.using import User, Uses
 from modelcache.service.looking import model_reports
+from modelcache.service.using import Using
 from modelcache.settings import AgentSettings
 from modelcache.store import Store
 
@@ -34,7 +36,18 @@ def ls(root: Root = None, output: Output = Format.TABLE) -> None:
     elif not reports:
         print("The cache is empty.")
     else:
-        columns = ["NAME", "STATE", "REVISION", "SIZE", "MEMORY", "FILES", "AGE", "SOURCE", "NOTE"]
+        columns = [
+            "NAME",
+            "STATE",
+            "REVISION",
+            "SIZE",
+            "MEMORY",
+            "FILES",
+            "AGE",
+            "USED",
+            "SOURCE",
+            "NOTE",
+        ]
         print_table(columns, [_row(report) for report in reports])
         print_notes({r.name: r.message for r in reports if r.message})
 
@@ -51,6 +64,7 @@ def _row(report: ModelReport) -> list[str]:
         _share_in_memory(report),
         str(report.files or ""),
         age(report.finished_at),
+        "now" if report.used_by else age(report.last_used_at),
         report.source or "",
         report.reason or ("" if report.wanted else "not in the catalog"),
     ]
@@ -68,16 +82,24 @@ def show(name: Name, root: Root = None, output: Output = Format.TABLE) -> None:
     store = open_store(root)
     report = find_report(store, name)
     snapshots = store.snapshots(name)
+    uses = who_uses(store, report)
     if output is Format.JSON:
         print_json(
             "Model",
             {
                 "status": report.to_document(),
+                "use": {
+                    "users": [
+                        {"kind": user.kind, "name": user.name, "message": user.sentence}
+                        for user in uses.of(name)
+                    ],
+                    "unknown": uses.unknown,
+                },
                 "snapshots": [manifest.to_document() for manifest in snapshots],
             },
         )
         return
-    for label, value in _facts(report):
+    for label, value in _facts(report, uses):
         if value:
             print(f"{label + ':':<14}{value}")
     for manifest in snapshots:
@@ -88,7 +110,9 @@ def show(name: Name, root: Root = None, output: Output = Format.TABLE) -> None:
         print_table(["PATH", "SIZE", "DIGEST"], rows)
 
 
-def _facts(report: ModelReport) -> list[tuple[str, str]]:
+def _facts(report: ModelReport, uses: Uses) -> list[tuple[str, str]]:
+    used = "; ".join(user.sentence for user in uses.of(report.name))
+    last = report.last_used_at
     return [
         ("Name", report.name),
         ("State", report.state.value),
@@ -99,6 +123,8 @@ def _facts(report: ModelReport) -> list[tuple[str, str]]:
         ("Page cache", report.page_cache.value if report.page_cache is not PageCache.NONE else ""),
         ("Priority", str(report.priority) if report.priority else ""),
         ("Pinned", "yes" if report.pinned else ""),
+        ("Used by", one_line(used)),
+        ("Last used", last.isoformat() if last and not used else ""),
         ("Ready since", report.finished_at.isoformat() if report.finished_at else ""),
         ("Files at", report.path or ""),
         ("Hub cache", report.hub_path or ""),
@@ -107,6 +133,17 @@ def _facts(report: ModelReport) -> list[tuple[str, str]]:
         ("Attempts", str(report.attempts) if report.attempts else ""),
         ("Next try", report.retry_at.isoformat() if report.retry_at else ""),
     ]
+
+
+def who_uses(store: Store, report: ModelReport) -> Uses:
+    """Who uses a model: what this machine tells now, and what its agent last reported."""
+    uses = Using(store, alone=True).uses()
+    if not report.used_by or uses.of(report.name):
+        return uses
+    # The agent knows of pods, which may have no file open at this moment.
+    name = f"{report.used_by} of this node's" if report.used_by > 1 else "one of this node's"
+    known = User("pod", name, report.name, how="uses it, as the agent last reported")
+    return uses | Uses((known,))
 
 
 def _in_memory(report: ModelReport) -> str:

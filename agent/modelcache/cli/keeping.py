@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from modelcache.api import Manifest
 from modelcache.cli.bars import byte_bars
-from modelcache.cli.inspecting import Name, find_report, find_snapshots
+from modelcache.cli.inspecting import Name, find_report, find_snapshots, who_uses
 from modelcache.cli.options import Output, Root, open_store
 from modelcache.cli.output import Format, human_bytes, print_json, print_table
-from modelcache.errors import ChecksumMismatch
+from modelcache.errors import ChecksumMismatch, InUse
+from modelcache.planning.using import Uses
 from modelcache.service.reporting import read_node_report
 from modelcache.store import Damage, Store
+
+_TOLD_USERS: Final = 3
 
 
 def verify(
@@ -99,14 +102,24 @@ def _tell(checked: list[tuple[Manifest, list[Damage]]]) -> None:
         print("The cache is empty.")
 
 
-def evict(name: Name, root: Root = None, output: Output = Format.TABLE) -> None:
-    """Remove a model from the cache, whether or not a pod is reading it.
+def evict(
+    name: Name,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also when it is in use, or nobody knows.")
+    ] = False,
+    root: Root = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Remove a model from the cache, unless it is in use.
 
-    An agent whose catalog has the model fetches it again: take it out of the catalog first.
+    Exit code 8 when a pod, a process or a lease uses it, or it can't be told that none does. An
+    agent whose catalog has the model fetches it again: take it out of the catalog first.
     """
     store = open_store(root)
     report = find_report(store, name)
     find_snapshots(store, name)
+    if not force:
+        _check_use(who_uses(store, report), name)
     freed = store.evict(name)
     if output is Format.JSON:
         print_json("EvictResult", {"name": name, "freedBytes": freed})
@@ -114,6 +127,26 @@ def evict(name: Name, root: Root = None, output: Output = Format.TABLE) -> None:
     print(f"{name}: removed, {human_bytes(freed)} freed")
     if report.wanted and _has_agent(store, name):
         print("The agent's catalog has it, so it will be fetched again.")
+
+
+def _check_use(uses: Uses, name: str) -> None:
+    """Refuse to remove what is used, or may be.
+
+    Raises:
+        InUse: naming who uses it.
+    """
+    users = [user.sentence for user in uses.of(name)]
+    if users:
+        more = f", and {len(users) - _TOLD_USERS} more" if len(users) > _TOLD_USERS else ""
+        raise InUse(
+            f"{name} is in use: {'; '.join(users[:_TOLD_USERS])}{more}. End that first, or give"
+            " --force"
+        )
+    if uses.unknown is not None:
+        raise InUse(
+            f"{name} may be in use: {uses.unknown}. Run it as root, or give --force if nothing"
+            " uses it"
+        )
 
 
 def _has_agent(store: Store, name: str) -> bool:

@@ -35,6 +35,9 @@ COMMANDS: Final = {
     "evict": ("keeping:evict", "Remove a model from the cache."),
     "gc": ("collectingcmd:gc", "Remove what nothing needs, or tell it."),
     "explain": ("collectingcmd:explain", "Say why a model is here or isn't."),
+    "lease": ("leasing:lease", "Hold a model, so that nothing removes it."),
+    "leases": ("leasing:leases", "List who holds models."),
+    "release": ("leasing:release", "End a lease."),
     "warm": ("warming:warm", "Bring models into the page cache."),
     "validate": ("validating:validate", "Check catalog files."),
     "labels": ("inspecting:labels", "Print the labels that the node carries."),
@@ -79,7 +82,7 @@ def make_app(wanted: str = "") -> typer.Typer:
         rich_markup_mode=None,  # brackets in help texts are brackets
         context_settings={"help_option_names": ["-h", "--help"]},
         epilog="Exit codes: 0 done, 2 usage or invalid catalog, 3 authentication, 4 not found,"
-        " 5 integrity, 6 no space, 7 origin unavailable, 1 anything else.",
+        " 5 integrity, 6 no space, 7 origin unavailable, 8 in use, 1 anything else.",
     )
     app.callback()(_options)
     if wanted == "--version":

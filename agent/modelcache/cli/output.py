@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from modelcache.api import API_VERSION
-from modelcache.errors import ModelCacheError, Reason
+from modelcache.errors import InUse, ModelCacheError, Reason
 
 
 class Format(StrEnum):
@@ -38,7 +38,9 @@ def print_error(error: ModelCacheError, output: Format) -> None:
 
 
 def reason_of(error: ModelCacheError) -> str:
-    """The reason as documents have it: one of the closed set, or Usage."""
+    """The reason as documents have it: one of the closed set, Usage or InUse."""
+    if isinstance(error, InUse):
+        return "InUse"
     usage = error.exit_code == 2 and error.reason is Reason.INTERNAL
     return "Usage" if usage else error.reason.value
 

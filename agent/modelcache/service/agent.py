@@ -73,7 +73,11 @@ class Agent:
             on_change=self._wake,
         )
         self._telling = Telling(
-            self.progress, inventory.paths, _wanted(before), resident=self._residency.of
+            self.progress,
+            inventory.paths,
+            _wanted(before),
+            resident=self._residency.of,
+            use=lambda name: self._last_uses.of(name),
         )
         using = Using(self._store, alone=not settings.cluster)
         self._cluster = (
@@ -109,7 +113,13 @@ class Agent:
             on_round=self._end_if_settled,
         )
         surroundings = self._cluster or Alone(Node(settings.node_name, settings.labels), using.uses)
-        self._last_uses = LastUses(self._store, surroundings.uses)
+        self._last_uses = LastUses(
+            self._store,
+            surroundings.uses,
+            processes=not settings.cluster,
+            remembered=before.status.models if before and before.status else (),
+            on_change=self._wake,
+        )
         self._crew = Crew(
             fetcher=ModelFetcher(self._store, self._engine, events),
             origins=origins,

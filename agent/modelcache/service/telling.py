@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Container, Mapping
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 import structlog
@@ -20,6 +21,14 @@ from modelcache.service.progress import ProgressBook
 log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Use:
+    """How much a model is used, as a report has it: by how many, or else when it last was."""
+
+    used_by: int | None = None
+    last_used_at: datetime | None = None
+
+
 class Telling:
     """The models' reports. Updated from one thread, read from any."""
 
@@ -30,6 +39,7 @@ class Telling:
         remembered: Mapping[str, ModelReport] | None = None,
         *,
         resident: Callable[[str, str | None], int | None] = lambda *_: None,
+        use: Callable[[str], Use] = lambda _: Use(),
     ) -> None:
         """`remembered`: what was last reported of the models that this node was known to want.
 
@@ -37,10 +47,12 @@ class Telling:
         broken document may be theirs.
 
         `resident` gives how many bytes of a model's revision are in the page cache; None: unknown.
+        `use` tells of a model whether it is used.
         """
         self._progress = progress
         self._paths = paths
         self._resident = resident
+        self._use = use
         self._remembered = dict(remembered or {})
         self._mutex = threading.Lock()
         self._reports: tuple[ModelReport, ...] | None = None
@@ -89,18 +101,9 @@ class Telling:
             )
             if report.state is ModelState.READY:
                 resident = self._resident(name, report.revision)
-                if resident is not None:
-                    report = report.model_copy(update={"resident_bytes": resident})
-            if name in leaving:
-                report = report.model_copy(
-                    update={
-                        "state": ModelState.EVICTED,
-                        "reason": Reason.INSUFFICIENT_DISK,
-                        "message": leaving[name],
-                    }
-                )
-            elif name in without_room and report.message is None:
-                report = report.model_copy(update={"message": without_room[name]})
+                update = {} if resident is None else {"resident_bytes": resident}
+                report = report.model_copy(update={**update, **asdict(self._use(name))})
+            report = _with_room(report, leaving.get(name), without_room.get(name))
             since = (unwanted or {}).get(name)
             if since is not None:
                 moment = datetime.fromtimestamp(int(since), UTC)
@@ -135,6 +138,20 @@ class Telling:
 def is_missing(report: ModelReport) -> bool:
     """Whether a model is to be there and isn't."""
     return report.wanted and report.state is not ModelState.READY
+
+
+def _with_room(report: ModelReport, leaving: str | None, waiting: str | None) -> ModelReport:
+    """A report with why a model is about to go, or what its fetch waits for."""
+    if leaving is not None:
+        update = {
+            "state": ModelState.EVICTED,
+            "reason": Reason.INSUFFICIENT_DISK,
+            "message": leaving,
+        }
+        return report.model_copy(update=update)
+    if waiting is not None and report.message is None:
+        return report.model_copy(update={"message": waiting})
+    return report
 
 
 def _log_readiness(report: ModelReport, before: ModelReport | None) -> None:

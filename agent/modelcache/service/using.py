@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from datetime import datetime
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 import structlog
 
+from modelcache.api import ModelReport
 from modelcache.errors import ModelCacheError
 from modelcache.host.openfiles import NotToldWhether, Opener, is_open, openers
 from modelcache.planning.using import User, Uses, narrowed
+from modelcache.service.telling import Use
 from modelcache.store import Store
 
 log = structlog.get_logger(__name__)
@@ -200,26 +202,48 @@ class Using:
 
 
 class LastUses:
-    """Notes what is in use, once a minute at most. `cycle` is a task's."""
+    """Notes what is in use, once a minute at most. `cycle` is a task's; `of` is for any thread."""
 
     def __init__(
         self,
         store: Store,
         uses: Callable[[], Uses],
         *,
+        processes: bool = True,
+        remembered: Iterable[ModelReport] = (),
+        on_change: Callable[[], None] = lambda: None,
         seconds: float = _NOTE_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`uses` says who uses what; `clock` gives seconds since the epoch."""
+        """Nothing is looked at yet.
+
+        Args:
+            store: whose models.
+            uses: says who uses what.
+            processes: whether processes count. Beside pods they don't: who opens a file for a
+                moment would be news each time.
+            remembered: what was last reported, which is told until the first look.
+            on_change: called after a look that found something new.
+            seconds: the time between two looks.
+            clock: gives seconds since the epoch.
+        """
         self._store = store
         self._uses = uses
+        self._processes = processes
+        self._on_change = on_change
         self._seconds = seconds
         self._clock = clock
         self._complaint = ""
+        self._told = {each.name: Use(each.used_by, each.last_used_at) for each in remembered}
+
+    def of(self, model: str) -> Use:
+        """What is to be reported of a model."""
+        return self._told.get(model, Use())
 
     def cycle(self) -> float:
         """Note what is in use now. Returns seconds until the next look."""
-        uses = self._uses()
+        users = self._uses().users
+        uses = Uses(tuple(each for each in users if self._processes or each.kind != "process"))
         manifests = self._store.manifests()
         there = {(m.model, m.snapshot) for m in manifests}
         shown = {(m.model, m.snapshot) for m in self._store.shown().values()}
@@ -231,7 +255,24 @@ class LastUses:
             self._complaint = str(error)
         else:
             self._complaint = ""
+        told = {model: self._use(uses, model) for model in {model for model, _ in there}}
+        changed, self._told = told != self._told, told
+        if changed:
+            self._on_change()
         return self._seconds
+
+    def _use(self, uses: Uses, model: str) -> Use:
+        users = {(user.kind, user.name) for user in uses.of(model) if user.model is not None}
+        if users:
+            return Use(used_by=len(users))
+        known = self._store.last_use.all().items()
+        last = max((at for (name, _), at in known if name == model), default=None)
+        # Whole minutes: what is used now and then is no news each time.
+        return Use() if last is None else Use(last_used_at=_minute(last))
+
+
+def _minute(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds // 60 * 60, UTC)
 
 
 def _used(uses: Uses, there: set[_Key], shown: set[_Key]) -> set[_Key]:
