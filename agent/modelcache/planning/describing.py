@@ -94,6 +94,8 @@ def describe(
         }
     elif trial is not None and trial.resolved is not None:
         report |= {"revision": trial.resolved.revision, "bytes_total": trial.resolved.size}
+    elif trial is not None and trial.reason is Reason.INSUFFICIENT_DISK:
+        report["bytes_total"] = trial.size
     if current is not None and current.started_at is not None:
         report["started_at"] = _moment(current.started_at)
     if current is not None and current.reason is not None:

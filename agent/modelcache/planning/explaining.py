@@ -156,13 +156,13 @@ def _remedies(report: ModelReport, room: Decision | None, missing: bool) -> tupl
         return ("apply a CachedModel that selects this node, or modelcache prefetch it",)
     if room is not None and room.going and not room.missing:
         gone = ", ".join(dict.fromkeys(going.model for going in room.going))
-        return (f"nothing: {gone} goes for it when it is tried again",)
+        return (f"nothing: {gone} makes room when it is tried again",)
     if room is not None and room.missing:
         holds = [hold for hold in _HOLDS if any(each.hold is hold for each in _holders(room))]
         lacks = human_size(room.missing.bytes)
         more = f"free {lacks}, or let the cache take so much more (--capacity, --keep-free)"
         return (*(_HELP[hold] for hold in holds), more)
-    if missing:
+    if missing and report.bytes_total:
         return ("nothing: there is room now, and it is tried again",)
     if report.reason in (Reason.AUTH_FAILED, Reason.NOT_FOUND):
         return ("mend its source or its credentials; it is tried again by itself",)

@@ -44,6 +44,7 @@ class Trial:
         source: the digest of the source that this speaks of; another source begins anew.
         resolved: what the origin holds and is to be fetched.
         snapshot: what the origin was last found to hold, by its name on the disk.
+        size: bytes of that.
         checked_at: when the origin was last asked, in seconds since the epoch.
         failures: in a row.
         reason, message: of the last failure.
@@ -53,6 +54,7 @@ class Trial:
     source: str
     resolved: Resolved | None = None
     snapshot: str | None = None
+    size: int = 0
     checked_at: float | None = None
     failures: int = 0
     reason: Reason | None = None
@@ -61,7 +63,13 @@ class Trial:
 
     def found(self, resolved: Resolved) -> Trial:
         """The origin has answered."""
-        return replace(self, resolved=resolved, snapshot=resolved.snapshot, checked_at=resolved.at)
+        return replace(
+            self,
+            resolved=resolved,
+            snapshot=resolved.snapshot,
+            size=resolved.size,
+            checked_at=resolved.at,
+        )
 
     def succeeded(self) -> Trial:
         """The model is there. What the origin holds is asked anew the next time."""

@@ -68,7 +68,7 @@ def _reports(store: Store) -> tuple[ModelReport, ...]:
             found[name] = mine.model_copy(update={"wanted": True, **({} if ready else _DAMAGED)})
         elif ready and not _is_passed_over(store, agents, [manifest for _, manifest in held]):
             kept = (
-                *("wanted", "priority", "pinned", "page_cache"),
+                *("wanted", "unwanted_since", "priority", "pinned", "page_cache"),
                 *("reason", "message", "attempts", "used_by", "last_used_at"),
             )
             update = {field: getattr(agents, field) for field in kept}

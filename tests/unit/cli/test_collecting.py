@@ -1,0 +1,202 @@
+"""modelcache gc and explain, on real roots."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from modelcache.api import DiskReport, ModelReport, ModelState, NodeCache, NodeCacheStatus
+from modelcache.api.nodecache import NodeMeta
+from modelcache.errors import Reason
+from modelcache.store import Store
+from tests.support.store import COMMIT, OTHER_COMMIT, put
+from tests.unit.cli.conftest import Command
+
+MIB = 1 << 20
+NOW = datetime.now(UTC)
+LONG_AGO = NOW - timedelta(hours=3)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """A cache with a wanted model in two revisions, and one that nothing wants."""
+    store = Store(tmp_path / "root")
+    put(store, "wanted", {"w": b"1" * MIB}, commit=COMMIT)
+    put(store, "wanted", {"w": b"2" * MIB}, commit=OTHER_COMMIT)
+    put(store, "gone", {"w": b"3" * 2 * MIB})
+    return store
+
+
+def tell(store: Store, *models: ModelReport) -> None:
+    """What the agent last reported."""
+    report = NodeCache(
+        metadata=NodeMeta(name="n"),
+        status=NodeCacheStatus(
+            agent_version="1",
+            root=str(store.layout.root),
+            models=models,
+            disk=DiskReport(capacity=0, available=0, used=0, reserved=0),
+        ),
+    )
+    store.layout.node_report.write_text(json.dumps(report.to_document()))
+
+
+def ready(name: str, **more: object) -> ModelReport:
+    return ModelReport(name=name, state=ModelState.READY, **more)  # type: ignore[arg-type]
+
+
+def held(store: Store) -> set[tuple[str, str]]:
+    return {(manifest.model, manifest.snapshot) for manifest in store.manifests()}
+
+
+UNWANTED = ready("gone", wanted=False, unwanted_since=LONG_AGO)
+EVERYTHING = {("wanted", COMMIT), ("wanted", OTHER_COMMIT), ("gone", COMMIT)}
+
+
+def test_a_dry_run_tells_and_removes_nothing(command: Command, store: Store) -> None:
+    tell(store, ready("wanted"), UNWANTED)
+    root = store.layout.root
+    document = command("gc", "--dry-run", "--root", root, "-o", "json").document
+    assert document["kind"] == "CollectResult"
+    assert document["dryRun"] is True
+    going = {(g["model"], *g["snapshots"]): (g["rule"], g["bytes"]) for g in document["going"]}
+    assert going == {
+        ("gone", COMMIT): ("Unwanted", 2 * MIB),
+        ("wanted", COMMIT): ("OldRevision", MIB),
+    }
+    (stays,) = document["staying"]
+    assert (stays["model"], stays["snapshot"]) == ("wanted", OTHER_COMMIT)
+    assert stays["hold"] == "Wanted"
+    assert document["frees"] == 3 * MIB
+    assert held(store) == EVERYTHING
+
+
+def test_it_removes_what_the_dry_run_told(command: Command, store: Store) -> None:
+    tell(store, ready("wanted"), UNWANTED)
+    said = command("gc", "--root", store.layout.root)
+    assert said.code == 0
+    assert "3.0 MiB freed." in said.out
+    assert held(store) == {("wanted", OTHER_COMMIT)}
+    assert not store.layout.model("gone").exists()
+
+
+def test_without_an_agents_word_all_models_are_wanted(command: Command, store: Store) -> None:
+    command("gc", "--root", store.layout.root)
+    assert held(store) == EVERYTHING - {("wanted", COMMIT)}
+
+
+def test_what_was_wanted_until_lately_has_its_time(command: Command, store: Store) -> None:
+    lately = UNWANTED.model_copy(update={"unwanted_since": NOW - timedelta(seconds=30)})
+    tell(store, ready("wanted"), lately)
+    root = store.layout.root
+    said = command("gc", "--root", root)
+    assert "that is kept until" in said.out
+    assert ("gone", COMMIT) in held(store)
+    command("gc", "--root", root, "--delete-unwanted-after", "10s")
+    assert held(store) == {("wanted", OTHER_COMMIT)}
+
+
+def test_what_somebody_has_open_stays(command: Command, store: Store) -> None:
+    tell(store, ready("wanted"), UNWANTED)
+    # Not by this process: what it has open itself counts where nobody else tells who uses what.
+    with (store.layout.view("gone", COMMIT) / "w").open("rb") as file:
+        os.set_inheritable(file.fileno(), True)
+        document = command("gc", "--root", store.layout.root, "-o", "json").document
+    (stays,) = (each for each in document["staying"] if each["model"] == "gone")
+    assert stays["hold"] in ("InUse", "UseUnknown")
+    assert ("gone", COMMIT) in held(store)
+
+
+def test_what_the_agent_knows_to_be_in_use_stays(command: Command, store: Store) -> None:
+    tell(store, ready("wanted"), UNWANTED.model_copy(update={"used_by": 2}))
+    said = command("gc", "--root", store.layout.root)
+    assert "pod of this node uses it, as its agent last reported" in said.out
+    assert ("gone", COMMIT) in held(store)
+
+
+def test_room_for_a_new_model(
+    command: Command, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODELCACHE_CAPACITY", "5Mi")
+    tell(store, ready("wanted", priority=3), UNWANTED)
+    root = store.layout.root
+    said = command("gc", "--dry-run", "--room", "2Mi", "--root", root)
+    assert "unwanted since" in said.out
+    said = command("gc", "--dry-run", "--room", "4Mi", "--priority", "4", "--root", root)
+    assert "priority 3, lower than 4" in said.out
+    said = command("gc", "--dry-run", "--room", "4Mi", "--priority", "3", "--root", root)
+    assert "It would not fit" in said.out
+    assert "its priority 3 is not lower than 3" in said.out
+
+
+@pytest.mark.parametrize("flags", [("--room", "1Gi"), ("--dry-run", "--room", "lots")])
+def test_mistakes(command: Command, store: Store, flags: tuple[str, ...]) -> None:
+    assert command("gc", *flags, "--root", store.layout.root).code == 2
+
+
+def test_why_a_model_is_here(command: Command, store: Store) -> None:
+    tell(store, ready("wanted", priority=3), UNWANTED)
+    said = command("explain", "wanted", "--root", store.layout.root).out
+    assert said.startswith("wanted is here, and shown.\n")
+    assert "yes, with priority 3" in said
+    assert "unless something of a priority above 3 needs its room" in said
+    said = command("explain", "gone", "--root", store.layout.root).out
+    assert "no: nothing that the agent read asks for it on this node since" in said
+
+
+def test_why_a_model_is_not_here(
+    command: Command, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODELCACHE_CAPACITY", "5Mi")
+    missing = ModelReport(
+        name="new",
+        state=ModelState.FAILED,
+        priority=3,
+        reason=Reason.INSUFFICIENT_DISK,
+        message="new needs 9.0 MiB",
+        attempts=2,
+        bytes_total=9 * MIB,
+    )
+    tell(store, ready("wanted", priority=3, pinned=True), UNWANTED, missing)
+    document = command("explain", "new", "--root", store.layout.root, "-o", "json").document
+    assert document["kind"] == "Explanation"
+    assert document["verdict"] == "new is not here: there is not enough room for it."
+    (holder,) = document["holders"]
+    assert (holder["model"], holder["hold"]) == ("wanted", "Pinned")
+    assert document["remedies"][0] == "unpin a model"
+    assert document["remedies"][-1].startswith("free ")
+    facts = {fact["about"]: fact["message"] for fact in document["facts"]}
+    assert facts["state"].startswith("Failed (InsufficientDisk): new needs 9.0 MiB; 2 tries failed")
+
+
+def test_what_nobody_knows_is_said_to_be_so(command: Command, store: Store) -> None:
+    ended = command("explain", "nothing", "--root", store.layout.root)
+    assert ended.code == 4
+    assert "nothing wants it here" in ended.mistake
+
+
+CATALOG = """
+apiVersion: modelcache.dev/v1alpha1
+kind: CachedModel
+metadata: {name: wanted}
+spec: {source: {uri: "hf://org/wanted"}, nodeSelector: {gpu: a100}}
+"""
+
+
+def test_whether_the_catalog_places_it_here(command: Command, store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "catalog.yaml"
+    path.write_text(CATALOG)
+
+    def placed(*flags: str, name: str = "wanted") -> str:
+        ended = command("explain", name, "--root", store.layout.root, "--catalog", path, *flags)
+        return ended.out + ended.err
+
+    assert "every object is for it" in placed()
+    assert "select n1" in placed("--node-name", "n1", "--node-labels", "gpu=a100")
+    assert "does not select n1" in placed("--node-name", "n1", "--node-labels", "gpu=h100")
+    assert "has no CachedModel other" in placed(name="other")
+    assert "is not there" in placed("--catalog", str(tmp_path / "missing"))
