@@ -171,8 +171,7 @@ def _users(
             snapshots.add(snapshot)
             numbers.add(inode)
     for model, (snapshots, numbers) in sorted(models.items()):
-        noun = "file" if len(numbers) == 1 else "files"
-        how = f"has {len(numbers)} of its {noun} open"
+        how = f"has {len(numbers)} of its files open"
         yield User("process", name, model, frozenset(snapshots), None, how)
 
 

@@ -129,7 +129,7 @@ class Leases:
         self._durable.unlink(found)
 
     def sweep(self) -> None:
-        """Remove those that have expired.
+        """Remove those that have expired, and tell of those that can't be read.
 
         An expiry further away than a lease may last is one that a clock made which was set back
         since: from now on it is the longest.
@@ -140,9 +140,13 @@ class Leases:
         now = self._clock()
         for path in children(self._folder):
             lease = self._read(path)
-            if lease is None or lease.model is None:
+            if lease is None:
                 continue
-            if lease.expires <= now:
+            if lease.model is None:
+                if lease.id not in self._told:
+                    self._told.add(lease.id)
+                    log.warning("lease.unreadable", path=str(path), message="nothing may go for it")
+            elif lease.expires <= now:
                 self._durable.unlink(path)
             elif lease.expires > now + LONGEST_SECONDS:
                 self._write(replace(lease, expires=now + LONGEST_SECONDS))
@@ -157,10 +161,7 @@ class Leases:
             lease = _parsed(path.stem, content)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            if path.name not in self._told:
-                self._told.add(path.name)
-                log.warning("lease.unreadable", path=str(path), error=str(error).splitlines()[0])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return Lease(path.stem, None, None, "", math.inf)
         return lease
 

@@ -96,7 +96,7 @@ def test_who_has_it_is_named(file: Path, other: Path, kind: str) -> None:
     inode = file.stat().st_ino
     with Stranger(file, kind=kind) as stranger:
         (found,) = look([file, other], other).found
-        assert (found.pid, found.inodes, found.ours) == (stranger.pid, {inode}, False)
+        assert (found.pid, found.inodes, found.ours) == (stranger.pid, frozenset({inode}), False)
         assert found.command.startswith("python")
         assert look([other], other).found == ()
     assert look([file, other], other).found == ()

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from modelcache.host.openfiles import NotToldWhether
 from modelcache.planning.using import User, Uses
 from modelcache.service import using as using_module
 from modelcache.service.telling import Use
@@ -141,7 +142,7 @@ def test_where_it_is_not_told_whether_files_are_open_processes_are_asked(
     put(store, "a", FILES)
 
     def refuse(path: Path) -> bool:
-        raise using_module.NotToldWhether(str(path))
+        raise NotToldWhether(str(path))
 
     def found(inodes: set[int], *_: object, **__: object) -> object:
         return SimpleNamespace(found=(), doubt=doubt)
@@ -229,12 +230,16 @@ class Noting:
         self.news = 0
         self.notes = self.opened()
 
-    def opened(self, **options: bool) -> LastUses:
+    def opened(self, *, processes: bool = True) -> LastUses:
         def changed() -> None:
             self.news += 1
 
         return LastUses(
-            self.store, lambda: self.used, on_change=changed, clock=lambda: self.now, **options
+            self.store,
+            lambda: self.used,
+            processes=processes,
+            on_change=changed,
+            clock=lambda: self.now,
         )
 
     def later(self, seconds: float) -> None:

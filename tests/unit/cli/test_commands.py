@@ -65,8 +65,8 @@ def test_a_defect_in_a_fetch_is_told_and_no_success(
 
 def test_ls(command: Command, root: Path) -> None:
     header, row = command("ls", "--root", root).out.splitlines()
-    columns = ["NAME", "STATE", "REVISION", "SIZE", "MEMORY", "FILES", "AGE", "SOURCE", "NOTE"]
-    assert header.split() == columns
+    columns = ["NAME", "STATE", "REVISION", "SIZE", "MEMORY", "FILES", "AGE", "USED"]
+    assert header.split() == [*columns, "SOURCE", "NOTE"]
     assert row.split()[:2] == ["tiny", "Ready"]
     assert "25.0 KiB" in row
     (item,) = command("ls", "--root", root, "-o", "json").document["items"]

@@ -12,6 +12,7 @@ from tests.unit.cli.conftest import Command
 COMMANDS = [
     *("agent", "controller", "prefetch", "ls", "show", "verify", "evict", "validate", "labels"),
     *("webhook", "webhook-certificate", "inject", "link", "prepare-root", "cleanup", "tune"),
+    *("lease", "leases", "release"),
 ]
 GROUPS = {"bench": ["load"], "compile": [*compilecmd.COMMANDS]}
 
