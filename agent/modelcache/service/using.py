@@ -23,8 +23,10 @@ log = structlog.get_logger(__name__)
 _PATIENCE_SECONDS: Final = 10.0
 """Looking at processes takes longer where one of them hangs; then it is not known who uses what."""
 _FRESH_SECONDS: Final = 2.0
+_OLD_SECONDS: Final = 5.0
 _PAUSE_SHARE: Final = 20.0
-"""Looks at files and processes take at most one part in so many of the time."""
+"""Looks at files and processes take one part in so many of the time, or, where it takes long, more:
+no answer is older than `_OLD_SECONDS`."""
 _AGAIN_SECONDS: Final = 0.02
 _NOTE_SECONDS: Final = 60.0
 _NAMELESS: Final = "that can't be named"
@@ -39,10 +41,10 @@ def lease_uses(store: Store) -> Uses:
         if lease.model is None:
             users.append(User("lease", lease.id, None, how="can't be read and may hold any model"))
             continue
-        until = datetime.fromtimestamp(lease.expires).astimezone()
+        until = datetime.fromtimestamp(lease.expires, UTC)
         holder = f" for {lease.holder}" if lease.holder else ""
         snapshots = None if lease.snapshot is None else frozenset({lease.snapshot})
-        how = f"holds it until {until:%Y-%m-%d %H:%M}{holder}"
+        how = f"holds it until {until:%Y-%m-%d %H:%M} UTC{holder}"
         users.append(User("lease", lease.id, lease.model, snapshots, None, how))
     return Uses(tuple(users))
 
@@ -100,7 +102,8 @@ class OpenFiles:
             found = Uses(unknown=f"who has files open can't be told: {error}")
         ended = time.monotonic()
         self._found = found
-        self._good_until = ended + max(self._fresh, (ended - began) * _PAUSE_SHARE)
+        pause = min(_OLD_SECONDS, (ended - began) * _PAUSE_SHARE)
+        self._good_until = began + max(self._fresh, pause)
 
     def _look_once(self, deadline: float) -> Uses:
         files: dict[int, tuple[Path, set[_Key]]] = {}
