@@ -98,6 +98,21 @@ def test_what_this_process_reads_counts_for_nobody_else_in_a_cluster(store: Stor
             assert not looking(store, alone=False).uses().may_go("a")
 
 
+def test_a_process_that_can_t_be_named_counts(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another user's, or one outside of this container."""
+    put(store, "a", FILES)
+    put(store, "b", {"other": b"o" * 10_000})
+    outside = SimpleNamespace(found=(), doubt="processes outside of this container can't be seen")
+    monkeypatch.setattr(using_module, "openers", lambda *_, **__: outside)
+    with Stranger(*(store.layout.current("a") / name for name in FILES)):
+        for alone in (True, False):
+            (user,) = looking(store, alone=alone).uses().users
+            assert user.sentence == "process that can't be named has 2 of its files open"
+            assert user.model == "a"
+
+
 def test_an_answer_is_good_for_a_moment(store: Store) -> None:
     put(store, "a", FILES)
     looks = OpenFiles(store, fresh=3600.0)
