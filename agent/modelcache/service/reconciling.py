@@ -185,6 +185,8 @@ class Reconciler:
             if name not in self._wanted
             and not any(problem.may_be(ObjectKey("CachedModel", name)) for problem in doubts)
         }
+        if not self._unwanted:
+            return None  # nobody need be asked
         uses, labelled = self._surroundings.uses(), self._surroundings.labelled()
         if uses.unknown is not None or labelled is None:
             return None

@@ -13,7 +13,7 @@ import structlog
 
 from modelcache.api import ModelReport
 from modelcache.errors import ModelCacheError
-from modelcache.host.openfiles import NotToldWhether, Opener, is_open, openers
+from modelcache.host.openfiles import NotToldWhether, is_open, openers
 from modelcache.planning.using import User, Uses, narrowed
 from modelcache.service.telling import Use
 from modelcache.store import Store
@@ -118,35 +118,25 @@ class OpenFiles:
         held, untold = _held(files)
         if held:
             time.sleep(_AGAIN_SECONDS)  # whoever else looks, as we do, is gone by then
-            again = {inode: files[inode] for inode in held}
-            held, more = _held(again)
+            held, more = _held({inode: files[inode] for inode in held})
             untold |= more
         if not held and not untold:
             return Uses()
         found = openers(held | untold, self._store.layout.marker, deadline=deadline)
-        return self._told(files, held, untold, found.found, found.doubt)
-
-    def _told(
-        self,
-        files: dict[int, tuple[Path, set[_Key]]],
-        held: set[int],
-        untold: set[int],
-        found: tuple[Opener, ...],
-        doubt: str | None,
-    ) -> Uses:
         users: list[User] = []
-        nameless = set(held) if doubt is not None else set()
-        for opener in found:
+        explained: set[int] = set()
+        for opener in found.found:
             if not opener.ours:
                 name = f"{opener.pid} ({opener.command})"
                 users += _users(name, opener.inodes, files)
-                nameless -= opener.inodes
-            elif not self._alone:
-                nameless -= opener.inodes
+            if not opener.ours or not self._alone or found.doubt is None:
+                explained |= opener.inodes
+        # Another user's, or outside of this container; or the kernel's: a loop device, an io_uring.
+        nameless, more = _held({inode: files[inode] for inode in held - explained})
         users += _users(_NAMELESS, nameless, files)
         unknown = None
-        if untold and doubt is not None and self._alone:
-            unknown = f"it can't be told who has files open: {doubt}"
+        if (untold or more) and found.doubt is not None and self._alone:
+            unknown = f"it can't be told who has files open: {found.doubt}"
         return Uses(tuple(users), unknown)
 
 

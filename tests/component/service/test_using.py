@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -111,6 +113,20 @@ def test_a_process_that_can_t_be_named_counts(
             (user,) = looking(store, alone=alone).uses().users
             assert user.sentence == "process that can't be named has 2 of its files open"
             assert user.model == "a"
+
+
+@pytest.mark.root
+def test_what_the_kernel_alone_has_open_counts(store: Store) -> None:
+    """No process has a file that is a loop device's."""
+    put(store, "a", FILES)
+    weights = store.layout.current("a") / "weights.safetensors"
+    run = partial(subprocess.run, check=True, capture_output=True, text=True)
+    device = run(["losetup", "--read-only", "--find", "--show", str(weights.resolve())]).stdout
+    try:
+        (user,) = looking(store).uses().users
+        assert user.sentence == "process that can't be named has 1 of its files open"
+    finally:
+        run(["losetup", "--detach", device.strip()])
 
 
 def test_an_answer_is_good_for_a_moment(store: Store) -> None:
