@@ -163,13 +163,15 @@ def test_a_long_history_is_folded_and_forgets_only_what_is_gone(noted: Noted) ->
 @settings(deadline=None)
 @given(
     steps=st.lists(
-        st.tuples(st.sampled_from(["show", "again", "jump", "kill", "restart"]), st.integers(0, 9)),
+        st.tuples(
+            st.sampled_from(["show", "again", "wait", "jump", "kill", "restart"]), st.integers(0, 9)
+        ),
         min_size=1,
         max_size=25,
     ),
     begun=st.integers(0, 24),
 )
-@example(steps=[("show", 1), ("show", 5), ("jump", 0), ("show", 1)], begun=2)
+@example(steps=[("show", 1), ("wait", 9), ("jump", 0), ("wait", 9), ("show", 5)], begun=1)
 def test_whatever_the_clock_does_what_was_mounted_counts(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int]], begun: int
 ) -> None:
@@ -187,6 +189,8 @@ def test_whatever_the_clock_does_what_was_mounted_counts(
         elif step == "jump" and not jumped:
             noted.clocks.ahead += (amount - 7) * 500.0
             jumped = True
+        elif step == "wait":
+            noted.clocks.passed += 300.0 * amount
         elif step == "kill":
             noted.log.note("m", noted.current, "never", [*noted.there, "never"])
         elif step == "restart":
