@@ -13,13 +13,18 @@ from types import TracebackType
 from typing import Self
 
 _HOLDER = """
-import mmap, sys, time
+import ctypes, mmap, sys, time
 kind, paths = sys.argv[1], sys.argv[2:]
 held = []
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
 for path in paths:
     file = open(path, "rb")
     if kind == "mapped":
-        held.append(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
+        # Python's own mmap keeps a descriptor.
+        where = libc.mmap(None, 1, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), 0)
+        assert where != ctypes.c_void_p(-1).value
         file.close()
     else:
         held.append(file)

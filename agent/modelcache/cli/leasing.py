@@ -77,7 +77,7 @@ def _row(each: Lease) -> list[str]:
     if each.model is None:
         return [one_line(each.id), "can't be read: it may hold any", "", "", "never"]
     revision = each.snapshot[:12] if each.snapshot else "any"
-    return [one_line(each.id), each.model, revision, each.holder, _moment(each.expires)]
+    return [one_line(each.id), each.model, revision, one_line(each.holder), _moment(each.expires)]
 
 
 def _plain(each: Lease) -> dict[str, Any]:

@@ -26,11 +26,12 @@ from modelcache.service.logs import log_event
 from modelcache.service.opening import store_of
 from modelcache.service.outfit import outfit
 from modelcache.service.progress import ProgressBook
-from modelcache.service.reconciling import Keeping, Reconciler
+from modelcache.service.reconciling import Reconciler
 from modelcache.service.reporting import Reporter, is_unreadable, read_node_report
 from modelcache.service.residency import Residency, resident_of
 from modelcache.service.surroundings import Alone, Node
 from modelcache.service.telling import Telling, is_missing
+from modelcache.service.unwanted import Keeping
 from modelcache.service.using import LastUses, Using
 from modelcache.service.working import Crew
 from modelcache.settings import AgentSettings

@@ -52,19 +52,6 @@ class Eviction(Protocol):
         """So many bytes are missing for all models together that are wanted and don't fit."""
 
 
-class Quiet:
-    """Nobody is told."""
-
-    def evicted(self, going: Going, freed: int) -> None:
-        """Nothing."""
-
-    def blocked(self, model: str, message: str) -> None:
-        """Nothing."""
-
-    def short(self, size: int) -> None:
-        """Nothing."""
-
-
 @dataclass(frozen=True, slots=True)
 class Rules:
     """What holds of evicting.
@@ -115,6 +102,7 @@ class Evicting:
         self._reserved = 0
         self._is_exact = False
         self._uses = Uses()
+        self._known: Uses | None = None
         self._physical = self._virtual = Amount()
         self._claims: dict[str, Amount] = {}
         self._kept: dict[str, _Kept] = {}
@@ -141,8 +129,7 @@ class Evicting:
         """
         now = self._clock()
         self._candidates = candidates
-        before, self._uses = self._uses, self._surroundings.uses()
-        self.eased = _eased(before, self._uses)
+        before, self._known = self._uses, None
         self._rooms = []
         self.waiting = {}
         self._claims = {name: claim for name, claim in self._claims.items() if name in running}
@@ -151,7 +138,15 @@ class Evicting:
         }
         self._running = running
         self._short = {name: size for name, size in self._short.items() if name in wanted}
+        # Who uses what is asked only where it matters: it takes some work to tell.
+        self.eased = bool(self._short) and _eased(before, self._now())
         self._measure(exact=False)
+
+    def _now(self) -> Uses:
+        """Who uses what, asked once in a round."""
+        if self._known is None:
+            self._known = self._uses = self._surroundings.uses()
+        return self._known
 
     def _measure(self, *, exact: bool) -> None:
         """How much is left, really, and when all that is to go has gone."""
@@ -197,7 +192,7 @@ class Evicting:
             return True
         decision = decide(
             self._staying(),
-            self._uses,
+            self._now(),
             Room(name, priority, lack, missing.shares),
             now=self._clock(),
             grace=self._rules.grace,
@@ -272,14 +267,18 @@ class Evicting:
 
     def _above(self) -> list[Decision]:
         """What goes because the cache takes more than its high watermark."""
+        decision = Decision()
+        # First on a guess and as if nobody used anything: mostly nothing is to go, and that is
+        # told without any work.
         for exact in (False, True):
             space = self._store.space.measure(exact=exact)
             if space.used <= space.budget * self._rules.high:
                 return []
-        excess = int(space.used - space.budget * self._rules.low)
-        above = Above(Amount(excess))
-        now, grace = self._clock(), self._rules.grace
-        decision = decide(self._candidates, self._uses, above, now=now, grace=grace)
+            above = Above(Amount(int(space.used - space.budget * self._rules.low)))
+            uses, now, grace = self._now() if exact else Uses(), self._clock(), self._rules.grace
+            decision = decide(self._candidates, uses, above, now=now, grace=grace)
+            if not decision.going:
+                return []
         # One by one: each that is due helps.
         return [Decision((going,)) for going in decision.going]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import structlog
 
 from modelcache.api import CachedModel, Manifest
-from modelcache.catalog import Catalog, ObjectKey, Severity
+from modelcache.catalog import Catalog
 from modelcache.errors import ModelCacheError, Reason
 from modelcache.planning.candidates import Wish, candidates
 from modelcache.planning.placement import selects
@@ -18,7 +18,6 @@ from modelcache.planning.planner import (
     Fetch,
     Limits,
     Plan,
-    Removal,
     Remove,
     Resolve,
     Running,
@@ -33,6 +32,7 @@ from modelcache.service.evicting import Evicting
 from modelcache.service.inventory import Inventory, Snapshots
 from modelcache.service.surroundings import Node, Surroundings
 from modelcache.service.telling import Telling, is_missing
+from modelcache.service.unwanted import Keeping, Unwanted
 from modelcache.service.working import Crew, Found, Result
 from modelcache.store import Store
 from modelcache.transfer import delay
@@ -42,20 +42,6 @@ log = structlog.get_logger(__name__)
 _CYCLE_SECONDS = 10.0
 _PENDING_SECONDS = 1.0
 """While something is to go."""
-
-
-@dataclass(frozen=True, slots=True)
-class Keeping:
-    """What becomes of content that nothing wants any more.
-
-    Attributes:
-        seconds: how long it is kept, should it be wanted again; None: for ever.
-        also_when_empty: whether a catalog without any model is to be believed. A directory that
-            was not mounted looks like one.
-    """
-
-    seconds: float | None = None
-    also_when_empty: bool = False
 
 
 class Reconciler:
@@ -87,7 +73,6 @@ class Reconciler:
         self._surroundings = surroundings
         self._evicting = evicting
         self._limits = limits
-        self._keeping = keeping
         self._stopping = stopping
         self._wake = wake
         self._clock = clock
@@ -96,7 +81,7 @@ class Reconciler:
         self._wanted: dict[str, CachedModel] = {}
         self._trials: dict[str, Trial] = {}
         self._found: dict[str, Found] = {}
-        self._unwanted: dict[str, float] = {}
+        self._unwanted = Unwanted(keeping, surroundings)
         self._outdated: set[str] = set()
         self._last_used = last_used
 
@@ -135,7 +120,7 @@ class Reconciler:
             now,
             self._limits,
             permitted=self._permitted(),
-            removal=self._removal(catalog, held, now),
+            removal=self._unwanted.look(catalog, held, self._wanted, now),
         )
         self._want_permits(planned, running)
         if not self._stopping():
@@ -154,7 +139,7 @@ class Reconciler:
             self._trials,
             self._crew.running(),
             planned.waiting,
-            unwanted=self._unwanted,
+            unwanted=self._unwanted.since,
             leaving=self._evicting.leaving,
             without_room=self._evicting.waiting,
         )
@@ -195,25 +180,6 @@ class Reconciler:
                 self._trials.pop(name, None)
                 self._found.pop(name, None)
 
-    def _removal(self, catalog: Catalog, held: Mapping[str, object], now: float) -> Removal | None:
-        """What may be deleted: what nothing wants, and what no broken document may be about."""
-        if not (catalog.models or self._keeping.also_when_empty):
-            self._unwanted.clear()
-            return None
-        doubts = [p for p in catalog.problems if p.severity is Severity.ERROR]
-        self._unwanted = {
-            name: self._unwanted.get(name, now)
-            for name in held
-            if name not in self._wanted
-            and not any(problem.may_be(ObjectKey("CachedModel", name)) for problem in doubts)
-        }
-        after, uses = self._keeping.seconds, self._surroundings.uses()
-        labelled = self._surroundings.labelled()
-        if after is None or uses.unknown is not None or labelled is None:
-            return None
-        kept = {name for name in self._unwanted if name in labelled or not uses.may_go(name)}
-        return Removal(after, self._unwanted, kept)
-
     # Room
 
     def _look_at_room(
@@ -223,7 +189,7 @@ class Reconciler:
             {name: Wish.of(model) for name, model in self._wanted.items()},
             inventory,
             self._trials,
-            self._unwanted,
+            self._unwanted.since,
             last_used=self._last_used,
             block=self._store.space.block,
         )

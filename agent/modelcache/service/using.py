@@ -13,7 +13,7 @@ import structlog
 
 from modelcache.api import ModelReport
 from modelcache.errors import ModelCacheError
-from modelcache.host.openfiles import NotToldWhether, Opener, is_open, openers
+from modelcache.host.openfiles import NotToldWhether, is_open, openers
 from modelcache.planning.using import User, Uses, narrowed
 from modelcache.service.telling import Use
 from modelcache.store import Store
@@ -23,8 +23,10 @@ log = structlog.get_logger(__name__)
 _PATIENCE_SECONDS: Final = 10.0
 """Looking at processes takes longer where one of them hangs; then it is not known who uses what."""
 _FRESH_SECONDS: Final = 2.0
+_OLD_SECONDS: Final = 5.0
 _PAUSE_SHARE: Final = 20.0
-"""Looks at files and processes take at most one part in so many of the time."""
+"""Looks at files and processes take one part in so many of the time, or, where it takes long, more:
+no answer is older than `_OLD_SECONDS`."""
 _AGAIN_SECONDS: Final = 0.02
 _NOTE_SECONDS: Final = 60.0
 _NAMELESS: Final = "that can't be named"
@@ -39,10 +41,10 @@ def lease_uses(store: Store) -> Uses:
         if lease.model is None:
             users.append(User("lease", lease.id, None, how="can't be read and may hold any model"))
             continue
-        until = datetime.fromtimestamp(lease.expires).astimezone()
+        until = datetime.fromtimestamp(lease.expires, UTC)
         holder = f" for {lease.holder}" if lease.holder else ""
         snapshots = None if lease.snapshot is None else frozenset({lease.snapshot})
-        how = f"holds it until {until:%Y-%m-%d %H:%M}{holder}"
+        how = f"holds it until {until:%Y-%m-%d %H:%M} UTC{holder}"
         users.append(User("lease", lease.id, lease.model, snapshots, None, how))
     return Uses(tuple(users))
 
@@ -100,7 +102,8 @@ class OpenFiles:
             found = Uses(unknown=f"who has files open can't be told: {error}")
         ended = time.monotonic()
         self._found = found
-        self._good_until = ended + max(self._fresh, (ended - began) * _PAUSE_SHARE)
+        pause = min(_OLD_SECONDS, (ended - began) * _PAUSE_SHARE)
+        self._good_until = began + max(self._fresh, pause)
 
     def _look_once(self, deadline: float) -> Uses:
         files: dict[int, tuple[Path, set[_Key]]] = {}
@@ -115,35 +118,25 @@ class OpenFiles:
         held, untold = _held(files)
         if held:
             time.sleep(_AGAIN_SECONDS)  # whoever else looks, as we do, is gone by then
-            again = {inode: files[inode] for inode in held}
-            held, more = _held(again)
+            held, more = _held({inode: files[inode] for inode in held})
             untold |= more
         if not held and not untold:
             return Uses()
         found = openers(held | untold, self._store.layout.marker, deadline=deadline)
-        return self._told(files, held, untold, found.found, found.doubt)
-
-    def _told(
-        self,
-        files: dict[int, tuple[Path, set[_Key]]],
-        held: set[int],
-        untold: set[int],
-        found: tuple[Opener, ...],
-        doubt: str | None,
-    ) -> Uses:
         users: list[User] = []
-        nameless = set(held) if doubt is not None else set()
-        for opener in found:
+        explained: set[int] = set()
+        for opener in found.found:
             if not opener.ours:
                 name = f"{opener.pid} ({opener.command})"
                 users += _users(name, opener.inodes, files)
-                nameless -= opener.inodes
-            elif not self._alone:
-                nameless -= opener.inodes
+            if not opener.ours or not self._alone or found.doubt is None:
+                explained |= opener.inodes
+        # Another user's, or outside of this container; or the kernel's: a loop device, an io_uring.
+        nameless, more = _held({inode: files[inode] for inode in held - explained})
         users += _users(_NAMELESS, nameless, files)
         unknown = None
-        if untold and doubt is not None and self._alone:
-            unknown = f"it can't be told who has files open: {doubt}"
+        if (untold or more) and found.doubt is not None and self._alone:
+            unknown = f"it can't be told who has files open: {found.doubt}"
         return Uses(tuple(users), unknown)
 
 

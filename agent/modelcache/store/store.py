@@ -87,12 +87,12 @@ class Store:
         self.needs = Needs(self.layout.needs, self._durable)
         self._manifests = Manifests(self.layout, self._durable)
         self._receipts = Receipts(self.layout.receipts)
-        self._turns = Turns(self.layout.lock)
-        self._mutex = threading.RLock()
-        self._known = Known(self._manifests, self._receipts)
         self._shown_log = ShownLog(self.layout, self._durable)
         self.leases = Leases(self.layout, self._durable)
         self.last_use = LastUse(self.layout, self._durable)
+        self._turns = Turns(self.layout.lock)
+        self._mutex = threading.RLock()
+        self._known = Known(self._manifests, self._receipts)
 
     def manifests(self) -> list[Manifest]:
         """Every committed snapshot, oldest first."""

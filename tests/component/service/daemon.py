@@ -15,9 +15,10 @@ from modelcache.planning.planner import Limits
 from modelcache.service.evicting import Evicting, Rules
 from modelcache.service.inventory import Inventory
 from modelcache.service.progress import ProgressBook
-from modelcache.service.reconciling import Keeping, Reconciler
+from modelcache.service.reconciling import Reconciler
 from modelcache.service.surroundings import Alone, Node, Surroundings
 from modelcache.service.telling import Telling
+from modelcache.service.unwanted import Keeping
 from modelcache.service.working import Crew
 from modelcache.store import Capacity, Store
 from modelcache.transfer import Cancel, Engine, ModelFetcher

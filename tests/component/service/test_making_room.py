@@ -10,8 +10,8 @@ import pytest
 from modelcache.api import CachedModel, ModelState
 from modelcache.errors import Reason
 from modelcache.planning.using import User, Uses
-from modelcache.service.reconciling import Keeping
 from modelcache.service.surroundings import Node
+from modelcache.service.unwanted import Keeping
 from modelcache.store import Capacity
 from modelcache.store.usage import measure_usage
 from tests.component.service.daemon import Daemon, cached_model

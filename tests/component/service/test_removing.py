@@ -10,8 +10,8 @@ import pytest
 from modelcache.api import ModelState
 from modelcache.catalog import Catalog, Document, Problem
 from modelcache.planning.using import User, Uses
-from modelcache.service.reconciling import Keeping
 from modelcache.service.surroundings import Node
+from modelcache.service.unwanted import Keeping
 from tests.component.service.daemon import Daemon, cached_model
 from tests.support.hub import HubServer
 

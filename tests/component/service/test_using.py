@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -96,6 +98,35 @@ def test_what_this_process_reads_counts_for_nobody_else_in_a_cluster(store: Stor
         assert looking(store, alone=False).uses() == Uses()
         with Stranger(store.layout.current("a") / "config.json"):
             assert not looking(store, alone=False).uses().may_go("a")
+
+
+def test_a_process_that_can_t_be_named_counts(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another user's, or one outside of this container."""
+    put(store, "a", FILES)
+    put(store, "b", {"other": b"o" * 10_000})
+    outside = SimpleNamespace(found=(), doubt="processes outside of this container can't be seen")
+    monkeypatch.setattr(using_module, "openers", lambda *_, **__: outside)
+    with Stranger(*(store.layout.current("a") / name for name in FILES)):
+        for alone in (True, False):
+            (user,) = looking(store, alone=alone).uses().users
+            assert user.sentence == "process that can't be named has 2 of its files open"
+            assert user.model == "a"
+
+
+@pytest.mark.root
+def test_what_the_kernel_alone_has_open_counts(store: Store) -> None:
+    """No process has a file that is a loop device's."""
+    put(store, "a", FILES)
+    weights = store.layout.current("a") / "weights.safetensors"
+    run = partial(subprocess.run, check=True, capture_output=True, text=True)
+    device = run(["losetup", "--read-only", "--find", "--show", str(weights.resolve())]).stdout
+    try:
+        (user,) = looking(store).uses().users
+        assert user.sentence == "process that can't be named has 1 of its files open"
+    finally:
+        run(["losetup", "--detach", device.strip()])
 
 
 def test_an_answer_is_good_for_a_moment(store: Store) -> None:

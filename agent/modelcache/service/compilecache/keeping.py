@@ -51,7 +51,7 @@ from modelcache.service.compilecache.outbox import Outbox
 from modelcache.service.compilecache.starts import StartBook
 from modelcache.service.compilecache.surroundings import CompileSurroundings
 from modelcache.service.compilecache.telling import Round, Telling, is_doubtful
-from modelcache.service.reconciling import Keeping
+from modelcache.service.unwanted import Keeping
 from modelcache.transfer import delay
 
 log = structlog.get_logger(__name__)

@@ -33,8 +33,8 @@ from modelcache.service.compilecache.receiving import Receiving, bundle_limits
 from modelcache.service.compilecache.starts import StartBook
 from modelcache.service.compilecache.surroundings import AloneWithCaches
 from modelcache.service.heartbeats import Task
-from modelcache.service.reconciling import Keeping
 from modelcache.service.surroundings import Node
+from modelcache.service.unwanted import Keeping
 from modelcache.settings import AgentSettings
 from modelcache.store import Store
 from modelcache.store.durable import Durable

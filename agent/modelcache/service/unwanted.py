@@ -1,0 +1,56 @@
+"""Content that nothing wants any more: since when, and whether it may be deleted for that."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable
+from dataclasses import dataclass
+
+from modelcache.catalog import Catalog, ObjectKey, Severity
+from modelcache.planning.planner import Removal
+from modelcache.service.surroundings import Surroundings
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """What becomes of content that nothing wants any more.
+
+    Attributes:
+        seconds: how long it is kept, should it be wanted again; None: for ever.
+        also_when_empty: whether a catalog without any model is to be believed. A directory that
+            was not mounted looks like one.
+    """
+
+    seconds: float | None = None
+    also_when_empty: bool = False
+
+
+class Unwanted:
+    """What nothing wants, and no broken document may be about. `since` in epoch seconds."""
+
+    def __init__(self, keeping: Keeping, surroundings: Surroundings) -> None:
+        self._keeping = keeping
+        self._surroundings = surroundings
+        self.since: dict[str, float] = {}
+
+    def look(
+        self, catalog: Catalog, held: Iterable[str], wanted: Container[str], now: float
+    ) -> Removal | None:
+        """Note what is unwanted now; what may be deleted on that account, None: nothing."""
+        if not (catalog.models or self._keeping.also_when_empty):
+            self.since.clear()
+            return None
+        doubts = [p for p in catalog.problems if p.severity is Severity.ERROR]
+        self.since = {
+            name: self.since.get(name, now)
+            for name in held
+            if name not in wanted
+            and not any(problem.may_be(ObjectKey("CachedModel", name)) for problem in doubts)
+        }
+        after = self._keeping.seconds
+        if after is None or not self.since:
+            return None  # nobody need be asked
+        uses, labelled = self._surroundings.uses(), self._surroundings.labelled()
+        if uses.unknown is not None or labelled is None:
+            return None
+        kept = {name for name in self.since if name in labelled or not uses.may_go(name)}
+        return Removal(after, self.since, kept)
