@@ -29,6 +29,7 @@ COMMANDS: Final = {
         "Print a certificate for the webhook.",
     ),
     "prefetch": ("prefetch:prefetch", "Fetch models into the cache now."),
+    "adopt": ("adopting:adopt", "Take over models of a Hugging Face cache."),
     "ls": ("inspecting:ls", "List the models of the cache."),
     "show": ("inspecting:show", "Show one model and its files."),
     "verify": ("keeping:verify", "Read models back, compare every byte."),
