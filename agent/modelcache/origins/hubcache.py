@@ -240,7 +240,7 @@ class HubCacheOrigin:
             return None
         if not stat.S_ISREG(found.st_mode):
             return None
-        return found
+        return found if Path(os.path.realpath(path)).is_relative_to(self._folder) else None
 
     def _listing(self) -> tuple[tuple[RemoteFile, ...], tuple[HubFile, ...]] | None:
         """The commit's files and, of a view of ours, those that were left out; None: no listing."""
