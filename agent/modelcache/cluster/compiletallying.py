@@ -12,7 +12,7 @@ from modelcache.api import CompileCache
 from modelcache.api.nodecache import CompileState
 from modelcache.cluster.counting import Counts, Entry
 from modelcache.cluster.reading import read_cache
-from modelcache.planning.compilecaches import spec_digest
+from modelcache.planning.compilechoosing import spec_digest
 
 _MESSAGE: Final = 300
 _MOST_WITHDRAWN: Final = 16

@@ -228,9 +228,9 @@ class ClusterSide:
         held = self.permitted()
         return None if held is None else _Prefixed(_BUNDLE_PERMIT, held)
 
-    def want_bundles(self, digests: Collection[str]) -> None:
+    def want_bundles(self, digests: Collection[str], most: int) -> None:
         """As `want_permits`, of bundles."""
-        self._want("bundles", {f"{_BUNDLE_PERMIT}{digest}": 0 for digest in digests}, len(digests))
+        self._want("bundles", {f"{_BUNDLE_PERMIT}{digest}": 0 for digest in digests}, most)
 
     def _want(self, part: str, keys: Mapping[str, int], most: int) -> None:
         """Models and bundles are asked for in threads of their own, and together."""

@@ -29,7 +29,8 @@ from modelcache.compilecache.places.protocol import Place, Placed
 from modelcache.compilecache.starts.holding import Holding
 from modelcache.compilecache.trees.scanning import Limits as TreeLimits
 from modelcache.errors import BrokenBundle, ModelCacheError, NotFound, Untrusted
-from modelcache.planning.compilecaches import Fetch, Look, Publish, Running, Work
+from modelcache.planning.compileactions import Fetch, Look, Publish, Work
+from modelcache.planning.compilebudget import Running
 from modelcache.planning.compiletrials import Offer
 from modelcache.transfer import Cancel
 

@@ -25,25 +25,23 @@ from modelcache.compilecache.starts.holding import Holding, InUse
 from modelcache.compilecache.starts.marks import Marks
 from modelcache.compilecache.trees.scanning import Limits as TreeLimits
 from modelcache.errors import BrokenBundle, BrokenContent, ModelCacheError, Untrusted
-from modelcache.planning.compilecaches import (
+from modelcache.planning.compileactions import (
     Action,
     Discard,
     Fetch,
-    HeldBundle,
     Hide,
-    Limits,
     Look,
-    Need,
     Publish,
-    Removal,
     Remove,
     Show,
     Stop,
-    idle,
-    plan,
 )
+from modelcache.planning.compilebudget import Limits
+from modelcache.planning.compilecaches import plan
+from modelcache.planning.compilechoosing import HeldBundle, Need, idle
 from modelcache.planning.compiletrials import CompileTrial
 from modelcache.planning.placement import selects
+from modelcache.planning.removing import Removal
 from modelcache.service.compilecache.bundles import Bundles, Known
 from modelcache.service.compilecache.crew import Crew, GoneHere, Job, Result
 from modelcache.service.compilecache.needs import Asked, Needs
@@ -178,7 +176,9 @@ class Keeper:
         )
         fetching = [what.work for what in running.values()] + list(planned.actions)
         digests = {work.digest for work in fetching if isinstance(work, Fetch)}
-        self._surroundings.want_bundles(digests | {*planned.unpermitted})
+        digests |= {*planned.permitted}
+        most = len(digests) + planned.room
+        self._surroundings.want_bundles(digests | {*planned.unpermitted}, most)
         if not self._stopping():
             for action in planned.actions:
                 self._begin(action, asked, needs)
@@ -403,6 +403,8 @@ class Keeper:
                 if error is not None
                 else trial.published()
             )
+        elif isinstance(job.work, Fetch) and error is not None:
+            self._trials[name] = trial.failed(error, self._clock(), delay, job.work.digest)
         elif error is not None:
             self._fail(name, now, error)
         elif isinstance(job.work, Fetch) and not self._is_here(name, job.work.digest):

@@ -19,7 +19,7 @@ from modelcache.compilecache.starts.holding import Holding
 from modelcache.compilecache.starts.marks import Marks
 from modelcache.errors import UsageError
 from modelcache.origins import OriginSettings
-from modelcache.planning.compilecaches import Limits
+from modelcache.planning.compilebudget import Limits
 from modelcache.service.clusterside import ClusterSide
 from modelcache.service.compilecache.crew import Crew
 from modelcache.service.compilecache.door import Door
