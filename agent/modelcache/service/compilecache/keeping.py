@@ -43,7 +43,8 @@ from modelcache.planning.compiletrials import CompileTrial
 from modelcache.planning.placement import selects
 from modelcache.planning.removing import Removal
 from modelcache.service.compilecache.bundles import Bundles, Known
-from modelcache.service.compilecache.crew import Crew, GoneHere, Job, Result
+from modelcache.service.compilecache.crew import Crew, GoneHere
+from modelcache.service.compilecache.jobs import Job, Result
 from modelcache.service.compilecache.needs import Asked, Needs
 from modelcache.service.compilecache.outbox import Outbox
 from modelcache.service.compilecache.starts import StartBook
