@@ -373,8 +373,9 @@ class Keeper:
         job, error = result.job, result.error
         name = job.work.name
         now = asked.get(name)
-        if isinstance(job.work, Publish) and (error is None or _is_final(error)):
-            # Whoever asks for the object now.
+        # Whoever asks for the object now; but where that names another place, it is to be there.
+        moved = now is not None and now.place != job.place
+        if isinstance(job.work, Publish) and (not moved if error is None else _is_final(error)):
             self._holdings.outbox.take(name, job.work.digest)
             if error is not None:
                 log.error("bundle.not_published", compile_cache=name, message=str(error))
