@@ -89,14 +89,12 @@ class Admitting:
         self._signing_key()
         capture = self._capture(header, digest, length)
         self._check_origin(caller, asked, capture)
-        if asked.key is None:
-            why = asked.why or "this node's key is not known yet"
-            raise Refused(503, "KeyUnknown", why, retry_after=30)
+        key = _key(asked)
         known = self._first(name, capture)
         if isinstance(known, CaptureAnswer):
             return known
         self._check_room(name)
-        return Ticket(name, asked.key, capture, caller)
+        return Ticket(name, key, capture, caller)
 
     def admit_again(self, ticket: Ticket) -> Leave | CaptureAnswer:
         """Whether what has come may be signed. An upload takes time: what is signed is what may be
@@ -107,7 +105,7 @@ class Admitting:
         """
         asked = self._door.wanted(ticket.name)
         _check_publisher(ticket.caller, asked.cache)
-        if asked.key != ticket.key:
+        if _key(asked) != ticket.key:
             raise Refused(409, "KeyChanged", "the object, or this node's key, has changed")
         signing_key = self._signing_key()
         known = self._first(ticket.name, ticket.capture)
@@ -196,6 +194,14 @@ class Admitting:
                 "OtherImage",
                 f"no container of the pod has the image {engine.image} of the object",
             )
+
+
+def _key(asked: Asked) -> Key:
+    """This node's key, which may not be known for a moment: that is no other one."""
+    if asked.key is None:
+        why = asked.why or "this node's key is not known yet"
+        raise Refused(503, "KeyUnknown", why, retry_after=30)
+    return asked.key
 
 
 def _check_publisher(caller: Caller, cache: CompileCache) -> None:

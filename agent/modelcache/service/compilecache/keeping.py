@@ -206,6 +206,11 @@ class Keeper:
         with self._mutex:
             return self._asked.get(name)
 
+    def has_looked(self) -> bool:
+        """Whether there was a round: before it, no object is known to select this node."""
+        with self._mutex:
+            return self._round is not None
+
     def best(self, name: str) -> Known | None:
         """The bundle that an object's starts are seeded from, as of the last round."""
         with self._mutex:

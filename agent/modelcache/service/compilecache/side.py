@@ -121,8 +121,10 @@ class CompileSide:
             door = Door(
                 identify=Callers(cluster.client, AUDIENCE).identify,
                 pod=cluster.pod,
+                pods_known=cluster.knows_pods,
                 node=settings.node_name,
                 asked=self.keeper.asked,
+                looked=self.keeper.has_looked,
                 best=self.keeper.best,
                 signing_key=self._keys.signing_key,
             )

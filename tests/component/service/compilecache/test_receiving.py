@@ -21,6 +21,7 @@ from modelcache.compilecache.bundles.local import LocalBundle
 from modelcache.compilecache.bundles.signing import SigningKey, TrustedKeys
 from modelcache.compilecache.bundles.trust import Trust
 from modelcache.compilecache.engines.evidence import Evidence
+from modelcache.compilecache.keys.parts import Key
 from modelcache.compilecache.pods.protocol import CaptureDocument
 from modelcache.compilecache.starts.holding import Holding
 from modelcache.compilecache.starts.marks import Marks
@@ -73,14 +74,17 @@ class Node:
         cache = CompileCache.from_document(compile_cache("file:///nowhere", publishers=publishers))
         self.asked = {"tiny": Asked(cache, "spec", a_key())}
         self.ask: Callable[[str], Asked | None] = self.asked.get
+        self.pods_known = self.looked = True
         self.registry = CollectorRegistry()
         self.news = threading.Event()
         receiving = Receiving(
             Door(
                 identify=self._identify,
                 pod=lambda namespace, name: self.pods.get(f"{namespace}/{name}"),
+                pods_known=lambda: self.pods_known,
                 node="n1",
                 asked=lambda name: self.ask(name),
+                looked=lambda: self.looked,
                 best=self.best,
                 signing_key=lambda: self.signing,
             ),
@@ -198,6 +202,21 @@ def a_pod_that_the_server_says_is_elsewhere(node: Node) -> None:
     node.caller = Caller("default", "engine", "p", "uid-p", "n2")
 
 
+def pods_that_are_not_known_yet(node: Node) -> None:
+    """An agent that has just started: what it refuses for good is lost."""
+    node.pods.clear()
+    node.pods_known = False
+
+
+def objects_that_were_not_looked_at_yet(node: Node) -> None:
+    node.asked.clear()
+    node.looked = False
+
+
+def an_object_that_is_not_there(node: Node) -> None:
+    node.asked.clear()
+
+
 def no_publisher(node: Node) -> None:
     node.caller = Caller("default", "other", "p", "uid-p", "n1")
 
@@ -228,6 +247,9 @@ def a_key_that_is_not_known(node: Node) -> None:
         (a_pod_that_was_made_anew, 403, "OtherNode"),
         (a_pod_that_has_ended, 403, "OtherNode"),
         (a_pod_that_the_server_says_is_elsewhere, 403, "OtherNode"),
+        (pods_that_are_not_known_yet, 503, "Unavailable"),
+        (objects_that_were_not_looked_at_yet, 503, "Unavailable"),
+        (an_object_that_is_not_there, 404, "UnknownCache"),
         (no_publisher, 403, "NotAPublisher"),
         (a_publishers_name_in_another_namespace, 403, "NotAPublisher"),
         (no_signing_key, 403, "NoSigningKey"),
@@ -381,6 +403,17 @@ def test_without_a_signing_key_any_more_nothing_is_taken(node: Node) -> None:
     when_it_has_come(node, lambda: setattr(node, "signing", None))
     answer = node.put()
     assert (answer.status, answer.reason, answer.continued) == (403, "NoSigningKey", True)
+    assert everything_below(node.root) == node.before
+
+
+@pytest.mark.parametrize("key", [None, a_key("org/other")], ids=["unknown", "another"])
+def test_a_key_that_is_not_known_for_a_moment_is_no_other(node: Node, key: Key | None) -> None:
+    """The node's labels change, say: what comes then is not lost."""
+    changed = replace(node.asked["tiny"], key=key)
+    when_it_has_come(node, lambda: node.asked.update(tiny=changed))
+    answer = node.put()
+    expected = (409, "KeyChanged") if key else (503, "KeyUnknown")
+    assert (answer.status, answer.reason) == expected
     assert everything_below(node.root) == node.before
 
 
