@@ -9,9 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Final
 
 from modelcache.api import CompileCache
 from modelcache.planning.compiletrials import CompileTrial, Offer
+
+OLDER_AFTER: Final = 3
+"""Failed fetches in a row after which another bundle is tried, where none is here."""
 
 
 def spec_digest(cache: CompileCache) -> str:
@@ -105,6 +109,9 @@ def offered(need: Need, held: Sequence[HeldBundle], trial: CompileTrial) -> Offe
     # What is here and not usable was fetched before: fetched again it would be the same.
     passed_over = {*need.withdrawn, *trial.refused, *(h.digest for h in held)}
     offers = [offer for offer in trial.offers if offer.digest not in passed_over]
+    if chosen is None and trial.failures >= OLDER_AFTER:
+        # Who may write to a place may break the newest there: an older one is better than none.
+        offers = [offer for offer in offers if offer.digest != trial.unfetched] or offers
     newest = max(offers, key=age_of, default=None)
     if newest is None or (chosen is not None and age_of(chosen) >= age_of(newest)):
         return None

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from modelcache.api import CompileCache
-from modelcache.errors import AuthFailed, NotFound, OriginUnavailable
+from modelcache.errors import AuthFailed, ChecksumMismatch, NotFound, OriginUnavailable
 from modelcache.planning.compileactions import (
     Discard,
     Fetch,
@@ -156,6 +156,21 @@ def test_what_can_not_be_fetched_is_looked_for_again_when_a_look_is_due() -> Non
     gone = failed.looked([Offer(NEW, 1.0)], frozenset(), "", NOW)
     assert (gone.failures, gone.unfetched) == (0, None)
     assert actions(need(), trial=gone) == [Fetch("c", NEW)]
+
+
+def test_where_the_newest_can_not_be_fetched_an_older_one_is_better_than_none() -> None:
+    """Who may write to a place, and can't sign, may break what is newest there."""
+    trial = looked(OLD, NEW)
+    for number in range(3):
+        assert actions(need(), trial=replace(trial, retry_at=0.0)) == [Fetch("c", NEW)], number
+        trial = trial.failed(ChecksumMismatch("other bytes"), NOW, delay, NEW)
+    trial = replace(trial, retry_at=0.0)
+    assert actions(need(), trial=trial) == [Fetch("c", OLD)]
+    assert actions(need(), trial=replace(trial, offers=trial.offers[1:])) == [Fetch("c", NEW)]
+    here = held(OLD, 0.0, shown=True)
+    assert actions(need(), here, trial=trial) == [Fetch("c", NEW)]
+    turned = trial.failed(ChecksumMismatch("other bytes"), NOW, delay, OLD)
+    assert actions(need(), trial=replace(turned, retry_at=0.0)) == [Fetch("c", NEW)]
 
 
 def test_a_look_that_finds_what_can_not_be_fetched_does_not_hasten_the_next_try() -> None:
