@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Container, Mapping
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -79,8 +80,10 @@ class Tries:
             if error is not None:
                 log.error("bundle.not_published", compile_cache=name, message=str(error))
                 return
-        if now is None or (now.spec, now.key) != (job.spec, job.key):
+        if now is None or (now.spec, now.key or job.key) != (job.spec, job.key):
             return
+        # A key that is not known for a moment is no other.
+        now = replace(now, key=job.key)
         if error is not None and result.stopped:
             return
         trial = self._trial(name, now)

@@ -51,6 +51,7 @@ class Kept:
         self.ended = threading.Event()
         self.trusted = TrustedKeys(bench.signing.public)
         self.now = time.time()
+        self.facts_known = True
         self.crew = Crew(
             open_place=self._open,
             bring=lambda *_given, **_more: None,
@@ -61,7 +62,7 @@ class Kept:
         self.keeper = Keeper(
             holdings=Holdings(self.holding, self.outbox, Marks(store.layout, durable), self.starts),
             crew=self.crew,
-            facts=lambda labels: (find_out(labels), ""),
+            facts=lambda labels: (find_out(labels) if self.facts_known else None, ""),
             models=store.shown,
             trusted=lambda: self.trusted,
             surroundings=AloneWithCaches(Node("n1", {})),
@@ -136,3 +137,20 @@ def test_what_waits_for_its_place_and_nobody_trusts_any_more_goes_after_a_while(
     kept.keeper.cycle()
     assert not kept.outbox.of("tiny")
     assert not kept.holding.of("tiny")
+
+
+def test_what_ends_while_the_key_is_not_known_for_a_moment_counts(kept: Kept) -> None:
+    """Else a place that is away is asked again at once, each time that the node's labels change."""
+    kept.bench.place.rename(kept.bench.folder / "away")
+    kept.wants(compile_cache(kept.bench.uri))
+    kept.keeper.cycle()
+    assert kept.asked.wait(20)
+    kept.facts_known = False
+    kept.answers.set()
+    assert kept.ended.wait(20)
+    kept.keeper.cycle()
+    kept.facts_known = True
+    kept.keeper.cycle()
+    assert not kept.crew.running()
+    (report,) = kept.keeper.reports()
+    assert report.attempts == 1
