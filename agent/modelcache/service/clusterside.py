@@ -182,7 +182,7 @@ class ClusterSide:
     def kept(self) -> Container[str] | None:
         """What pods use, and what the node carries a label of; None: it can't be asked now."""
         view = self._own.view()
-        if view is None or self._pods.listed_at is None or self._pods.trouble is not None:
+        if view is None or not self.knows_pods():
             return None
         use = in_use(self._pods.objects.values(), self._root, self._namespace)
         labelled = {
@@ -193,7 +193,7 @@ class ClusterSide:
     def kept_compile_caches(self) -> Container[str] | None:
         """As `kept`, of compile caches."""
         view = self._own.view()
-        if view is None or self._pods.listed_at is None or self._pods.trouble is not None:
+        if view is None or not self.knows_pods():
             return None
         use = compile_caches_in_use(self._pods.objects.values(), self._namespace)
         return use | {
@@ -207,6 +207,10 @@ class ClusterSide:
     def withdrawn(self, name: str) -> frozenset[str]:
         """Digests of a compile cache that are to be seeded nowhere."""
         return withdrawn(self._compile_cache(name))
+
+    def knows_pods(self) -> bool:
+        """Whether all pods of this node are known now."""
+        return self._pods.listed_at is not None and self._pods.trouble is None
 
     def pod(self, namespace: str, name: str) -> Object | None:
         """A pod of this node, as `keep_use` keeps it; None: there is none."""
@@ -228,9 +232,9 @@ class ClusterSide:
         held = self.permitted()
         return None if held is None else _Prefixed(_BUNDLE_PERMIT, held)
 
-    def want_bundles(self, digests: Collection[str]) -> None:
+    def want_bundles(self, digests: Collection[str], most: int) -> None:
         """As `want_permits`, of bundles."""
-        self._want("bundles", {f"{_BUNDLE_PERMIT}{digest}": 0 for digest in digests}, len(digests))
+        self._want("bundles", {f"{_BUNDLE_PERMIT}{digest}": 0 for digest in digests}, most)
 
     def _want(self, part: str, keys: Mapping[str, int], most: int) -> None:
         """Models and bundles are asked for in threads of their own, and together."""

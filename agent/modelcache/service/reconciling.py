@@ -17,7 +17,6 @@ from modelcache.planning.planner import (
     Fetch,
     Limits,
     Plan,
-    Removal,
     Remove,
     Resolve,
     Running,
@@ -26,6 +25,7 @@ from modelcache.planning.planner import (
     Withdraw,
     plan,
 )
+from modelcache.planning.removing import Removal
 from modelcache.planning.sources import source_digest
 from modelcache.planning.trials import Resolved, Trial
 from modelcache.service.inventory import Inventory, Snapshots

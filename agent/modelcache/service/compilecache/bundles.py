@@ -15,7 +15,7 @@ from modelcache.compilecache.bundles.statement import Statement
 from modelcache.compilecache.bundles.trust import Trust
 from modelcache.compilecache.starts.holding import ENVELOPE, Held, Holding
 from modelcache.errors import ModelCacheError, Untrusted
-from modelcache.planning.compilecaches import HeldBundle
+from modelcache.planning.compilechoosing import HeldBundle
 from modelcache.service.compilecache.outbox import Outbox
 
 log = structlog.get_logger(__name__)

@@ -45,16 +45,20 @@ class Door:
     Attributes:
         identify: the caller of a token; raises as `cluster.callers.Callers.identify`.
         pod: a pod of this node by namespace and name, as `cluster.inuse.keep_use` keeps it.
+        pods_known: whether those are all of them now: an agent that has just started knows none.
         node: this node's name.
         asked: an object with this node's key.
+        looked: whether objects were looked at yet.
         best: the bundle that starts are seeded from, or would be.
         signing_key: signs what is taken; None: nothing is.
     """
 
     identify: Callable[[str], Caller]
     pod: Callable[[str, str], Object | None]
+    pods_known: Callable[[], bool]
     node: str
     asked: Callable[[str], Asked | None]
+    looked: Callable[[], bool]
     best: Callable[[str], Known | None]
     signing_key: Callable[[], SigningKey | None]
 
@@ -77,7 +81,12 @@ class Door:
             raise Refused(503, "Unavailable", why, retry_after=15) from error
         pod = self.pod(caller.namespace, caller.pod)
         here = pod is not None and pod.get("uid") == caller.pod_uid and not pod.get("ended")
-        if pod is None or not here or caller.node not in ("", self.node):
+        elsewhere = caller.node not in ("", self.node)
+        if not here and not elsewhere and not self.pods_known():
+            # What is refused for good is not brought again.
+            why = "the pods of this node are not known at this moment"
+            raise Refused(503, "Unavailable", why, retry_after=15)
+        if pod is None or not here or elsewhere:
             raise Refused(
                 403,
                 "OtherNode",
@@ -91,7 +100,10 @@ class Door:
         Raises:
             Refused
         """
-        asked = self.asked(name)
+        looked, asked = self.looked(), self.asked(name)
+        if asked is None and not looked:
+            why = "the CompileCaches of this node are not known yet"
+            raise Refused(503, "Unavailable", why, retry_after=15)
         if asked is None:
             raise Refused(404, "UnknownCache", f"no CompileCache {name} selects this node")
         return asked

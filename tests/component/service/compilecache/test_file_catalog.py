@@ -129,6 +129,15 @@ def test_a_bundle_of_another_object_with_the_same_key_is_not_taken(bench: Bench)
     assert shown(bench, "second") is None
 
 
+def test_what_nobody_vouches_for_hides_no_good_bundle_behind_it(bench: Bench) -> None:
+    """Who may write to a place, and can't sign, keeps nobody from what is good there."""
+    cache = compile_cache(bench.uri)
+    good = bench.publish(bench.key(cache))
+    for number in range(12):
+        bench.publish(bench.key(cache), f"junk {number}".encode(), signed=number % 2 > 0, name="x")
+    assert run(bench, cache)["tiny"].digest == good.digest
+
+
 def test_a_pinned_digest_is_enough(bench: Bench) -> None:
     cache = compile_cache(bench.uri)
     bundle = bench.publish(bench.key(cache), signed=False)

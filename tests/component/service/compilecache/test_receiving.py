@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import threading
 import time
@@ -20,6 +21,7 @@ from modelcache.compilecache.bundles.local import LocalBundle
 from modelcache.compilecache.bundles.signing import SigningKey, TrustedKeys
 from modelcache.compilecache.bundles.trust import Trust
 from modelcache.compilecache.engines.evidence import Evidence
+from modelcache.compilecache.keys.parts import Key
 from modelcache.compilecache.pods.protocol import CaptureDocument
 from modelcache.compilecache.starts.holding import Holding
 from modelcache.compilecache.starts.marks import Marks
@@ -72,14 +74,17 @@ class Node:
         cache = CompileCache.from_document(compile_cache("file:///nowhere", publishers=publishers))
         self.asked = {"tiny": Asked(cache, "spec", a_key())}
         self.ask: Callable[[str], Asked | None] = self.asked.get
+        self.pods_known = self.looked = True
         self.registry = CollectorRegistry()
         self.news = threading.Event()
         receiving = Receiving(
             Door(
                 identify=self._identify,
                 pod=lambda namespace, name: self.pods.get(f"{namespace}/{name}"),
+                pods_known=lambda: self.pods_known,
                 node="n1",
                 asked=lambda name: self.ask(name),
+                looked=lambda: self.looked,
                 best=self.best,
                 signing_key=lambda: self.signing,
             ),
@@ -197,6 +202,21 @@ def a_pod_that_the_server_says_is_elsewhere(node: Node) -> None:
     node.caller = Caller("default", "engine", "p", "uid-p", "n2")
 
 
+def pods_that_are_not_known_yet(node: Node) -> None:
+    """An agent that has just started: what it refuses for good is lost."""
+    node.pods.clear()
+    node.pods_known = False
+
+
+def objects_that_were_not_looked_at_yet(node: Node) -> None:
+    node.asked.clear()
+    node.looked = False
+
+
+def an_object_that_is_not_there(node: Node) -> None:
+    node.asked.clear()
+
+
 def no_publisher(node: Node) -> None:
     node.caller = Caller("default", "other", "p", "uid-p", "n1")
 
@@ -227,6 +247,9 @@ def a_key_that_is_not_known(node: Node) -> None:
         (a_pod_that_was_made_anew, 403, "OtherNode"),
         (a_pod_that_has_ended, 403, "OtherNode"),
         (a_pod_that_the_server_says_is_elsewhere, 403, "OtherNode"),
+        (pods_that_are_not_known_yet, 503, "Unavailable"),
+        (objects_that_were_not_looked_at_yet, 503, "Unavailable"),
+        (an_object_that_is_not_there, 404, "UnknownCache"),
         (no_publisher, 403, "NotAPublisher"),
         (a_publishers_name_in_another_namespace, 403, "NotAPublisher"),
         (no_signing_key, 403, "NoSigningKey"),
@@ -353,7 +376,93 @@ def test_who_is_no_publisher_any_more_when_it_has_come_is_refused(node: Node) ->
     assert everything_below(node.root) == node.before
 
 
+def when_it_has_come(node: Node, change: Callable[[], object]) -> None:
+    """Do something while an archive comes: the object is asked for when it is announced, and when
+    it is there."""
+    calls = iter(range(100))
+
+    def ask(name: str) -> Asked | None:
+        if next(calls) == 1:
+            change()
+        return node.asked.get(name)
+
+    node.ask = ask
+
+
+def test_it_is_signed_by_the_key_of_the_moment_and_not_by_one_that_was_taken_away(
+    node: Node,
+) -> None:
+    new = SigningKey.generate()
+    when_it_has_come(node, lambda: setattr(node, "signing", new))
+    assert node.put().status == 201
+    (held,) = node.holding.of("tiny")
+    Trust(TrustedKeys(new.public)).admit(LocalBundle.open(held.directory).envelope_bytes)
+
+
+def test_without_a_signing_key_any_more_nothing_is_taken(node: Node) -> None:
+    when_it_has_come(node, lambda: setattr(node, "signing", None))
+    answer = node.put()
+    assert (answer.status, answer.reason, answer.continued) == (403, "NoSigningKey", True)
+    assert everything_below(node.root) == node.before
+
+
+@pytest.mark.parametrize("key", [None, a_key("org/other")], ids=["unknown", "another"])
+def test_a_key_that_is_not_known_for_a_moment_is_no_other(node: Node, key: Key | None) -> None:
+    """The node's labels change, say: what comes then is not lost."""
+    changed = replace(node.asked["tiny"], key=key)
+    when_it_has_come(node, lambda: node.asked.update(tiny=changed))
+    answer = node.put()
+    expected = (409, "KeyChanged") if key else (503, "KeyUnknown")
+    assert (answer.status, answer.reason) == expected
+    assert everything_below(node.root) == node.before
+
+
+def a_note_goes(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last note of an object goes, with its folder, just when another is put there."""
+    real = Durable.make_directory
+
+    def make(durable: Durable, folder: Path) -> None:
+        real(durable, folder)
+        if folder.parent.name == "outbox" and gone:
+            node.outbox.take("tiny", gone.pop())
+
+    gone = [f"sha256:{'6' * 64}"]
+    node.outbox.put("tiny", gone[0])
+    monkeypatch.setattr(Durable, "make_directory", make)
+
+
+def test_a_note_is_put_though_the_last_one_goes_at_that_moment(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_note_goes(node, monkeypatch)
+    answer = node.put()
+    assert answer.status == 201
+    assert node.outbox.of("tiny") == {answer.document["digest"]}
+
+
 # Who comes second
+
+
+def test_what_came_from_another_node_meanwhile_was_first(node: Node) -> None:
+    """A large archive takes minutes: the node may be shown another's in between."""
+
+    def come() -> None:
+        assert node.signing is not None
+        bundle = a_bundle(node.folder / "other", b"first", key=a_key(), signed_by=node.signing)
+        with node.holding.staging() as staging:
+            for path in bundle.directory.iterdir():
+                shutil.copy(path, staging)
+            held = node.holding.add(staging, "tiny", a_key().digest, bundle.digest)
+        node.holding.show("tiny", held.key, held.digest)
+        first.append(bundle.digest)
+
+    first: list[str] = []
+    when_it_has_come(node, come)
+    answer = node.put(node.bundle(b"second"))
+    assert answer.continued
+    assert (answer.document["known"], answer.document["digest"]) == (True, first[0])
+    assert [f"sha256:{held.digest}" for held in node.holding.of("tiny")] == first
+    assert not node.outbox.of("tiny")
 
 
 def test_the_first_cold_start_wins(node: Node) -> None:
