@@ -43,6 +43,10 @@ class Answer:
     body: bytes = field(repr=False)
 
 
+class TooLong(OriginUnavailable):
+    """An answer that has more bytes than it may have."""
+
+
 class Asker:
     """Asks. Safe for threads."""
 
@@ -94,7 +98,8 @@ class Asker:
 
         Raises:
             AuthFailed: a proxy refuses.
-            OriginUnavailable: no answer, or one that is too long or too slow.
+            TooLong
+            OriginUnavailable: no answer, or one that is too slow.
         """
         common = {
             "User-Agent": f"model-cache-agent/{__version__}",
@@ -145,7 +150,7 @@ class Asker:
             for piece in response.iter_raw() if limit else ():
                 content += piece
                 if len(content) > limit:
-                    raise OriginUnavailable(
+                    raise TooLong(
                         f"{shown_uri(url)} is longer than the {limit} bytes that are allowed"
                     )
                 if time.monotonic() - began > ANSWER_SECONDS + len(content) / LEAST_RATE:

@@ -58,7 +58,7 @@ STAGING: Final = ".staging"
 
 _TRIES = 20
 _BLOCK: Final = 1024 * 1024
-_TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -92,7 +92,7 @@ class DirectoryPlace:
         statement = bundle.statement
         folder = folder_of(statement.key.digest, statement.digest)
         with self._written() as root:
-            if (root / folder / ENVELOPE_NAME).exists():
+            if _envelope(root / folder) is not None:
                 return False
             require_whole(bundle)
             with _made(root, STAGING) as staging:
@@ -197,16 +197,14 @@ class DirectoryPlace:
         """The bundle in a folder; None: there is none, or one that was not finished."""
         folder = root / key / name
         with _reading(str(folder)):
-            try:
-                envelope = os.lstat(folder / ENVELOPE_NAME)
-            except (FileNotFoundError, NotADirectoryError):
+            envelope = _envelope(folder)
+            if envelope is None:
                 return None
             sizes = [0]
             for archive in ARCHIVE_NAMES.values():
                 with suppress(FileNotFoundError):
                     sizes.append(os.lstat(folder / archive).st_size)
-        created = datetime.fromtimestamp(envelope.st_mtime, UTC)
-        return Placed(f"sha256:{name}", key, created, max(sizes))
+        return Placed(f"sha256:{name}", key, _moment(envelope.st_mtime), max(sizes))
 
 
 @contextmanager
@@ -271,13 +269,13 @@ def _move_in(durable: Durable, root: Path, staged: Path, folder: str) -> bool:
                     return True
                 except FileNotFoundError:
                     # A client of NFS that asks again is told so of what it has done itself.
-                    if not staged.exists() and (target / ENVELOPE_NAME).exists():
+                    if not staged.exists() and _envelope(target) is not None:
                         return True
                     raise
                 except OSError as error:
                     if error.errno not in _TAKEN:
                         raise
-                    if (target / ENVELOPE_NAME).exists():
+                    if _envelope(target) is not None:
                         return False
                     # By hand, or by another program: a bundle without an envelope is none.
                     _put_aside(durable, staged.parent, target)
@@ -328,7 +326,24 @@ def _shown(path: Path) -> str:
 
 
 def _has_any(folder: Path) -> bool:
-    return any((folder / name / ENVELOPE_NAME).exists() for name in _names(folder))
+    return any(_envelope(folder / name) is not None for name in _names(folder))
+
+
+def _envelope(folder: Path) -> os.stat_result | None:
+    """What makes a folder a bundle; None: there is none, or it is a link, a fifo, a directory."""
+    try:
+        found = os.lstat(folder / ENVELOPE_NAME)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found if stat.S_ISREG(found.st_mode) else None
+
+
+def _moment(seconds: float) -> datetime:
+    """Of a file's time. One beyond the calendar, which anybody may set, counts as the oldest."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError):
+        return datetime.fromtimestamp(0, UTC)
 
 
 def _names(folder: Path) -> list[str]:

@@ -137,21 +137,18 @@ def placed_of(content: bytes, digest: str, tag: str) -> Placed | None:
         return None
     try:
         manifest = _Manifest.model_validate_json(content)
-        created = datetime.fromisoformat(manifest.annotations.get(CREATED, ""))
-    except (ValidationError, ValueError):
+        moment = datetime.fromisoformat(manifest.annotations.get(CREATED, ""))
+        created = moment.astimezone(UTC)
+    except (ValidationError, ValueError, OverflowError):
         return None
     key = manifest.annotations.get(KEY, "")
     bundle = manifest.annotations.get(DIGEST, "")
-    whole = is_hex(key) and is_hex(bundle.removeprefix("sha256:")) and len(manifest.layers) == 1
-    if not whole or tag_of(key, bundle) != tag or created.tzinfo is None:
+    algorithm, _, hexadecimal = bundle.partition(":")
+    named = algorithm == "sha256" and is_hex(hexadecimal) and is_hex(key)
+    plain = moment.tzinfo is not None and len(manifest.layers) == 1
+    if not named or not plain or tag_of(key, bundle) != tag:
         return None
-    return Placed(
-        bundle,
-        key,
-        created.astimezone(UTC),
-        manifest.layers[0].size,
-        digest,
-    )
+    return Placed(bundle, key, created, manifest.layers[0].size, digest)
 
 
 def config_of(content: bytes, what: str) -> str:

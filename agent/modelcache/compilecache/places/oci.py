@@ -30,6 +30,7 @@ from modelcache.compilecache.places.images import (
 )
 from modelcache.compilecache.places.protocol import Placed, newest_first
 from modelcache.errors import BrokenBundle, NotFound, UsageError
+from modelcache.origins.asking import TooLong
 from modelcache.origins.credentials import Secret
 from modelcache.origins.network import Network
 from modelcache.origins.ocilogins import open_registry
@@ -109,8 +110,11 @@ class OciPlace:
         """The envelope. See `Place.envelope`."""
         name = f"{self._uri}:{tag_of(placed.key, placed.digest)}"
         # Asked for anew: what was removed meanwhile leaves its blobs behind for a while.
-        manifest, _, _ = self._client.manifest(self._token(placed))
-        config = self._reader.blob(config_of(manifest, name), MAX_CONFIG_BYTES)
+        try:
+            manifest, _, _ = self._client.manifest(self._token(placed))
+            config = self._reader.blob(config_of(manifest, name), MAX_CONFIG_BYTES)
+        except TooLong as error:
+            raise BrokenBundle(f"{name} is larger than any bundle's image: {error}") from error
         envelope = envelope_of(config, name)
         if len(envelope) > MAX_ENVELOPE_BYTES:
             raise BrokenBundle(f"{name} has an envelope that is longer than any: remove it")
@@ -157,6 +161,8 @@ class OciPlace:
             content, digest, _ = self._client.manifest(tag)
         except NotFound:
             return None
+        except TooLong:
+            content, digest = b"", ""
         placed = placed_of(content, digest, tag)
         if placed is None:
             log.warning("place.no_bundle", place=str(self._uri), tag=tag)

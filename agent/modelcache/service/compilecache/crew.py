@@ -24,7 +24,7 @@ from modelcache.compilecache.bundles.local import LocalBundle
 from modelcache.compilecache.bundles.trust import Trust
 from modelcache.compilecache.keys.differing import nearest
 from modelcache.compilecache.keys.parts import Key
-from modelcache.compilecache.places.fetching import Admitted, admit
+from modelcache.compilecache.places.fetching import UNREAD, Admitted, admit
 from modelcache.compilecache.places.protocol import Place, Placed
 from modelcache.compilecache.starts.holding import Holding
 from modelcache.compilecache.trees.scanning import Limits as TreeLimits
@@ -267,16 +267,23 @@ class Crew:
         place = self._open_place(job.cache)
         offers: list[Offer] = []
         refused: dict[str, str] = {}
+        unread: ModelCacheError | None = None
         for placed in place.generations(job.key.digest)[:_MOST_OFFERS]:
             try:
                 found = _own(self._admissions.of(place, placed, job, cancel), job)
             except NotFound:
                 continue  # it was removed meanwhile
+            except UNREAD as error:
+                log.warning("bundle.unread", digest=placed.digest, message=str(error))
+                unread = unread or error
+                continue
             if isinstance(found, str):
                 refused[placed.digest] = found
             else:
                 at = found.statement.created_at.timestamp()
                 offers.append(Offer(placed.digest, at))
+        if unread is not None and not offers:
+            raise unread
         said = ""
         if job.explain and not offers:
             said = self._nearest(place, job, cancel)
@@ -288,7 +295,7 @@ class Crew:
         names: dict[str, str] = {}
         for key in place.keys()[:_MOST_OTHERS]:
             for placed in place.generations(key)[:1]:
-                with suppress(NotFound):
+                with suppress(NotFound, *UNREAD):
                     found = self._admissions.of(place, placed, job, cancel)
                     if not isinstance(found, str):
                         keys.append(found.statement.key)
