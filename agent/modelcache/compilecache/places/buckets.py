@@ -9,12 +9,13 @@ next publisher of the key removes it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
+
+import structlog
 
 from modelcache.api import SourceURI
 from modelcache.compilecache.bundles.local import (
@@ -33,8 +34,10 @@ from modelcache.compilecache.places.protocol import (
     newest_first,
 )
 from modelcache.compilecache.places.whole import require_whole
-from modelcache.errors import AuthFailed, BrokenBundle, NotFound, UnsafePath
+from modelcache.errors import AuthFailed, BrokenBundle, ModelCacheError, NotFound, UnsafePath
 from modelcache.origins.protocol import HttpLocation
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,11 @@ class Bucket(Protocol):
 
     def read(self, name: str, most: int) -> bytes:
         """An object's content, at most `most` bytes of it."""
+        ...
+
+    def has(self, name: str, path: Path) -> bool:
+        """Whether there is an object with a file's content, where that can be told without reading
+        it: where objects can be created, but not replaced, a second upload would be refused."""
         ...
 
     def put(self, name: str, path: Path) -> None:
@@ -111,7 +119,10 @@ class BucketPlace:
         if any(item.name == f"{folder}/{ENVELOPE_NAME}" for item in there):
             return False
         require_whole(bundle)
-        self._bucket.put(f"{folder}/{archive_name(statement.archive)}", bundle.archive)
+        archive = f"{folder}/{archive_name(statement.archive)}"
+        begun = any(item.name == archive for item in there)
+        if not (begun and self._bucket.has(archive, bundle.archive)):
+            self._bucket.put(archive, bundle.archive)
         first = self._bucket.put_new(f"{folder}/{ENVELOPE_NAME}", bundle.envelope_bytes)
         self._sweep(key, folder, there)
         return first
@@ -177,17 +188,28 @@ class BucketPlace:
         ]
 
     def _sweep(self, key: str, own: str, there: list[Item]) -> None:
-        """Remove what publishers of the key left that were killed, if we may."""
+        """Remove what publishers of the key left that were killed, if we may. The bundle is there
+        already, so nothing that goes wrong here is its publisher's failure."""
         before = datetime.now(UTC) - timedelta(seconds=LEFTOVER_SECONDS)
-        whole = {item.name.rpartition("/")[0] for item in there if _is_envelope(item)}
-        with suppress(AuthFailed, NotFound):
-            for item in there:
-                folder, _, name = item.name.rpartition("/")
-                left = folder not in whole and folder != own and item.modified < before
-                if left and name in ARCHIVE_NAMES.values():
+        try:
+            if left := _leftovers(there, own, before):
+                # Again: while this one was sent another may have finished what was left there.
+                for item in left & _leftovers(self._items(key), own, before):
                     self._bucket.delete(item.name)
             self._bucket.abort_uploads(f"{self._prefix}{key}/", before)
+        except (AuthFailed, NotFound):
+            return
+        except ModelCacheError as error:
+            log.warning("place.not_swept", place=str(self._uri), message=str(error))
 
 
-def _is_envelope(item: Item) -> bool:
-    return item.name.endswith(f"/{ENVELOPE_NAME}")
+def _leftovers(items: Iterable[Item], own: str, before: datetime) -> set[Item]:
+    """Archives without an envelope that were there before a moment, but those in one folder."""
+    whole, archives = {own}, []
+    for item in items:
+        folder, _, name = item.name.rpartition("/")
+        if name == ENVELOPE_NAME:
+            whole.add(folder)
+        elif name in ARCHIVE_NAMES.values() and item.modified < before:
+            archives.append((folder, item))
+    return {item for folder, item in archives if folder not in whole}
