@@ -106,9 +106,10 @@ def publish(
     """
     local = LocalBundle.open(bundle)
     statement = local.statement
-    check(local.archive, statement)
+    cancel = _stopped_by_signals()
+    check(local.archive, statement, cancel=cancel)
     target, _ = _open(place, secret, secrets_dir=secrets_dir, ca_bundle=ca_bundle)
-    new = target.publish(local)
+    new = target.publish(local, cancel)
     if output is Format.JSON:
         result = {"digest": statement.digest, "key": statement.key.digest, "place": target.uri}
         print_json("PublishResult", {**result, "published": new})
@@ -171,10 +172,7 @@ def pull(
         bandwidth=bandwidth,
         ca_bundle=ca_bundle,
     )
-    cancel, book = Cancel(), ProgressBook()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # In a thread of its own: what it wakes may wait for what the signal has interrupted.
-        signal.signal(number, lambda *_: threading.Thread(target=cancel.set, daemon=True).start())
+    cancel, book = _stopped_by_signals(), ProgressBook()
     chosen = _chosen(target, key, digest, trust, cancel)
     engine, _ = outfit(found, out, file_roots=None)
     with Display(book) if output is Format.TABLE else nullcontext():
@@ -277,6 +275,14 @@ class _Line:
         if self.trouble:
             plain["message"] = self.trouble
         return plain
+
+
+def _stopped_by_signals() -> Cancel:
+    cancel = Cancel()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # In a thread of its own: what it wakes may wait for what the signal has interrupted.
+        signal.signal(number, lambda *_: threading.Thread(target=cancel.set, daemon=True).start())
+    return cancel
 
 
 def _open(uri: str, secret: str | None, **given: Any) -> tuple[Place, FetchSettings]:

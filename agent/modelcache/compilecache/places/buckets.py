@@ -36,6 +36,7 @@ from modelcache.compilecache.places.protocol import (
 from modelcache.compilecache.places.whole import require_whole
 from modelcache.errors import AuthFailed, BrokenBundle, ModelCacheError, NotFound, UnsafePath
 from modelcache.origins.protocol import HttpLocation
+from modelcache.transfer.cancelling import Cancel
 
 log = structlog.get_logger(__name__)
 
@@ -70,7 +71,7 @@ class Bucket(Protocol):
         it: where objects can be created, but not replaced, a second upload would be refused."""
         ...
 
-    def put(self, name: str, path: Path) -> None:
+    def put(self, name: str, path: Path, cancel: Cancel) -> None:
         """Store a file's content, in parts where it is large, and in bounded memory."""
         ...
 
@@ -110,19 +111,20 @@ class BucketPlace:
         """The host that is asked; empty as long as it was not asked for anything."""
         return self._bucket.host
 
-    def publish(self, bundle: LocalBundle) -> bool:
+    def publish(self, bundle: LocalBundle, cancel: Cancel | None = None) -> bool:
         """Upload a bundle. See `Place.publish`."""
+        cancel = cancel or Cancel()
         statement = bundle.statement
         key = statement.key.digest
         folder = f"{self._prefix}{folder_of(key, statement.digest)}"
         there = list(self._items(key))
         if any(item.name == f"{folder}/{ENVELOPE_NAME}" for item in there):
             return False
-        require_whole(bundle)
+        require_whole(bundle, cancel)
         archive = f"{folder}/{archive_name(statement.archive)}"
         begun = any(item.name == archive for item in there)
         if not (begun and self._bucket.has(archive, bundle.archive)):
-            self._bucket.put(archive, bundle.archive)
+            self._bucket.put(archive, bundle.archive, cancel)
         first = self._bucket.put_new(f"{folder}/{ENVELOPE_NAME}", bundle.envelope_bytes)
         self._sweep(key, folder, there)
         return first

@@ -52,6 +52,7 @@ from modelcache.errors import (
 from modelcache.origins.file import Bounds
 from modelcache.origins.protocol import LocalLocation
 from modelcache.store.durable import Durable
+from modelcache.transfer.cancelling import Cancel
 
 STAGING: Final = ".staging"
 """What is not yet whole, and what is about to go, below the place's root."""
@@ -87,20 +88,21 @@ class DirectoryPlace:
         """None is asked."""
         return ""
 
-    def publish(self, bundle: LocalBundle) -> bool:
+    def publish(self, bundle: LocalBundle, cancel: Cancel | None = None) -> bool:
         """Copy a bundle there. See `Place.publish`."""
+        cancel = cancel or Cancel()
         statement = bundle.statement
         folder = folder_of(statement.key.digest, statement.digest)
         with self._written() as root:
             if _envelope(root / folder) is not None:
                 return False
-            require_whole(bundle)
+            require_whole(bundle, cancel)
             with _made(root, STAGING) as staging:
                 durable = Durable(staging)
                 staged = _staged(staging, ".new")
                 try:
                     _sweep(staging, staged)
-                    _fill(durable, staged, bundle)
+                    _fill(durable, staged, bundle, cancel)
                     return _move_in(durable, root, staged, folder)
                 finally:
                     shutil.rmtree(staged, ignore_errors=True)
@@ -240,18 +242,20 @@ def _made(root: Path, name: str) -> Iterator[Path]:
         yield found
 
 
-def _fill(durable: Durable, staged: Path, bundle: LocalBundle) -> None:
+def _fill(durable: Durable, staged: Path, bundle: LocalBundle, cancel: Cancel) -> None:
     with _kept(staged) as folder:
         with bundle.archive.open("rb") as archive:
-            _write(durable, folder / bundle.archive.name, archive)
-        _write(durable, folder / ENVELOPE_NAME, BytesIO(bundle.envelope_bytes))
+            _write(durable, folder / bundle.archive.name, archive, cancel)
+        _write(durable, folder / ENVELOPE_NAME, BytesIO(bundle.envelope_bytes), cancel)
         durable.sync_directory(folder)
 
 
-def _write(durable: Durable, path: Path, content: IO[bytes]) -> None:
+def _write(durable: Durable, path: Path, content: IO[bytes], cancel: Cancel) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with os.fdopen(os.open(path, flags, 0o644), "wb") as file:
-        shutil.copyfileobj(content, file, _BLOCK)
+        while block := content.read(_BLOCK):
+            cancel.check()
+            file.write(block)
         file.flush()
         os.fchmod(file.fileno(), 0o644)
         durable.sync(file.fileno())

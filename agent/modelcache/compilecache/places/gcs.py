@@ -11,7 +11,7 @@ from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
-from io import BytesIO
+from io import BytesIO, FileIO
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +28,7 @@ from modelcache.origins.gcsclient import READ, TIMEOUT, WRITE, GcsBucket, retry
 from modelcache.origins.gcserrors import CREATE, DELETE, GET, LIST
 from modelcache.origins.network import Network
 from modelcache.origins.protocol import HttpLocation
+from modelcache.transfer.cancelling import Cancel
 
 PART_BYTES: Final = 16 * 1024 * 1024
 """Of an upload: so much is in memory, and is sent again when a connection breaks."""
@@ -78,11 +79,12 @@ class _Bucket:
             return False
         return bool(blob.crc32c == _crc32c(path))
 
-    def put(self, name: str, path: Path) -> None:
-        with self._writer.asking(CREATE):
+    def put(self, name: str, path: Path, cancel: Cancel) -> None:
+        with self._writer.asking(CREATE), _Read(path, cancel) as file:
             # Again and again the same bytes: an upload that is repeated does no harm.
-            self._new(name).upload_from_filename(
-                str(path),
+            self._new(name).upload_from_file(
+                file,
+                size=path.stat().st_size,
                 content_type="application/octet-stream",
                 timeout=TIMEOUT,
                 retry=retry(),
@@ -127,6 +129,18 @@ class _Bucket:
 
     def _new(self, name: str) -> Blob:
         return self._writer.opened().bucket.blob(name, chunk_size=PART_BYTES)
+
+
+class _Read(FileIO):
+    """A file as it is read for an upload: piece by piece, until that is cancelled."""
+
+    def __init__(self, path: Path, cancel: Cancel) -> None:
+        super().__init__(path)
+        self._cancel = cancel
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._cancel.check()
+        return super().read(size)
 
 
 class _Enough(Exception):

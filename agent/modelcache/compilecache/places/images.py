@@ -29,6 +29,7 @@ from modelcache.compilecache.keys.parts import canonical
 from modelcache.compilecache.places.protocol import Placed, is_hex
 from modelcache.errors import BrokenBundle
 from modelcache.origins.ocimanifests import ImageManifest
+from modelcache.transfer.cancelling import Cancel
 
 MANIFEST_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
 CONFIG_TYPE: Final = "application/vnd.oci.image.config.v1+json"
@@ -67,10 +68,13 @@ class Image:
         return f"sha256:{sha256(self.config).hexdigest()}"
 
 
-def image_of(bundle: LocalBundle, manifest: BundleManifest) -> Image:
+def image_of(bundle: LocalBundle, manifest: BundleManifest, cancel: Cancel | None = None) -> Image:
     """What is pushed beside the archive.
 
     `manifest`: what is in the archive, which has been checked.
+
+    Raises:
+        Cancelled
     """
     statement = bundle.statement
     created = statement.created_at.isoformat().replace("+00:00", "Z")
@@ -80,7 +84,10 @@ def image_of(bundle: LocalBundle, manifest: BundleManifest) -> Image:
             "architecture": _ARCHITECTURES.get(statement.key.cpu.arch, statement.key.cpu.arch),
             "os": "linux",
             "config": {"Labels": labels(statement, manifest)},
-            "rootfs": {"type": "layers", "diff_ids": [_uncompressed_digest(bundle)]},
+            "rootfs": {
+                "type": "layers",
+                "diff_ids": [_uncompressed_digest(bundle, cancel or Cancel())],
+            },
             "history": [{"created": created, "created_by": "modelcache compile publish"}],
             ENVELOPE_FIELD: bundle.envelope_bytes.decode(),
         }
@@ -180,11 +187,12 @@ def envelope_of(config: bytes, what: str) -> bytes:
         raise BrokenBundle(f"{what} is an image without a bundle's envelope: remove it") from error
 
 
-def _uncompressed_digest(bundle: LocalBundle) -> str:
+def _uncompressed_digest(bundle: LocalBundle, cancel: Cancel) -> str:
     """The digest of the archive as a plain tar, which an image's config names."""
     digest = sha256()
     with bundle.archive.open("rb") as file, _decompressed(file, bundle) as stream:
         while block := stream.read(_BLOCK):
+            cancel.check()
             digest.update(block)
     return f"sha256:{digest.hexdigest()}"
 

@@ -36,6 +36,7 @@ from modelcache.origins.network import Network
 from modelcache.origins.ocilogins import open_registry
 from modelcache.origins.ociwriting import RegistryWriter
 from modelcache.origins.protocol import HttpLocation
+from modelcache.transfer.cancelling import Cancel
 
 MAX_IMAGES: Final = 256
 """Of one key whose manifests are asked for: each costs a request."""
@@ -79,15 +80,16 @@ class OciPlace:
         """The registry."""
         return self._client.base.partition("://")[2]
 
-    def publish(self, bundle: LocalBundle) -> bool:
+    def publish(self, bundle: LocalBundle, cancel: Cancel | None = None) -> bool:
         """Push a bundle. See `Place.publish`."""
+        cancel = cancel or Cancel()
         statement = bundle.statement
         tag = tag_of(statement.key.digest, statement.digest)
         there = self._look(tag)
         if there is not None and there.digest == statement.digest:
             return False
-        image = image_of(bundle, check(bundle.archive, statement))
-        self._writer.push_blob(statement.archive.digest, bundle.archive)
+        image = image_of(bundle, check(bundle.archive, statement, cancel=cancel), cancel)
+        self._writer.push_blob(statement.archive.digest, bundle.archive, cancel.check)
         self._writer.push_blob(image.config_digest, image.config)
         self._writer.push_manifest(tag, image.manifest, MANIFEST_TYPE)
         return True

@@ -21,6 +21,7 @@ from typing import Final, Protocol
 from modelcache.compilecache.bundles.local import LocalBundle
 from modelcache.compilecache.bundles.statement import Archive
 from modelcache.origins.protocol import Location
+from modelcache.transfer.cancelling import Cancel
 
 MAX_NAMES: Final = 100_000
 """Names that are looked at in one listing: more are no place for bundles."""
@@ -72,14 +73,19 @@ class Place(Protocol):
         """The `host[:port]` that is asked; empty where there is none, or it isn't known yet."""
         ...
 
-    def publish(self, bundle: LocalBundle) -> bool:
+    def publish(self, bundle: LocalBundle, cancel: Cancel | None = None) -> bool:
         """Bring a bundle to the place: all of it, or, whatever happens, nothing that is seen.
+
+        Args:
+            bundle: it.
+            cancel: ends it at the next piece of the archive.
 
         Returns:
             False: it was there already.
 
         Raises:
             BrokenBundle: its archive is not the one that its statement names; nothing is sent.
+            Cancelled
         """
         ...
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import threading
 import tracemalloc
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ import pytest
 from google.oauth2 import service_account
 from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.s3.models import s3_backends
+from moto.s3.responses import S3Response
 
 from modelcache.api import parse_uri
 from modelcache.compilecache.bundles.statement import MAX_ENVELOPE_BYTES
@@ -23,8 +25,16 @@ from modelcache.compilecache.places.gcs import gcs_place
 from modelcache.compilecache.places.opening import open_place
 from modelcache.compilecache.places.protocol import LEFTOVER_SECONDS, folder_of
 from modelcache.compilecache.places.s3 import s3_place
-from modelcache.errors import AuthFailed, BrokenBundle, NotFound, OriginUnavailable, RateLimited
+from modelcache.errors import (
+    AuthFailed,
+    BrokenBundle,
+    Cancelled,
+    NotFound,
+    OriginUnavailable,
+    RateLimited,
+)
 from modelcache.origins import Network, OriginSettings, SecretStore
+from modelcache.transfer import Cancel
 from tests.component.origins.conftest import fetched
 from tests.support.bundles import a_bundle, a_key, noise
 from tests.support.gcs import Fault, GcsServer
@@ -129,6 +139,45 @@ def test_a_large_archive_goes_in_parts(
     assert head["ETag"].endswith('-3"')
     got = client.get_object(Bucket=bucket, Key=f"p/{placed.folder}/archive.tar.zst")
     assert got["Body"].read() == bundle.archive.read_bytes()
+
+
+def test_an_upload_to_s3_ends_in_the_middle_of_it(
+    bucket: str, client: S3Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_module, "PART_BYTES", 5 * 1024 * 1024)
+    put, cancel, parts = S3Response.upload_part, Cancel(), []
+
+    def stopping(self: S3Response) -> Any:
+        parts.append(self.path)
+        cancel.set()
+        return put(self)
+
+    monkeypatch.setattr(S3Response, "upload_part", stopping)
+    place = s3_place(parse_uri(f"s3://{bucket}/p"), secret=None, network=Network())
+    bundle = a_bundle(tmp_path / "b", noise(40 * 1024 * 1024))
+    before = set(threading.enumerate())
+    with pytest.raises(Cancelled):
+        place.publish(bundle, cancel)
+    assert len(parts) <= 4  # of eight, two at a time
+    assert "Uploads" not in client.list_multipart_uploads(Bucket=bucket)
+    assert names(client, bucket) == []
+    left = {thread.name for thread in set(threading.enumerate()) - before}
+    assert not {name for name in left if "ThreadPool" in name}, "a process would wait for them"
+
+
+def test_a_machine_with_much_bandwidth_has_no_other_client(
+    place: BucketPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By itself boto3 takes one there that has no bound of ours: most with GPUs are such ones."""
+    made: list[object] = []
+
+    def other_client(*given: object) -> None:
+        made.append(given)
+
+    monkeypatch.setattr("awscrt.s3.is_optimized_for_system", lambda: True)
+    monkeypatch.setattr("boto3.s3.transfer.create_crt_transfer_manager", other_client)
+    assert place.publish(a_bundle(tmp_path / "b"))
+    assert made == []
 
 
 def test_an_envelope_without_an_end_is_not_read_to_it(
