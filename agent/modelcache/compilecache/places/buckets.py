@@ -129,17 +129,17 @@ class BucketPlace:
         self._sweep(key, folder, there)
         return first
 
-    def generations(self, key: str) -> tuple[Placed, ...]:
+    def generations(self, key: str, most: int = MAX_NAMES) -> tuple[Placed, ...]:
         """The bundles of a key. See `Place.generations`."""
-        return newest_first(self._placed(self._items(key))) if is_hex(key) else ()
+        return newest_first(self._placed(self._items(key)))[:most] if is_hex(key) else ()
 
     def keys(self) -> tuple[str, ...]:
         """The keys. See `Place.keys`."""
         return tuple(sorted({placed.key for placed in self._placed(self._items(""))}))
 
-    def find(self, digest: str) -> Placed | None:
+    def find(self, digest: str, key: str = "") -> Placed | None:
         """The bundle of a digest. See `Place.find`."""
-        found = (placed for placed in self._placed(self._items("")) if placed.digest == digest)
+        found = (placed for placed in self._placed(self._items(key)) if placed.digest == digest)
         return next(found, None)
 
     def envelope(self, placed: Placed) -> bytes:

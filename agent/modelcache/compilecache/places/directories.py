@@ -107,13 +107,13 @@ class DirectoryPlace:
                 finally:
                     shutil.rmtree(staged, ignore_errors=True)
 
-    def generations(self, key: str) -> tuple[Placed, ...]:
+    def generations(self, key: str, most: int = MAX_NAMES) -> tuple[Placed, ...]:
         """The bundles of a key. See `Place.generations`."""
         if not is_hex(key):
             return ()
         root = self._root()
         found = [self._placed(root, key, name) for name in _names(root / key)]
-        return newest_first([placed for placed in found if placed is not None])
+        return newest_first([placed for placed in found if placed is not None])[:most]
 
     def keys(self) -> tuple[str, ...]:
         """The keys. See `Place.keys`."""
@@ -121,14 +121,14 @@ class DirectoryPlace:
         with _reading(str(root)):
             return tuple(sorted(key for key in _names(root) if _has_any(root / key)))
 
-    def find(self, digest: str) -> Placed | None:
+    def find(self, digest: str, key: str = "") -> Placed | None:
         """The bundle of a digest. See `Place.find`."""
         name = digest.removeprefix("sha256:")
         if not is_hex(name):
             return None
         root = self._root()
-        for key in _names(root):
-            if (placed := self._placed(root, key, name)) is not None:
+        for each in [key] if is_hex(key) else _names(root):
+            if (placed := self._placed(root, each, name)) is not None:
                 return placed
         return None
 

@@ -120,7 +120,7 @@ def admitted(
     """
     unread: ModelCacheError | None = None
     some = False
-    for placed in _patiently(lambda: place.generations(key), cancel)[:MAX_LOOKED_AT]:
+    for placed in _patiently(lambda: place.generations(key, MAX_LOOKED_AT), cancel):
         try:
             found = admit(place, placed, trust, cancel)
         except (Untrusted, BrokenBundle, NotFound) as error:

@@ -50,7 +50,7 @@ _MAX_MANIFEST_BYTES: Final = 64 * 1024
 """A bundle's has one kibibyte. What is wrong in 4 MiB of it takes 930 MiB to be told."""
 _MAX_CONFIG_PARTS: Final = 20_000
 """Each empty one takes 80 bytes when it is read."""
-_TAG = re.compile(r"([0-9a-f]{64})-([0-9a-f]{32})")
+_TAG = re.compile(r"([0-9a-f]{64})-[0-9]{10}-([0-9a-f]{32})")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _BLOCK = 1024 * 1024
 
@@ -117,9 +117,12 @@ def image_of(bundle: LocalBundle, manifest: BundleManifest, cancel: Cancel | Non
     return Image(config, canonical(document))
 
 
-def tag_of(key: str, digest: str) -> str:
-    """`<key>-<32 digits of the digest>`: a tag may have 128 characters, and both have 129."""
-    return f"{key}-{digest.removeprefix('sha256:')[:32]}"
+def tag_of(key: str, digest: str, created: datetime) -> str:
+    """`<key>-<seconds since 1970>-<32 digits of the digest>`; a tag may have 128 characters.
+
+    With the time in it the newest of a key are found by their names: each manifest is a request.
+    """
+    return f"{key}-{int(created.timestamp()):010}-{digest.removeprefix('sha256:')[:32]}"
 
 
 def parse_tag(tag: str) -> tuple[str, str] | None:
@@ -153,7 +156,7 @@ def placed_of(content: bytes, digest: str, tag: str) -> Placed | None:
     algorithm, _, hexadecimal = bundle.partition(":")
     named = algorithm == "sha256" and is_hex(hexadecimal) and is_hex(key)
     plain = moment.tzinfo is not None and len(manifest.layers) == 1
-    if not named or not plain or tag_of(key, bundle) != tag:
+    if not named or not plain or tag_of(key, bundle, created) != tag:
         return None
     return Placed(bundle, key, created, manifest.layers[0].size, digest)
 

@@ -89,10 +89,10 @@ class Place(Protocol):
         """
         ...
 
-    def generations(self, key: str) -> tuple[Placed, ...]:
-        """The bundles of one key, newest first; none for a key that the place doesn't know.
+    def generations(self, key: str, most: int = MAX_NAMES) -> tuple[Placed, ...]:
+        """The newest bundles of one key, newest first; none for a key that the place doesn't know.
 
-        At most `MAX_NAMES`.
+        In a registry each costs a request: who wants few says so.
         """
         ...
 
@@ -100,8 +100,9 @@ class Place(Protocol):
         """The keys that have bundles, sorted. At most `MAX_NAMES`."""
         ...
 
-    def find(self, digest: str) -> Placed | None:
-        """The bundle of a digest (`sha256:<64 hex>`), whatever its key."""
+    def find(self, digest: str, key: str = "") -> Placed | None:
+        """The bundle of a digest (`sha256:<64 hex>`), whatever its key; with a key, which costs
+        less in a bucket, of that alone."""
         ...
 
     def envelope(self, placed: Placed) -> bytes:

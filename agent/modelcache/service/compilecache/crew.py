@@ -268,7 +268,7 @@ class Crew:
         offers: list[Offer] = []
         refused: dict[str, str] = {}
         unread: ModelCacheError | None = None
-        for placed in place.generations(job.key.digest)[:_MOST_OFFERS]:
+        for placed in place.generations(job.key.digest, _MOST_OFFERS):
             try:
                 found = _own(self._admissions.of(place, placed, job, cancel), job)
             except NotFound:
@@ -294,7 +294,7 @@ class Crew:
         keys: list[Key] = []
         names: dict[str, str] = {}
         for key in place.keys()[:_MOST_OTHERS]:
-            for placed in place.generations(key)[:1]:
+            for placed in place.generations(key, 1):
                 with suppress(NotFound, *UNREAD):
                     found = self._admissions.of(place, placed, job, cancel)
                     if not isinstance(found, str):
@@ -313,8 +313,7 @@ class Crew:
 
     def _fetch(self, job: Job, digest: str, cancel: Cancel) -> None:
         place = self._open_place(job.cache)
-        wanted = (p for p in place.generations(job.key.digest) if p.digest == digest)
-        placed = next(wanted, None)
+        placed = place.find(digest, job.key.digest)
         if placed is None:
             raise NotFound(f"{place.uri} has the bundle {digest} no longer")
         found = _own(self._admissions.of(place, placed, job, cancel), job)
