@@ -33,6 +33,7 @@ from modelcache.compilecache.bundles.statement import (
 from modelcache.compilecache.bundles.trust import Trust
 from modelcache.compilecache.bundles.unpacking import check
 from modelcache.compilecache.places.fetching import (
+    UNREAD,
     Admitted,
     BundleFetcher,
     admit,
@@ -152,8 +153,7 @@ def pull(
     """
     if bool(key) == bool(digest):
         raise UsageError("give --key, or --digest, and not both")
-    if key and not is_hex(key):
-        raise UsageError(f"{key[:80]!r} is no key: 64 hex digits, in lower case")
+    _require_key(key)
     if digest and not is_hex(digest.removeprefix("sha256:")):
         raise UsageError(f"{digest[:80]!r} is no digest: sha256: and 64 hex digits")
     if key and public_key is None:
@@ -201,6 +201,7 @@ def list_place(
     With --public-key it says which are trusted; without, what is shown is what each bundle says of
     itself.
     """
+    _require_key(key)
     keys = None if public_key is None else TrustedKeys.load(public_key)
     target, _ = _open(place, secret, secrets_dir=secrets_dir, ca_bundle=ca_bundle)
     of_keys = (key,) if key else target.keys()
@@ -237,7 +238,7 @@ class _Line:
             self._statement = statement
             if keys is not None:
                 Trust(keys=keys).admit(content)
-        except (BrokenBundle, Untrusted, NotFound) as error:
+        except (BrokenBundle, Untrusted, NotFound, *UNREAD) as error:
             self.trouble = str(error)
 
     @property
@@ -275,6 +276,12 @@ class _Line:
         if self.trouble:
             plain["message"] = self.trouble
         return plain
+
+
+def _require_key(key: str) -> None:
+    """Check that it is one, or none was given."""
+    if key and not is_hex(key):
+        raise UsageError(f"{key[:80]!r} is no key: 64 hex digits, in lower case")
 
 
 def _stopped_by_signals() -> Cancel:
