@@ -33,6 +33,7 @@ from modelcache.compilecache.bundles.statement import (
 from modelcache.compilecache.bundles.trust import Trust
 from modelcache.compilecache.bundles.unpacking import check
 from modelcache.compilecache.places.fetching import (
+    UNREAD,
     Admitted,
     BundleFetcher,
     admit,
@@ -106,9 +107,10 @@ def publish(
     """
     local = LocalBundle.open(bundle)
     statement = local.statement
-    check(local.archive, statement)
+    cancel = _stopped_by_signals()
+    check(local.archive, statement, cancel=cancel)
     target, _ = _open(place, secret, secrets_dir=secrets_dir, ca_bundle=ca_bundle)
-    new = target.publish(local)
+    new = target.publish(local, cancel)
     if output is Format.JSON:
         result = {"digest": statement.digest, "key": statement.key.digest, "place": target.uri}
         print_json("PublishResult", {**result, "published": new})
@@ -151,8 +153,7 @@ def pull(
     """
     if bool(key) == bool(digest):
         raise UsageError("give --key, or --digest, and not both")
-    if key and not is_hex(key):
-        raise UsageError(f"{key[:80]!r} is no key: 64 hex digits, in lower case")
+    _require_key(key)
     if digest and not is_hex(digest.removeprefix("sha256:")):
         raise UsageError(f"{digest[:80]!r} is no digest: sha256: and 64 hex digits")
     if key and public_key is None:
@@ -171,10 +172,7 @@ def pull(
         bandwidth=bandwidth,
         ca_bundle=ca_bundle,
     )
-    cancel, book = Cancel(), ProgressBook()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # In a thread of its own: what it wakes may wait for what the signal has interrupted.
-        signal.signal(number, lambda *_: threading.Thread(target=cancel.set, daemon=True).start())
+    cancel, book = _stopped_by_signals(), ProgressBook()
     chosen = _chosen(target, key, digest, trust, cancel)
     engine, _ = outfit(found, out, file_roots=None)
     with Display(book) if output is Format.TABLE else nullcontext():
@@ -203,6 +201,7 @@ def list_place(
     With --public-key it says which are trusted; without, what is shown is what each bundle says of
     itself.
     """
+    _require_key(key)
     keys = None if public_key is None else TrustedKeys.load(public_key)
     target, _ = _open(place, secret, secrets_dir=secrets_dir, ca_bundle=ca_bundle)
     of_keys = (key,) if key else target.keys()
@@ -239,7 +238,7 @@ class _Line:
             self._statement = statement
             if keys is not None:
                 Trust(keys=keys).admit(content)
-        except (BrokenBundle, Untrusted, NotFound) as error:
+        except (BrokenBundle, Untrusted, NotFound, *UNREAD) as error:
             self.trouble = str(error)
 
     @property
@@ -277,6 +276,20 @@ class _Line:
         if self.trouble:
             plain["message"] = self.trouble
         return plain
+
+
+def _require_key(key: str) -> None:
+    """Check that it is one, or none was given."""
+    if key and not is_hex(key):
+        raise UsageError(f"{key[:80]!r} is no key: 64 hex digits, in lower case")
+
+
+def _stopped_by_signals() -> Cancel:
+    cancel = Cancel()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # In a thread of its own: what it wakes may wait for what the signal has interrupted.
+        signal.signal(number, lambda *_: threading.Thread(target=cancel.set, daemon=True).start())
+    return cancel
 
 
 def _open(uri: str, secret: str | None, **given: Any) -> tuple[Place, FetchSettings]:

@@ -178,7 +178,7 @@ class Crew:
                 case Fetch(_, digest):
                     self._fetch(job, digest, cancel)
                 case Publish(_, digest):
-                    self._publish(job, digest)
+                    self._publish(job, digest, cancel)
         except (ModelCacheError, OSError) as failure:
             result = replace(result, error=failure)
         except Exception as failure:
@@ -192,8 +192,7 @@ class Crew:
 
     def _fetch(self, job: Job, digest: str, cancel: Cancel) -> None:
         place = self._open_place(job.cache)
-        wanted = (p for p in place.generations(job.key.digest) if p.digest == digest)
-        placed = next(wanted, None)
+        placed = place.find(digest, job.key.digest)
         if placed is None:
             raise NotFound(f"{place.uri} has the bundle {digest} no longer")
         found = own(place, placed, job, cancel)
@@ -203,13 +202,13 @@ class Crew:
         # As no model is called.
         self._bring(place, found, into, cancel, name=f"compile/{name}")
 
-    def _publish(self, job: Job, digest: str) -> None:
+    def _publish(self, job: Job, digest: str, cancel: Cancel) -> None:
         hexadecimal = digest.removeprefix("sha256:")
         held = next((h for h in self._holding.of(job.work.name) if h.digest == hexadecimal), None)
         if held is None:
             raise GoneHere(f"{job.work.name}: the bundle {digest} is not on this node any more")
         place = self._open_place(job.cache)
-        fresh = place.publish(LocalBundle.open(held.directory))
+        fresh = place.publish(LocalBundle.open(held.directory), cancel)
         log.info(
             "bundle.published",
             compile_cache=job.work.name,

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
+
+import structlog
 
 from modelcache.compilecache.bundles.statement import Statement
 from modelcache.compilecache.keys.differing import nearest
 from modelcache.compilecache.keys.parts import Key
-from modelcache.compilecache.places.fetching import MAX_LOOKED_AT, Admitted, admit
+from modelcache.compilecache.places.fetching import MAX_LOOKED_AT, UNREAD, Admitted, admit
 from modelcache.compilecache.places.protocol import Place, Placed
-from modelcache.errors import BrokenBundle, NotFound, Untrusted
+from modelcache.errors import BrokenBundle, ModelCacheError, NotFound, Untrusted
 from modelcache.planning.compiletrials import Offer
 from modelcache.service.compilecache.jobs import Job, Looked
 from modelcache.transfer import Cancel
+
+log = structlog.get_logger(__name__)
 
 _MOST_OFFERS: Final = 8
 """So many of the newest generations of a key that may be taken."""
@@ -42,23 +47,42 @@ class Looking:
         Raises:
             ModelCacheError: the place can't be asked; Cancelled.
         """
+        # In a registry each costs a request: mostly the newest few are enough.
+        for most in (_MOST_OFFERS, MAX_LOOKED_AT):
+            generations = place.generations(job.key.digest, most)
+            offers, refused, unread = self._sort(place, generations, job, cancel)
+            if offers or len(generations) < most:
+                break
+        if unread is not None and not offers:
+            raise unread
+        said = ""
+        if job.explain and not offers:
+            said = _nearest(place, job, cancel)
+        return Looked(tuple(offers), refused, said)
+
+    def _sort(
+        self, place: Place, generations: Iterable[Placed], job: Job, cancel: Cancel
+    ) -> tuple[list[Offer], dict[str, str], ModelCacheError | None]:
+        """Which of some bundles may be taken, why others are not, and what can't be read."""
         offers: list[Offer] = []
         refused: dict[str, str] = {}
-        for placed in place.generations(job.key.digest)[:MAX_LOOKED_AT]:
+        unread: ModelCacheError | None = None
+        for placed in generations:
             try:
                 found = self._of(place, placed, job, cancel)
             except NotFound:
                 continue  # it was removed meanwhile
+            except UNREAD as error:
+                log.warning("bundle.unread", digest=placed.digest, message=str(error))
+                unread = unread or error
+                continue
             if isinstance(found, str):
                 refused[placed.digest] = found
             else:
                 offers.append(found)
             if len(offers) == _MOST_OFFERS:
                 break
-        said = ""
-        if job.explain and not offers:
-            said = _nearest(place, job, cancel)
-        return Looked(tuple(offers), refused, said)
+        return offers, refused, unread
 
     def _of(self, place: Place, placed: Placed, job: Job, cancel: Cancel) -> Offer | str:
         """A bundle as it may be taken for the job's object, or why it is not."""
@@ -105,8 +129,8 @@ def _nearest(place: Place, job: Job, cancel: Cancel) -> str:
     keys: list[Key] = []
     names: dict[str, str] = {}
     for key in place.keys()[:_MOST_OTHERS]:
-        for placed in place.generations(key)[:1]:
-            with suppress(NotFound, Untrusted, BrokenBundle):
+        for placed in place.generations(key, 1):
+            with suppress(NotFound, Untrusted, BrokenBundle, *UNREAD):
                 statement: Statement = _admit(place, placed, job, cancel).statement
                 keys.append(statement.key)
                 names[keys[-1].digest] = statement.name
