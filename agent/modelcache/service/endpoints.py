@@ -64,7 +64,7 @@ class _Handler(Handler):
         self.send(status, kind, body, {"Cache-Control": "no-store"})
 
 
-class Endpoints(Serving):
+class Endpoints(Serving[_Server]):
     """A server for a few routes."""
 
     def __init__(self, address: tuple[str, int], routes: dict[str, Route]) -> None:

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, Final, Generic, TypeVar
 
 import structlog
 
@@ -178,9 +178,12 @@ class _Head(io.BufferedIOBase):
 
         Raises:
             LineTooLong: it has too many bytes.
+            ConnectionError: it ends before its end, which `http.client` takes for it.
         """
         most = self._left + 1 if size is None or size < 0 else min(size, self._left + 1)
         line = self._stream.readline(most)
+        if not line and self._left < MAX_HEAD_BYTES:
+            raise ConnectionAbortedError
         self._left -= len(line)
         if self._left < 0:
             raise http.client.LineTooLong("head")
@@ -249,10 +252,13 @@ class Handler(BaseHTTPRequestHandler):
         log.debug("http.request", server=self.server.name, line=format % args)
 
 
-class Serving:
+_S = TypeVar("_S", bound=Server)
+
+
+class Serving(Generic[_S]):
     """A server that runs, in threads of its own."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: _S) -> None:
         self._server = server
         self._thread = threading.Thread(
             target=server.serve_forever, name=f"{server.name}-server", daemon=True
@@ -276,9 +282,6 @@ class Serving:
         if self._thread.is_alive():
             self._server.shutdown()
         self._server.server_close()
-
-
-_S = TypeVar("_S", bound=Server)
 
 
 def listen(

@@ -24,7 +24,7 @@ _QUESTION_SECONDS: Final = 2.0
 Post = Callable[[bytes], Answer]
 
 
-class TlsServer(Serving):
+class TlsServer(Serving["_Server"]):
     """Answers POST requests to one path."""
 
     def __init__(self, address: tuple[str, int], path: str, post: Post) -> None:
@@ -33,14 +33,14 @@ class TlsServer(Serving):
         Raises:
             UsageError: the address can't be had.
         """
-        self._secure = server = listen(address, _Server, _Handler, setting="--listen")
+        server = listen(address, _Server, _Handler, setting="--listen")
         server.path, server.post = path, post
         super().__init__(server)
 
     @property
     def has_certificate(self) -> bool:
         """Whether anybody can connect."""
-        return self._secure.tls is not None
+        return self._server.tls is not None
 
     def show(self, chain: bytes, key: bytes) -> None:
         """Show this certificate to whoever connects from now on. Connections that are there stay.
@@ -60,7 +60,7 @@ class TlsServer(Serving):
             raise ValueError(f"the certificate can't be used: {error}") from error
         finally:
             os.close(file)
-        self._secure.tls = context
+        self._server.tls = context
 
 
 class _Server(Server):

@@ -38,7 +38,8 @@ _CHECK_SECONDS: Final = 1800.0
 """For scanning what came."""
 _MOST_BLAMED: Final = 1024
 _MOST_STRANGE: Final = 8
-"""Tokens of one address that were none: each is a question to the API server, and those are few."""
+"""Tokens of one pod, or address, that were none: each is a question to the API server, and those
+are few."""
 _STRANGE_SECONDS: Final = 60.0
 
 
@@ -51,19 +52,19 @@ class _Server(Server):
         self._strange: OrderedDict[str, list[float]] = OrderedDict()
         super().__init__(*arguments)
 
-    def blame(self, host: str) -> None:
-        """A token from this address was none."""
+    def blame(self, who: str) -> None:
+        """A token of this pod, or from this address, was none."""
         with self._mutex:
             now = time.monotonic()
-            recent = [at for at in self._strange.pop(host, ()) if now - at < _STRANGE_SECONDS]
-            self._strange[host] = [*recent, now][-_MOST_STRANGE:]
+            recent = [at for at in self._strange.pop(who, ()) if now - at < _STRANGE_SECONDS]
+            self._strange[who] = [*recent, now][-_MOST_STRANGE:]
             while len(self._strange) > _MOST_BLAMED:
                 self._strange.popitem(last=False)
 
-    def is_strange(self, host: str) -> bool:
-        """Whether an address brought so many tokens that were none that no more are looked at."""
+    def is_strange(self, who: str) -> bool:
+        """Whether somebody brought so many tokens that were none that no more are looked at."""
         with self._mutex:
-            times = self._strange.get(host, ())
+            times = self._strange.get(who, ())
             first = times[0] if len(times) == _MOST_STRANGE else float("-inf")
             return time.monotonic() - first < _STRANGE_SECONDS
 
@@ -71,6 +72,8 @@ class _Server(Server):
 class _Handler(Handler):
     server: _Server
     compile_cache: str | None = None
+    blamed = ""
+    """Who answers for a wrong token: the pod that it is said to be for, or the address."""
 
     def handle_expect_100(self) -> bool:
         """Not yet: a refusal is to cost no upload."""
@@ -142,13 +145,16 @@ class _Handler(Handler):
         self.end_headers()
 
     def _token(self) -> str:
-        if self.server.is_strange(self.client_address[0]):
-            why = "too many tokens from this address were none: later"
-            raise Refused(429, "Busy", why, retry_after=int(_STRANGE_SECONDS))
         kind, _, token = self.headers.get("Authorization", "").partition(" ")
-        if kind.lower() != "bearer" or not token.strip():
+        token = token.strip() if kind.lower() == "bearer" else ""
+        # Behind a hostPort all pods may have one address: their own tokens say which they are.
+        self.blamed = self.server.receiving.claimed(token) or self.client_address[0]
+        if self.server.is_strange(self.blamed):
+            why = "too many tokens of this pod or address were none: later"
+            raise Refused(429, "Busy", why, retry_after=int(_STRANGE_SECONDS))
+        if not token:
             raise Refused(401, "NotAuthenticated", "a service-account token is wanted (Bearer)")
-        return token.strip()
+        return token
 
     def _length(self) -> int | None:
         text = self.headers.get("Content-Length", "")
@@ -176,7 +182,7 @@ class _Handler(Handler):
         self.close_connection = True
         self.server.receiving.refused(refused)
         if refused.status == 401:
-            self.server.blame(self.client_address[0])
+            self.server.blame(self.blamed)
         refusal = Refusal(reason=refused.word, message=str(refused)[:1024])
         log.info(
             "compile.request.refused",
@@ -194,7 +200,7 @@ class _Handler(Handler):
         self.send(status, "application/json", json.dumps(document).encode() + b"\n", headers)
 
 
-class Listener(Serving):
+class Listener(Serving[_Server]):
     """Answers pods."""
 
     def __init__(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import socket
 import threading
 import time
@@ -20,7 +22,7 @@ from modelcache.compilecache.bundles.local import LocalBundle
 from modelcache.compilecache.bundles.signing import SigningKey, TrustedKeys
 from modelcache.compilecache.bundles.trust import Trust
 from modelcache.compilecache.engines.evidence import Evidence
-from modelcache.compilecache.pods.protocol import CaptureDocument
+from modelcache.compilecache.pods.protocol import CAPTURE_HEADER, CaptureDocument, bundle_path
 from modelcache.compilecache.starts.holding import Holding
 from modelcache.compilecache.starts.marks import Marks
 from modelcache.errors import AuthFailed, ClusterError, RateLimited
@@ -95,12 +97,13 @@ class Node:
         self.listener = Listener(("127.0.0.1", 0), receiving, question_seconds=2.0)
         self.listener.start()
         self.before = everything_below(self.root)
+        self.tokens = {"token"}
         self.asked_of: Callable[[str], None] = lambda _token: None
         self._numbers = iter(range(1000))
 
     def _identify(self, token: str) -> Caller:
         self.asked_of(token)
-        if token != "token":
+        if token not in self.tokens:
             raise AuthFailed("no such token")
         if isinstance(self.caller, Exception):
             raise self.caller
@@ -452,30 +455,64 @@ def test_a_start_is_believed_to_who_asked_for_the_cache_only(node: Node) -> None
 # The listener
 
 
-def test_one_address_has_few_connections_and_silence_ends_them(node: Node) -> None:
+def test_who_asks_gets_in_however_many_keep_silent(node: Node) -> None:
+    """Behind a hostPort all pods of a node may have one address."""
     with ExitStack() as stack:
-        opened = [
-            stack.enter_context(socket.create_connection(node.listener.address, timeout=0.1))
-            for _ in range(8)
+        silent = [
+            stack.enter_context(socket.create_connection(node.listener.address, timeout=20))
+            for _ in range(40)
         ]
-        assert sum(map(is_closed, opened)) == 4
+        assert all(each.recv(1) == b"" for each in silent[:8])
+        assert node.put().status == 201
+        assert silent[8].recv(1) == b""
         # One byte now and then keeps none open beyond its time.
-        survivor = next(each for each in opened if not is_closed(each))
         began = time.monotonic()
-        while not is_closed(survivor) and time.monotonic() - began < 10:
+        while not is_closed(silent[-1]) and time.monotonic() - began < 10:
             with suppress(OSError):
-                survivor.sendall(b"G")
+                silent[-1].sendall(b"G")
         assert time.monotonic() - began < 8
-    assert node.put().status == 201
 
 
 def is_closed(connection: socket.socket) -> bool:
+    connection.settimeout(0.1)
     try:
         return connection.recv(1) == b""
     except TimeoutError:
         return False
     except OSError:
         return True
+
+
+def test_what_a_publisher_brings_comes_however_many_others_come(node: Node) -> None:
+    bundle = node.bundle(noise(100_000))
+    content = bundle.archive.read_bytes()
+    with ExitStack() as stack:
+        first = begin(node, bundle, stack)
+        first.sendall(content[:1000])
+        flood = [
+            stack.enter_context(socket.create_connection(node.listener.address, timeout=20))
+            for _ in range(80)
+        ]
+        # So many came that the first would have gone, if it could.
+        assert all(each.recv(1) == b"" for each in flood[:40])
+        first.sendall(content[1000:])
+        assert first.recv(100).startswith(b"HTTP/1.1 201 ")
+
+
+def begin(node: Node, bundle: LocalBundle, stack: ExitStack) -> socket.socket:
+    """A connection over which an archive may come now."""
+    said = capture(bundle)
+    connection = stack.enter_context(socket.create_connection(node.listener.address, timeout=20))
+    head = (
+        f"PUT {bundle_path('tiny', bundle.statement.archive.digest)} HTTP/1.1",
+        "Authorization: Bearer token",
+        f"Content-Length: {said.archive.size}",
+        "Expect: 100-continue",
+        f"{CAPTURE_HEADER}: {said.to_header()}",
+    )
+    connection.sendall("\r\n".join((*head, "", "")).encode())
+    assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    return connection
 
 
 def test_a_head_has_a_bound_in_all_and_not_only_in_each_line(node: Node) -> None:
@@ -496,3 +533,42 @@ def test_an_address_with_many_wrong_tokens_does_not_take_all_questions(node: Nod
         answer = node.put(token=f"wrong{number}")
         assert answer.status == (401 if number < 8 else 429)
     assert len(asked) == 8
+
+
+def a_token(uid: str, name: str = "p", namespace: str = "default") -> str:
+    """As kubelet projects it, but for the signature."""
+    claims = {"kubernetes.io": {"namespace": namespace, "pod": {"name": name, "uid": uid}}}
+    return f"e30.{base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip('=')}.x"
+
+
+def test_wrong_tokens_of_one_pod_are_not_held_against_all_of_its_address(node: Node) -> None:
+    """Behind a hostPort all pods of a node may have one address."""
+    node.tokens.add(a_token("uid-p"))
+    node.pods["default/q"] = {"uid": "uid-q", "images": [], "compile": "tiny"}
+    asked: list[str] = []
+    node.asked_of = asked.append
+    # Its own uid is all that a pod knows: others' are guessed in vain.
+    for wrong, uid in (("uid-q", "q"), ("uid-p-guessed", "p"), ("", "p")):
+        statuses = [node.put(token=a_token(wrong, uid)).status for _ in range(9)]
+        assert statuses[0] in (401, 429)
+        assert statuses[8] == 429
+    assert len(asked) == 16
+    assert node.put(token=a_token("uid-p")).status == 201
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"e30",
+        b"[" * 12_000,
+        b'{"kubernetes.io": 1}',
+        b'{"kubernetes.io": {"pod": []}}',
+        b"\xff",
+    ]
+    + [b'{"kubernetes.io": {"namespace": [], "pod": {"name": {}, "uid": 1}}}'],
+)
+def test_a_token_that_can_not_be_read_is_none(node: Node, payload: bytes) -> None:
+    token = f"a.{base64.urlsafe_b64encode(payload).decode()}.b"
+    for each in (token, "a.%%%.b", "a.b", "."):
+        assert node.put(token=each).status == 401
