@@ -565,8 +565,8 @@ def test_wrong_tokens_of_one_pod_are_not_held_against_all_of_its_address(node: N
         b'{"kubernetes.io": 1}',
         b'{"kubernetes.io": {"pod": []}}',
         b"\xff",
-    ]
-    + [b'{"kubernetes.io": {"namespace": [], "pod": {"name": {}, "uid": 1}}}'],
+        b'{"kubernetes.io": {"namespace": [], "pod": {"name": {}, "uid": 1}}}',
+    ],
 )
 def test_a_token_that_can_not_be_read_is_none(node: Node, payload: bytes) -> None:
     token = f"a.{base64.urlsafe_b64encode(payload).decode()}.b"
