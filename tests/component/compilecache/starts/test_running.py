@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from modelcache.compilecache.starts.marks import WITHDRAWN_AFTER
 from modelcache.store.durable import Durable
 from modelcache.store.layout import Layout
 from tests.support.agent import COMMAND, modelcache
+from tests.support.cluster.waiting import eventually
 from tests.support.trees import content
 
 ENGINE = Path(__file__).parents[3] / "support" / "fakeengine.py"
@@ -132,11 +134,7 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(folder)
 
 
-def until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.005)
+until = partial(eventually, timeout=60.0, pause=0.005)
 
 
 def test_what_one_start_compiled_the_next_is_given(machine: Machine) -> None:
@@ -377,14 +375,15 @@ def test_a_cache_directory_with_something_else_in_it_is_left_alone(machine: Mach
 
 def test_two_starts_do_not_share_a_cache_directory(machine: Machine, tmp_path: Path) -> None:
     hold = tmp_path / "hold"
-    hold.touch()
+    os.mkfifo(hold)
     first = machine.begin("--hold", str(hold))
     marker = machine.cache_dir / ".modelcache-run.json"
     until(lambda: marker.exists() and _is_locked(marker))
     second = machine.start()
     assert (second.code, second.out) == (0, "compiled\n")
     assert "another start has the cache directory" in second.report["seeding"]["message"]
-    hold.unlink()
+    # Fails where nobody waits.
+    os.close(os.open(hold, os.O_WRONLY | os.O_NONBLOCK))
     assert first.wait(60) == 0
     assert first.stdout is not None
     assert first.stdout.read() == "compiled\n"

@@ -5,134 +5,36 @@ from __future__ import annotations
 import base64
 import json
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry
 
 from modelcache.api import CompileCache
 from modelcache.cluster.callers import Caller
 from modelcache.compilecache.bundles.local import LocalBundle
-from modelcache.compilecache.bundles.signing import SigningKey, TrustedKeys
+from modelcache.compilecache.bundles.signing import TrustedKeys
 from modelcache.compilecache.bundles.trust import Trust
 from modelcache.compilecache.engines.evidence import Evidence
 from modelcache.compilecache.pods.protocol import CAPTURE_HEADER, CaptureDocument, bundle_path
-from modelcache.compilecache.starts.holding import Holding
-from modelcache.compilecache.starts.marks import Marks
-from modelcache.errors import AuthFailed, ClusterError, RateLimited
-from modelcache.service.compilecache.bundles import Bundles, Known
-from modelcache.service.compilecache.door import Door
-from modelcache.service.compilecache.listener import Listener
-from modelcache.service.compilecache.metrics import CompileMetrics
+from modelcache.errors import ClusterError, RateLimited
 from modelcache.service.compilecache.needs import Asked
-from modelcache.service.compilecache.outbox import Outbox
-from modelcache.service.compilecache.receiving import Receiving
-from modelcache.service.compilecache.starts import StartBook
-from modelcache.store import Store
-from modelcache.store.durable import Durable
-from modelcache.transfer import Cancel
-from tests.component.service.compilecache.place import IMAGE_DIGEST, compile_cache
+from tests.component.service.compilecache.node import MAX_BYTES, Node
+from tests.component.service.compilecache.place import compile_cache
 from tests.component.service.compilecache.pods import (
     Answered,
     capture,
     everything_below,
     put,
     start,
-    tell,
 )
-from tests.support.bundles import a_bundle, a_key, noise
+from tests.support.bundles import a_key, noise
 
-MAX_BYTES = 2_000_000
 ONLY_LOADED = Evidence(source="files", loaded=3)
 NOT_ALL_LOADED = Evidence(source="files", compiled=1, load_failures=1)
-
-
-class Node:
-    """One node's listener; what the cluster would say is set by the test."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        store = Store(folder / "root")
-        self.root = store.layout.root
-        durable = Durable(store.layout.scratch)
-        self.holding = Holding(store.layout, durable)
-        self.outbox = Outbox(store.layout, durable)
-        self.marks = Marks(store.layout, durable)
-        self.starts = StartBook(self.holding, self.marks)
-        self.signing: SigningKey | None = SigningKey.generate()
-        self.caller: Caller | Exception = Caller("default", "engine", "p", "uid-p", "n1")
-        self.pods: dict[str, dict[str, Any]] = {
-            "default/p": {"uid": "uid-p", "images": [IMAGE_DIGEST], "compile": "tiny"}
-        }
-        publishers = [{"namespace": "default", "serviceAccount": "engine"}]
-        cache = CompileCache.from_document(compile_cache("file:///nowhere", publishers=publishers))
-        self.asked = {"tiny": Asked(cache, "spec", a_key())}
-        self.ask: Callable[[str], Asked | None] = self.asked.get
-        self.registry = CollectorRegistry()
-        self.news = threading.Event()
-        receiving = Receiving(
-            Door(
-                identify=self._identify,
-                pod=lambda namespace, name: self.pods.get(f"{namespace}/{name}"),
-                node="n1",
-                asked=lambda name: self.ask(name),
-                best=self.best,
-                signing_key=lambda: self.signing,
-            ),
-            holding=self.holding,
-            outbox=self.outbox,
-            starts=self.starts,
-            space=store.space,
-            max_bytes=MAX_BYTES,
-            cancel=Cancel(),
-            on_change=self.news.set,
-            metrics=CompileMetrics(self.registry, lambda: ()),
-        )
-        self.listener = Listener(("127.0.0.1", 0), receiving, question_seconds=2.0)
-        self.listener.start()
-        self.before = everything_below(self.root)
-        self.tokens = {"token"}
-        self.asked_of: Callable[[str], None] = lambda _token: None
-        self._numbers = iter(range(1000))
-
-    def _identify(self, token: str) -> Caller:
-        self.asked_of(token)
-        if token not in self.tokens:
-            raise AuthFailed("no such token")
-        if isinstance(self.caller, Exception):
-            raise self.caller
-        return self.caller
-
-    def best(self, name: str) -> Known | None:
-        assert self.signing is not None
-        trust = Trust(TrustedKeys(self.signing.public))
-        known = Bundles(self.holding, self.outbox).read({name: trust}, trust).get(name, ())
-        return next((each for each in known if each.bundle.shown), None)
-
-    def bundle(self, content: bytes = b"a") -> LocalBundle:
-        return a_bundle(self.folder / f"b{next(self._numbers)}", content)
-
-    def put(self, bundle: LocalBundle | None = None, name: str = "tiny", **more: Any) -> Answered:
-        return put(self.listener.address, name, bundle or self.bundle(), **more)
-
-    def tell(self, *arguments: Any, **more: Any) -> Answered:
-        return tell(self.listener.address, "tiny", *arguments, **more)
-
-    def metric(self, name: str, **labels: str) -> float:
-        return self.registry.get_sample_value(name, labels) or 0.0
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    found = Node(tmp_path)
-    yield found
-    found.listener.close()
 
 
 def test_what_a_publisher_brings_is_signed_and_kept_and_is_to_be_published(node: Node) -> None:
