@@ -218,6 +218,18 @@ def test_what_a_stranger_published_is_not_run(machine: Machine) -> None:
     assert machine.holding.of(NAME) == ()
 
 
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> tuple[Machine, Key]:
+    """One with a bundle of a first start, for tests that sign it anew; and that start's key."""
+    folder = tmp_path_factory.mktemp("started") / "machine"
+    folder.mkdir()
+    (folder.parent / "place").mkdir()
+    machine = Machine(folder)
+    machine.start()
+    (held,) = machine.holding.of(NAME)
+    return machine, held.open().statement.key
+
+
 @pytest.mark.parametrize(
     ("part", "name", "change"),
     [
@@ -231,20 +243,18 @@ def test_what_a_stranger_published_is_not_run(machine: Machine) -> None:
     ],
 )
 def test_a_bundle_for_something_else_is_never_seeded_and_explain_names_the_part(
-    machine: Machine, part: str, name: str, change: dict[str, Any]
+    started: tuple[Machine, Key], part: str, name: str, change: dict[str, Any]
 ) -> None:
-    def altered(key: Key) -> Key:
-        return key.model_copy(
-            update={
-                field: getattr(key, field).model_copy(update=value)
-                if isinstance(value, dict)
-                else value
-                for field, value in change.items()
-            }
-        )
-
-    machine.start()
-    other = machine.sign_again(altered)
+    machine, key = started
+    altered = key.model_copy(
+        update={
+            field: getattr(key, field).model_copy(update=value)
+            if isinstance(value, dict)
+            else value
+            for field, value in change.items()
+        }
+    )
+    other = machine.sign_again(lambda _: altered)
     machine.forget_cache()
     ended = machine.start(options=("--no-capture",))
     assert ended.out == "compiled\n"
