@@ -49,8 +49,8 @@ class _Connection:
     socket: socket.socket
     until: float
     since: float = field(default_factory=time.monotonic)
+    """When it became the other side's turn. Who trickles is waited for all the time."""
     waits: bool = True
-    """Whether it is the other side's turn."""
     ended: bool = False
 
     def end(self) -> None:
@@ -145,8 +145,10 @@ class Server(ThreadingHTTPServer):
     def _give(self, request: socket.socket, seconds: float, *, waits: bool) -> None:
         with self._mutex:
             if (found := self._open.get(request)) is not None:
-                found.since = time.monotonic()
-                found.until = found.since + seconds
+                now = time.monotonic()
+                found.until = now + seconds
+                if waits and not found.waits:
+                    found.since = now
                 found.waits = waits
 
     def service_actions(self) -> None:

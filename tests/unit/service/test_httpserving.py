@@ -95,7 +95,8 @@ def test_who_comes_last_gets_in_and_who_was_waited_for_longest_goes(bench: Bench
 
 
 def test_who_has_asked_was_not_waited_for_longest(bench: Bench) -> None:
-    first, second, *_ = [bench.connect() for _ in range(MOST)]
+    first, second, *_, last = [bench.connect() for _ in range(MOST)]
+    assert ask(last).endswith(b"ok")  # so all are there
     assert ask(first).endswith(b"ok")
     bench.connect()
     assert has_ended(second)
