@@ -2,7 +2,7 @@
 
 It prints `compiled` or `loaded`. Options: --bytes N (how large), --files N (or --files-of FILE:
 read there), --serve (until a signal), --exit CODE, --failing (says as vLLM does that it couldn't
-load what is there), --hold FILE (waits until the file is gone before it compiles),
+load what is there), --hold FIFO (waits until somebody writes to it before it compiles),
 --api-key KEY (which it leaves where vLLM was seen to: in cache_key_factors.json, and in its log).
 """
 
@@ -14,7 +14,6 @@ import os
 import random
 import signal
 import sys
-import time
 from pathlib import Path
 
 
@@ -32,8 +31,8 @@ def main() -> int:
     chosen = parser.parse_args()
     stop = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, stop)
-    while chosen.hold and chosen.hold.exists():
-        time.sleep(0.01)
+    if chosen.hold:
+        chosen.hold.read_bytes()
     if chosen.failing:
         print("WARNING 11-22 05:00:00 [backends.py:1] Compiling model again due to a load failure")
         print("INFO:     Application startup complete.")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
 
-from modelcache.cluster.callers import Caller
+from modelcache.cluster.callers import MAX_TOKEN_BYTES, Caller
 from modelcache.cluster.client import Object
 from modelcache.compilecache.bundles.signing import SigningKey
 from modelcache.errors import AuthFailed, ClusterError, ModelCacheError, RateLimited
@@ -93,6 +95,24 @@ class Door:
                 f"the pod {caller.namespace}/{caller.pod} is not known to run on this node",
             )
         return caller, pod
+
+    def claimed(self, token: str) -> str:
+        """The uid of the pod of this node that a token says it is for, unchecked; else nothing.
+
+        So that one pod's wrong tokens are not held against all that share its address: nobody knows
+        another pod's uid but who may read pods. The claims are those of
+        https://kubernetes.io/docs/reference/access-authn-authz/service-accounts-admin/
+        """
+        try:
+            payload = token[:MAX_TOKEN_BYTES].split(".")[1]
+            claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+            ours = claims["kubernetes.io"]
+            namespace, name, uid = ours["namespace"], ours["pod"]["name"], ours["pod"]["uid"]
+        except (LookupError, TypeError, ValueError, RecursionError):
+            return ""
+        if not (isinstance(namespace, str) and isinstance(name, str) and isinstance(uid, str)):
+            return ""
+        return uid if uid and (self.pod(namespace, name) or {}).get("uid") == uid else ""
 
     def wanted(self, name: str) -> Asked:
         """An object that selects this node.

@@ -90,6 +90,10 @@ class Receiving:
         """Count what was refused."""
         self._metrics.refused(refusal.word)
 
+    def claimed(self, token: str) -> str:
+        """The uid of the pod of this node that a token says it is for; see `Door.claimed`."""
+        return self._door.claimed(token)
+
     # Bundles
 
     def admit(

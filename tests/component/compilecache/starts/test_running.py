@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from modelcache.compilecache.starts.marks import WITHDRAWN_AFTER
 from modelcache.store.durable import Durable
 from modelcache.store.layout import Layout
 from tests.support.agent import COMMAND, modelcache
+from tests.support.cluster.waiting import eventually
 from tests.support.trees import content
 
 ENGINE = Path(__file__).parents[3] / "support" / "fakeengine.py"
@@ -132,11 +134,7 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(folder)
 
 
-def until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.005)
+until = partial(eventually, timeout=60.0, pause=0.005)
 
 
 def test_what_one_start_compiled_the_next_is_given(machine: Machine) -> None:
@@ -220,6 +218,18 @@ def test_what_a_stranger_published_is_not_run(machine: Machine) -> None:
     assert machine.holding.of(NAME) == ()
 
 
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> tuple[Machine, Key]:
+    """One with a bundle of a first start, for tests that sign it anew; and that start's key."""
+    folder = tmp_path_factory.mktemp("started") / "machine"
+    folder.mkdir()
+    (folder.parent / "place").mkdir()
+    machine = Machine(folder)
+    machine.start()
+    (held,) = machine.holding.of(NAME)
+    return machine, held.open().statement.key
+
+
 @pytest.mark.parametrize(
     ("part", "name", "change"),
     [
@@ -233,20 +243,18 @@ def test_what_a_stranger_published_is_not_run(machine: Machine) -> None:
     ],
 )
 def test_a_bundle_for_something_else_is_never_seeded_and_explain_names_the_part(
-    machine: Machine, part: str, name: str, change: dict[str, Any]
+    started: tuple[Machine, Key], part: str, name: str, change: dict[str, Any]
 ) -> None:
-    def altered(key: Key) -> Key:
-        return key.model_copy(
-            update={
-                field: getattr(key, field).model_copy(update=value)
-                if isinstance(value, dict)
-                else value
-                for field, value in change.items()
-            }
-        )
-
-    machine.start()
-    other = machine.sign_again(altered)
+    machine, key = started
+    altered = key.model_copy(
+        update={
+            field: getattr(key, field).model_copy(update=value)
+            if isinstance(value, dict)
+            else value
+            for field, value in change.items()
+        }
+    )
+    other = machine.sign_again(lambda _: altered)
     machine.forget_cache()
     ended = machine.start(options=("--no-capture",))
     assert ended.out == "compiled\n"
@@ -377,14 +385,15 @@ def test_a_cache_directory_with_something_else_in_it_is_left_alone(machine: Mach
 
 def test_two_starts_do_not_share_a_cache_directory(machine: Machine, tmp_path: Path) -> None:
     hold = tmp_path / "hold"
-    hold.touch()
+    os.mkfifo(hold)
     first = machine.begin("--hold", str(hold))
     marker = machine.cache_dir / ".modelcache-run.json"
     until(lambda: marker.exists() and _is_locked(marker))
     second = machine.start()
     assert (second.code, second.out) == (0, "compiled\n")
     assert "another start has the cache directory" in second.report["seeding"]["message"]
-    hold.unlink()
+    # Fails where nobody waits.
+    os.close(os.open(hold, os.O_WRONLY | os.O_NONBLOCK))
     assert first.wait(60) == 0
     assert first.stdout is not None
     assert first.stdout.read() == "compiled\n"

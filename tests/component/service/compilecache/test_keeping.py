@@ -30,8 +30,7 @@ from modelcache.service.surroundings import Node
 from modelcache.store import Store
 from modelcache.store.durable import Durable
 from modelcache.transfer import Cancel
-from tests.component.service.compilecache.place import Bench, catalog, compile_cache
-from tests.component.service.compilecache.test_file_catalog import run
+from tests.component.service.compilecache.place import Bench, catalog, compile_cache, run
 from tests.component.service.compilecache.test_hanging import outgoing
 
 
