@@ -40,7 +40,7 @@ from modelcache.compilecache.places.fetching import (
     place_in,
     store_beside,
 )
-from modelcache.compilecache.places.opening import open_place
+from modelcache.compilecache.places.opening import open_place, uri_of
 from modelcache.compilecache.places.protocol import Place, Placed, is_hex
 from modelcache.errors import BrokenBundle, ModelCacheError, NotFound, Untrusted, UsageError
 from modelcache.origins import Network, OriginSettings, SecretStore, spare_metadata
@@ -59,7 +59,8 @@ PlaceArgument = Annotated[
     str,
     typer.Argument(
         metavar="PLACE",
-        help="oci://registry/repository, s3://bucket/prefix, gs://bucket/prefix, file:///path.",
+        help="oci://registry/repository, s3://bucket/prefix, gs://bucket/prefix, file:///path or a"
+        " directory.",
     ),
 ]
 SecretOption = Annotated[
@@ -151,8 +152,7 @@ def pull(
     """
     if bool(key) == bool(digest):
         raise UsageError("give --key, or --digest, and not both")
-    if key and not is_hex(key):
-        raise UsageError(f"{key[:80]!r} is no key: 64 hex digits, in lower case")
+    _require_key(key)
     if digest and not is_hex(digest.removeprefix("sha256:")):
         raise UsageError(f"{digest[:80]!r} is no digest: sha256: and 64 hex digits")
     if key and public_key is None:
@@ -200,9 +200,10 @@ def list_place(
 ) -> None:
     """List the bundles of a place by key, newest first, and who signed them.
 
-    With --public-key it says which are trusted; without, what is shown is what each bundle says of
-    itself.
+    What is shown is what each bundle says of itself. With --public-key it says below the table
+    which are not trusted, and why.
     """
+    _require_key(key)
     keys = None if public_key is None else TrustedKeys.load(public_key)
     target, _ = _open(place, secret, secrets_dir=secrets_dir, ca_bundle=ca_bundle)
     of_keys = (key,) if key else target.keys()
@@ -212,6 +213,9 @@ def list_place(
         left = max(0, len(listed) - _MOST_SHOWN)
         content = {"place": target.uri, "bundles": [line.plain for line in shown], "leftOut": left}
         print_json("BundleList", content)
+        return
+    if not listed:
+        print(f"There is no bundle{' for this key' if key else ''} in {target.uri}.")
         return
     columns = ("KEY", "DIGEST", "SIZE", "AGE", "NAME", "MODEL", "ACCELERATOR", "SIGNED BY")
     print_table(columns, [line.row for line in shown])
@@ -279,7 +283,15 @@ class _Line:
         return plain
 
 
-def _open(uri: str, secret: str | None, **given: Any) -> tuple[Place, FetchSettings]:
+def _require_key(key: str) -> None:
+    if key and not is_hex(key):
+        raise UsageError(
+            f"{key[:80]!r} is no key: 64 hex digits in lower case, as modelcache compile key prints"
+            " them, and modelcache compile ls -o json"
+        )
+
+
+def _open(place: str, secret: str | None, **given: Any) -> tuple[Place, FetchSettings]:
     found = settings(FetchSettings, **given)
     configure_logs(as_json=False, level="error")
     spare_metadata()
@@ -289,7 +301,7 @@ def _open(uri: str, secret: str | None, **given: Any) -> tuple[Place, FetchSetti
         secrets=SecretStore(found.secrets_dir),
         network=Network(ca_bundle=found.ca_bundle),
     )
-    return open_place(uri, secret, origins), found
+    return open_place(uri_of(place), secret, origins), found
 
 
 def _chosen(place: Place, key: str, digest: str, trust: Trust, cancel: Cancel) -> Admitted:
