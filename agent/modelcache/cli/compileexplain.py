@@ -111,7 +111,7 @@ def explain_cache(
 
 def _unknown(name: str, shelf: Shelf) -> str:
     known = shelf.holding.names()[:_MOST_NAMED]
-    there = f"; there are {', '.join(known)}" if known else ""
+    there = f"; known there: {', '.join(known)}" if known else ""
     return f"nothing is known of a compile cache {name} in {shelf.holding.layout.root}{there}"
 
 

@@ -401,7 +401,7 @@ def test_what_explain_is_asked_wrongly(machine: Machine) -> None:
     machine.start()
     held = machine.holding.of(NAME)[0].directory
     for arguments, code, why in (
-        (["typo"], 4, f"of a compile cache typo in {machine.root}; there are {NAME}"),
+        (["typo"], 4, f"of a compile cache typo in {machine.root}; known there: {NAME}"),
         ([str(held.parent)], 4, "there is no bundle in"),
         ([str(held / "bundle.json")], 4, "give the directory that has its bundle.json"),
         ([NAME, "-f", "no.yaml"], 2, "-f says what a command is the engine of"),
