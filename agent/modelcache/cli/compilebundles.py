@@ -49,6 +49,8 @@ def keygen(
 
     The private key is for whoever publishes, the public one for every agent.
     """
+    if not out.name:
+        raise UsageError(f"--out {out}: the name of a file is wanted")
     key = SigningKey.generate()
     public = out.with_name(f"{out.name}.pub")
     _write_new(out, key.to_pem(), 0o600)

@@ -157,6 +157,10 @@ def pull(
         raise UsageError(f"{digest[:80]!r} is no digest: sha256: and 64 hex digits")
     if key and public_key is None:
         raise UsageError("nobody is trusted: give --public-key, or pin a bundle with --digest")
+    if out.exists() and not out.is_dir():
+        raise UsageError(
+            f"--out {out} is a file: name a directory, which is made where there is none"
+        )
     digest = digest and f"sha256:{digest.removeprefix('sha256:')}"
     trust = Trust(
         keys=TrustedKeys() if public_key is None else TrustedKeys.load(public_key),

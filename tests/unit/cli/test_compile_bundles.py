@@ -193,6 +193,9 @@ def test_mistakes_of_trust(tmp_path: Path, command: Command, bundle: Path) -> No
 def test_a_place_for_a_key_that_is_not_there(tmp_path: Path, command: Command) -> None:
     ended = command("compile", "keygen", "--out", tmp_path / "nowhere" / "signer")
     assert (ended.code, f"{tmp_path}/nowhere is not there" in ended.mistake) == (2, True)
+    for no_name in ("", "/"):
+        ended = command("compile", "keygen", "--out", no_name)
+        assert (ended.code, "the name of a file is wanted" in ended.mistake) == (2, True)
 
 
 def test_a_directory_that_is_no_layout_of_an_image(tmp_path: Path, command: Command) -> None:

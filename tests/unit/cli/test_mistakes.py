@@ -43,6 +43,11 @@ from tests.unit.cli.conftest import Command
             "NAMESPACE/NAME is needed",
         ),
         (["compile", "ls", "hf://org/name"], "'hf://org/name' is no place for bundles: write oci"),
+        (["compile", "ls", ""], "the place for bundles is empty: write oci"),
+        (
+            ["compile", "pull", "x", "--digest", f"sha256:{'0' * 64}", "--out", __file__],
+            f"--out {__file__} is a file: name a directory",
+        ),
         (["compile", "ls", "x", "--key", "a35ea8028f3f"], "'a35ea8028f3f' is no key: 64 hex"),
         (["prefetch"], "Missing argument 'URI'"),
         (["prefetch", "ftp://host/x"], "ftp"),

@@ -21,8 +21,10 @@ def uri_of(place: str) -> str:
     """The URI of a place as a command line names it: a URI, or the path of a directory.
 
     Raises:
-        UsageError: it is a URI of something that is no place.
+        UsageError: it is empty, or a URI of something that is no place.
     """
+    if not place:
+        raise UsageError(f"the place for bundles is empty: {_WRITE}")
     scheme, separator, _ = place.partition("://")
     if not separator:
         return Path(os.path.abspath(place)).as_uri()
