@@ -218,14 +218,13 @@ def list_place(
         content = {"place": target.uri, "bundles": [line.plain for line in shown], "leftOut": left}
         print_json("BundleList", content)
         return
-    if not listed:
-        print(f"There is no bundle{' for this key' if key else ''} in {target.uri}.")
-        return
     columns = ("KEY", "DIGEST", "SIZE", "AGE", "NAME", "MODEL", "ACCELERATOR", "SIGNED BY")
     print_table(columns, [line.row for line in shown])
     notes = {line.short: line.trouble for line in shown if line.trouble}
     if len(listed) > _MOST_SHOWN:
         notes[target.uri] = f"{len(listed) - _MOST_SHOWN} more are not shown: give --key"
+    if not listed:
+        notes[target.uri] = f"there is no bundle{' for this key' if key else ''}"
     print_notes(notes)
 
 

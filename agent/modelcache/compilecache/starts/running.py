@@ -111,6 +111,7 @@ class _Work:
     signals: Signals
     cancel: Cancel = field(default_factory=Cancel)
     trouble: str = ""
+    _done: threading.Event = field(default_factory=threading.Event)
 
     def start(self, call: Callable[[Cancel], None], name: str) -> None:
         self._thread = threading.Thread(target=self._run, args=(call,), name=name, daemon=True)
@@ -118,7 +119,7 @@ class _Work:
 
     @property
     def over(self) -> bool:
-        return not self._thread.is_alive()
+        return self._done.is_set()
 
     def stop(self) -> bool:
         """Have it end soon; whether it did."""
@@ -140,6 +141,8 @@ class _Work:
             log.exception("compile.defect")
             self.trouble = f"a defect, please report it: {error!r}"
         finally:
+            # Before it calls: who is called looks once, while this thread may still be alive.
+            self._done.set()
             self.signals.call()
 
 
