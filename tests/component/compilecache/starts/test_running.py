@@ -384,7 +384,7 @@ def test_a_cache_directory_that_cannot_be_made_is_told_with_what_to_do(machine: 
 
 def test_a_start_of_which_no_key_is_known_says_why_nothing_is_captured(machine: Machine) -> None:
     report = machine.folder / "report.json"
-    ours = ["--root", machine.root, "--cache-dir", machine.cache_dir, "--report", report]
+    ours = ("--root", machine.root, "--cache-dir", machine.cache_dir, "--report", report)
     ended = modelcache("compile", "run", *ours, "--", "sh", "-c", "exit 3")
     assert ended.returncode == 3
     why = json.loads(report.read_text())["capturing"]["message"]
