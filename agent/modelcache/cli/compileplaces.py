@@ -41,7 +41,7 @@ from modelcache.compilecache.places.fetching import (
     place_in,
     store_beside,
 )
-from modelcache.compilecache.places.opening import open_place
+from modelcache.compilecache.places.opening import open_place, uri_of
 from modelcache.compilecache.places.protocol import Place, Placed, is_hex
 from modelcache.errors import BrokenBundle, ModelCacheError, NotFound, Untrusted, UsageError
 from modelcache.origins import Network, OriginSettings, SecretStore, spare_metadata
@@ -60,7 +60,8 @@ PlaceArgument = Annotated[
     str,
     typer.Argument(
         metavar="PLACE",
-        help="oci://registry/repository, s3://bucket/prefix, gs://bucket/prefix, file:///path.",
+        help="oci://registry/repository, s3://bucket/prefix, gs://bucket/prefix, file:///path or a"
+        " directory.",
     ),
 ]
 SecretOption = Annotated[
@@ -158,6 +159,10 @@ def pull(
         raise UsageError(f"{digest[:80]!r} is no digest: sha256: and 64 hex digits")
     if key and public_key is None:
         raise UsageError("nobody is trusted: give --public-key, or pin a bundle with --digest")
+    if out.exists() and not out.is_dir():
+        raise UsageError(
+            f"--out {out} is a file: name a directory, which is made where there is none"
+        )
     digest = digest and f"sha256:{digest.removeprefix('sha256:')}"
     trust = Trust(
         keys=TrustedKeys() if public_key is None else TrustedKeys.load(public_key),
@@ -198,8 +203,8 @@ def list_place(
 ) -> None:
     """List the bundles of a place by key, newest first, and who signed them.
 
-    With --public-key it says which are trusted; without, what is shown is what each bundle says of
-    itself.
+    What is shown is what each bundle says of itself. With --public-key it says below the table
+    which are not trusted, and why.
     """
     _require_key(key)
     keys = None if public_key is None else TrustedKeys.load(public_key)
@@ -217,6 +222,8 @@ def list_place(
     notes = {line.short: line.trouble for line in shown if line.trouble}
     if len(listed) > _MOST_SHOWN:
         notes[target.uri] = f"{len(listed) - _MOST_SHOWN} more are not shown: give --key"
+    if not listed:
+        notes[target.uri] = f"there is no bundle{' for this key' if key else ''}"
     print_notes(notes)
 
 
@@ -281,7 +288,10 @@ class _Line:
 def _require_key(key: str) -> None:
     """Check that it is one, or none was given."""
     if key and not is_hex(key):
-        raise UsageError(f"{key[:80]!r} is no key: 64 hex digits, in lower case")
+        raise UsageError(
+            f"{key[:80]!r} is no key: 64 hex digits in lower case, as modelcache compile key prints"
+            " them, and modelcache compile ls -o json"
+        )
 
 
 def _stopped_by_signals() -> Cancel:
@@ -292,7 +302,7 @@ def _stopped_by_signals() -> Cancel:
     return cancel
 
 
-def _open(uri: str, secret: str | None, **given: Any) -> tuple[Place, FetchSettings]:
+def _open(place: str, secret: str | None, **given: Any) -> tuple[Place, FetchSettings]:
     found = settings(FetchSettings, **given)
     configure_logs(as_json=False, level="error")
     spare_metadata()
@@ -302,7 +312,7 @@ def _open(uri: str, secret: str | None, **given: Any) -> tuple[Place, FetchSetti
         secrets=SecretStore(found.secrets_dir),
         network=Network(ca_bundle=found.ca_bundle),
     )
-    return open_place(uri, secret, origins), found
+    return open_place(uri_of(place), secret, origins), found
 
 
 def _chosen(place: Place, key: str, digest: str, trust: Trust, cancel: Cancel) -> Admitted:

@@ -14,12 +14,12 @@ import typer
 
 from modelcache.api import CompileCache
 from modelcache.api.meta import NAME_MAX
-from modelcache.cli.compilekeys import read_object
+from modelcache.cli.compilekeys import engine_named, read_object
 from modelcache.cli.options import CaBundle, Root, SecretsDir, flag, settings
 from modelcache.cli.output import Format, one_line
 from modelcache.compilecache.bundles.signing import SigningKey, TrustedKeys
 from modelcache.compilecache.bundles.trust import Trust
-from modelcache.compilecache.engines.table import Engine, engine_of, table
+from modelcache.compilecache.engines.table import Engine, table
 from modelcache.compilecache.keys.arguments import program_of
 from modelcache.compilecache.keys.differing import differences
 from modelcache.compilecache.keys.facts import NodeFacts, from_machine
@@ -28,7 +28,7 @@ from modelcache.compilecache.keys.models import model_of_command
 from modelcache.compilecache.keys.packages import identity_of_command
 from modelcache.compilecache.keys.parts import Key, ModelIdentity
 from modelcache.compilecache.places.fetching import BundleFetcher
-from modelcache.compilecache.places.opening import open_place
+from modelcache.compilecache.places.opening import open_place, uri_of
 from modelcache.compilecache.places.protocol import Place
 from modelcache.compilecache.starts.conducting import not_started
 from modelcache.compilecache.starts.holding import Holding
@@ -227,9 +227,9 @@ def subject_of(
     """
     engines = table(found.engine_table)
     cache, model = read_object(file, name, found.root) if file is not None else (None, None)
-    chosen = cache.spec.engine.name if cache is not None else engine or engine_of(command, engines)
-    if chosen not in engines:
-        raise UsageError(f"there is no engine {chosen!r}: {', '.join(engines)} or --engine-table")
+    if cache is not None:
+        engine = cache.spec.engine.name
+    chosen = engine_named(command, engine, engines)
     cache_dir = Path(cache.spec.engine.cache_dir) if cache is not None else found.cache_dir
     # Not `resolve`: engines note the path as it is written.
     cache_dir = Path(os.path.abspath(cache_dir))
@@ -348,10 +348,8 @@ class Shelf:
         uri = self._found.bundles or (cache.spec.bundles.uri if cache is not None else None)
         if uri is None:
             return None, None
-        if "://" not in uri:
-            uri = Path(os.path.abspath(uri)).as_uri()
         secret = self._found.bundles_secret
         if secret is None and cache is not None and not self._found.bundles:
             secret = cache.spec.bundles.secret_name
         engine, origins = outfit(self._found, self._store.layout.root, file_roots=None)
-        return open_place(uri, secret, origins), BundleFetcher(self._store, engine)
+        return open_place(uri_of(uri), secret, origins), BundleFetcher(self._store, engine)

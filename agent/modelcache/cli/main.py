@@ -139,8 +139,11 @@ def _explain(error: Exception) -> tuple[ModelCacheError, int]:
     if isinstance(error, typer.Abort):
         return ModelCacheError("stopped"), _STOPPED
     if isinstance(error, typer.TyperException):
-        hint = f"{error.format_message().rstrip('.')}. See modelcache --help"
-        return UsageError(hint), UsageError.exit_code
+        told = error.format_message()
+        told = told if told.endswith(("?", "!")) else f"{told.rstrip('.')}."
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "modelcache"
+        return UsageError(f"{told} See {command} --help"), UsageError.exit_code
     if isinstance(error, OSError):
         what = error.strerror or str(error)
         where = f"{error.filename}: " if error.filename else ""

@@ -119,9 +119,25 @@ def test_a_commands(command: Command, tmp_path: Path) -> None:
     assert printed(command, tmp_path / "c", *served).engine.name == "vllm"
 
 
+def test_a_commands_key_is_that_of_its_run(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "engines.yaml"
+    own.write_text("engines: {mine: {extends: torch, programs: [serve.py]}}")
+    monkeypatch.setenv("MODELCACHE_ENGINE_TABLE", str(own))
+    monkeypatch.setenv("MODELCACHE_CACHE_DIR", "caches")
+    monkeypatch.chdir(tmp_path)
+    line = ("--node-labels", LABELS, "--", sys.executable, "serve.py", "vllm")
+    key = printed(command, tmp_path / "a", *line)
+    assert (key.engine.name, key.paths["cacheDir"]) == ("mine", str(tmp_path / "caches"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
+        (["--engine", "vlm", "--", "true"], "there is no engine 'vlm': vllm, sglang, torch"),
+        (["--image", "vllm:latest", "--", "true"], "--image vllm:latest: IMAGE@sha256: and 64"),
+        (["--trust-domain", "A B", "--", "true"], "--trust-domain A B: lower-case letters"),
         ([], "give either -f FILE"),
         (["-f", "CATALOG", "--", "vllm"], "give either -f FILE"),
         (["-f", "/no/such"], "/no/such is not there"),

@@ -165,8 +165,8 @@ def _not_seeded(known: Blame) -> tuple[MissReason, str]:
     return (
         MissReason.NOTHING_SEEDED,
         (
-            "there was no bundle for this key, so the engine compiled; what it compiled is captured"
-            " if it may be published (modelcache compile explain says in what other bundles differ)"
+            "there was no bundle for this key, so the engine compiled; modelcache compile explain"
+            " says in what other bundles differ"
         ),
     )
 

@@ -101,12 +101,17 @@ def taken(path: Path) -> Iterator[CacheDirectory]:
     """Have a cache directory for as long as an engine runs; it is made where there is none.
 
     Raises:
-        Taken: another start has it.
-        OSError: it can't be made or written.
+        Taken: another start has it, or it can't be made or written.
     """
-    path.mkdir(mode=0o755, parents=True, exist_ok=True)
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(path / _MARKER, flags, 0o644)
+    try:
+        path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        fd = os.open(path / _MARKER, flags, 0o644)
+    except OSError as error:
+        raise Taken(
+            f"{path} can't be used as the cache directory ({error.strerror or error}): give"
+            " --cache-dir a directory that this user may write to"
+        ) from error
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

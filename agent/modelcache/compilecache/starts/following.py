@@ -127,9 +127,10 @@ class Following:
         how: How,
         keep: Keep | None,
         tell: Callable[[Verdict, Evidence], None],
+        why_not: str = "it was not asked for",
     ) -> None:
-        """`keep` makes a bundle of a capture; None: nothing is captured. `tell` is called once,
-        when it is known how the start went."""
+        """`keep` makes a bundle of a capture; None: nothing is captured, and `why_not` is said of
+        that. `tell` is called once, when it is known how the start went."""
         self._engaged = engaged
         self._how = how
         self._keep = keep if engaged.prepared.usable else None
@@ -138,7 +139,7 @@ class Following:
         self.evidence: Evidence | None = None
         self.notes: tuple[str, ...] = ()
         """What else the user is to know."""
-        self.capturing = Capturing(message="it was not asked for" if keep is None else "")
+        self.capturing = Capturing(message=why_not if keep is None else "")
 
     def run(self, cancel: Cancel) -> None:
         """Until the engine has ended, and what is to be captured is.

@@ -93,7 +93,7 @@ def prepare(wishes: Wishes, kept: ExitStack, cancel: Cancel) -> Prepared:
     except Cancelled:
         raise
     except (ModelCacheError, OSError) as error:
-        why = str(error) if isinstance(error, ModelCacheError) else _told(error)
+        why = str(error) if isinstance(error, ModelCacheError) else told(error)
         return Prepared(wishes.env, key, seeding=Seeding(message=why))
 
 
@@ -130,6 +130,7 @@ def _environment(wishes: Wishes) -> tuple[dict[str, str], tuple[str, ...]]:
     return {**wishes.env, **own}, notes
 
 
-def _told(error: OSError) -> str:
+def told(error: OSError) -> str:
+    """What the system says is wrong, and with which file."""
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{error.strerror or error}"

@@ -72,6 +72,25 @@ def test_from_one_machine_to_another(
     )
 
 
+def test_a_directory_by_its_path(
+    command: Command,
+    bundle: LocalBundle,
+    public_key: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "place").mkdir()
+    empty = command("compile", "ls", "place")
+    assert empty.out.splitlines()[-1] == f"file://{tmp_path}/place: there is no bundle"
+    published = command("compile", "publish", bundle.directory, "place")
+    assert published.out == f"{bundle.digest} published: file://{tmp_path}/place\n"
+    key = bundle.statement.key.digest
+    assert key[:12] in command("compile", "ls", "place", "--key", key).out
+    pulled = command("compile", "pull", "place", "--out", "out", "--digest", bundle.digest)
+    assert (pulled.code, bundle.digest in pulled.out) == (0, True)
+
+
 def test_what_is_not_trusted_is_not_fetched(
     command: Command, shared: str, public_key: Path, tmp_path: Path
 ) -> None:

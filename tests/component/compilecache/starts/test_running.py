@@ -383,6 +383,41 @@ def test_a_cache_directory_with_something_else_in_it_is_left_alone(machine: Mach
     assert machine.holding.of(NAME) == ()
 
 
+def test_a_cache_directory_that_cannot_be_made_is_told_with_what_to_do(machine: Machine) -> None:
+    machine.cache_dir.write_text("no directory")
+    ended = machine.start()
+    assert (ended.code, ended.out) == (0, "compiled\n")
+    assert "give --cache-dir a directory" in ended.report["seeding"]["message"]
+
+
+def test_a_start_of_which_no_key_is_known_says_why_nothing_is_captured(machine: Machine) -> None:
+    report = machine.folder / "report.json"
+    ours = ("--root", machine.root, "--cache-dir", machine.cache_dir, "--report", report)
+    ended = modelcache("compile", "run", *ours, "--", "sh", "-c", "exit 3")
+    assert ended.returncode == 3
+    why = json.loads(report.read_text())["capturing"]["message"]
+    assert why == "what the command was started for is not known"
+
+
+def test_a_report_that_cannot_be_written_is_told(machine: Machine) -> None:
+    ended = machine.start(options=("--report", machine.folder / "no" / "report.json"))
+    assert (ended.code, ended.out) == (0, "compiled\n")
+    assert f"could not be written: {machine.folder}/no/report.json: No such file" in ended.err
+
+
+def test_what_explain_is_asked_wrongly(machine: Machine) -> None:
+    machine.start()
+    held = machine.holding.of(NAME)[0].directory
+    for arguments, code, why in (
+        (["typo"], 4, f"of a compile cache typo in {machine.root}; known there: {NAME}"),
+        ([str(held.parent)], 4, "there is no bundle in"),
+        ([str(held / "bundle.json")], 4, "give the directory that has its bundle.json"),
+        ([NAME, "-f", "no.yaml"], 2, "-f says what a command is the engine of"),
+    ):
+        asked = modelcache("compile", "explain", *arguments, "--root", machine.root)
+        assert (asked.returncode, why in asked.stderr) == (code, True), asked.stderr
+
+
 def test_two_starts_do_not_share_a_cache_directory(machine: Machine, tmp_path: Path) -> None:
     hold = tmp_path / "hold"
     os.mkfifo(hold)
