@@ -104,7 +104,11 @@ def run(
         bool, typer.Option("--gzip", help="Compress captures by gzip, which MCV reads as well.")
     ] = False,
     seed: Annotated[
-        bool, typer.Option("--seed/--no-seed", help="Start from a bundle, if there is one.")
+        bool,
+        typer.Option(
+            "--seed/--no-seed",
+            help="Start from a bundle, or from what an earlier start left; or from nothing.",
+        ),
     ] = True,
     capture: Annotated[
         bool, typer.Option("--capture/--no-capture", help="Capture what was compiled.")

@@ -40,7 +40,7 @@ class Sign(StrEnum):
     NOT_SAVED = "not-saved"
     LOAD_FAILED = "load-failed"
     KERNELS = "kernels"
-    """Kernels are looked for in their cache, and compiled where they aren't there: SGLang says so at
+    """Kernels are looked for in their cache, and compiled if they aren't there: SGLang says so at
     each start (sglang/srt/layers/deep_gemm_wrapper/compile_utils.py)."""
     GRAPHS = "graphs"
     INIT = "init"

@@ -160,6 +160,12 @@ def test_a_directory_of_an_earlier_start_is_as_good(machine: Machine) -> None:
     assert len(machine.holding.of(NAME)) == 1
 
 
+def test_a_start_that_wants_no_seed_compiles_whatever_is_there(machine: Machine) -> None:
+    machine.start()
+    ended = machine.start(options=("--no-seed",))
+    assert (ended.out, ended.report["result"]) == ("compiled\n", "Miss")
+
+
 def test_what_grew_is_captured_whole_as_a_new_generation_and_two_stay(machine: Machine) -> None:
     files = machine.folder / "files"
     for number in range(3, 7):
