@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
@@ -13,9 +13,9 @@ from modelcache.api import CachedModel, CompileCache
 from modelcache.catalog import FileCatalog
 from modelcache.cli.keyfiles import Named, read_keys
 from modelcache.cli.manifests import read_manifests
-from modelcache.cli.options import Output, Root, open_store
+from modelcache.cli.options import Output, Root, flag, open_store, settings
 from modelcache.cli.output import Format, print_json, print_table
-from modelcache.compilecache.keys.arguments import SERVERS, program_of
+from modelcache.compilecache.engines.table import engine_of, table
 from modelcache.compilecache.keys.differing import Difference, nearest
 from modelcache.compilecache.keys.facts import from_labels, from_machine, machine_cpu
 from modelcache.compilecache.keys.making import key_of_command, key_of_object
@@ -27,8 +27,7 @@ from modelcache.compilecache.keys.models import (
 from modelcache.compilecache.keys.packages import identity_of_command
 from modelcache.compilecache.keys.parts import Key, ModelIdentity
 from modelcache.errors import UsageError
-
-_WORDS: Final = 64
+from modelcache.settings.compilerun import CompileRunSettings
 
 
 def key(
@@ -64,8 +63,11 @@ def key(
         ),
     ] = "",
     cache_dir: Annotated[
-        Path, typer.Option(metavar="DIRECTORY", help="Where the command's caches are to lie.")
-    ] = Path("/var/cache/modelcache"),
+        Path | None, flag("cache_dir", "DIRECTORY", kind=CompileRunSettings)
+    ] = None,
+    engine_table: Annotated[
+        Path | None, flag("engine_table", "FILE", kind=CompileRunSettings)
+    ] = None,
     trust_domain: Annotated[
         str, typer.Option(metavar="NAME", help="Who shares caches with each other.")
     ] = "default",
@@ -80,20 +82,20 @@ def key(
     if (file is None) == (not command):
         raise UsageError("give either -f FILE with a CompileCache, or -- and a command")
     labels = _labels(node_labels) if node_labels else None
+    facts = from_machine() if labels is None else from_labels(labels, machine_cpu())
     if file is not None:
-        facts = from_machine() if labels is None else from_labels(labels, machine_cpu())
         cache, model = read_object(file, name, root)
         found = key_of_object(cache, facts, model, node_rank=node_rank)
     else:
         assert command is not None
-        facts = from_machine() if labels is None else from_labels(labels, machine_cpu())
-        engine = engine or _engine_of(command)
+        asked = settings(CompileRunSettings, cache_dir=cache_dir, engine_table=engine_table)
+        engine = engine or engine_of(command, table(asked.engine_table))
         found = key_of_command(
             engine,
             command,
             os.environ,
             facts,
-            cache_dir=cache_dir,
+            cache_dir=Path(os.path.abspath(asked.cache_dir)),
             identity=image.rpartition("@")[2] or identity_of_command(command, os.environ),
             model=model_of_command(engine, command, os.environ),
             trust_domain=trust_domain,
@@ -241,12 +243,3 @@ def _labels(text: str) -> Mapping[str, str]:
     if not isinstance(document, dict) or not document:
         raise UsageError(f"{text} has neither a Node with labels nor a mapping of labels in it")
     return {str(name): str(value) for name, value in document.items()}
-
-
-def _engine_of(command: list[str]) -> str:
-    """The engine that a command begins, as far as its name tells."""
-    for name in SERVERS:
-        if any(word.rpartition("/")[2].partition(".")[0] == name for word in command[:_WORDS]):
-            return name
-    program = program_of(command).rpartition("/")[2]
-    return "torch" if program.startswith(("python", "torchrun")) else "other"

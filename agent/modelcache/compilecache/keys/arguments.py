@@ -27,6 +27,9 @@ SERVERS: Final = ("vllm", "sglang")
 
 SHELLS: Final = ("ash", "bash", "dash", "ksh", "sh", "zsh")
 
+CHOOSERS: Final = frozenset({"conda", "pixi", "poetry", "uv", "uvx"})
+"""What begins a program with packages of its own choice (`uv run vllm ...`)."""
+
 _END: Final = "--"  # of the options
 _ALIASES: Final = {
     **dict.fromkeys(("-tp", "--tp", "--tp-size"), "--tensor-parallel-size"),
@@ -93,6 +96,8 @@ _ASSIGNMENT: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
 _BEGINNERS: Final = {
     *("dumb-init", "exec", "gosu", "ionice", "nice", "nohup", "numactl", "nvidia_entrypoint.sh"),
     *("prlimit", "setpriv", "setsid", "stdbuf", "su-exec", "taskset", "time", "timeout", "tini"),
+    *("ddtrace-run", "opentelemetry-instrument"),
+    *CHOOSERS,
 }
 _PROGRAMS: Final = {*SERVERS, *SHELLS, *_BEGINNERS, "env", "torchrun"}
 _WORDS: Final = 64
@@ -154,14 +159,14 @@ def parallel_of(argv: Sequence[str]) -> ParallelLayout:
 
 def program_of(argv: Sequence[str]) -> str:
     """The program that a command line runs, behind what only begins others (`env`, `nohup`, `tini`,
-    `sh -c` of a simple command)."""
+    `sh -c` of a simple command). One of `CHOOSERS` is it itself: nobody else knows what it runs."""
     rest = [*argv]
-    while rest:
+    while rest and PurePosixPath(rest[0]).name not in CHOOSERS:
         inner = _inner(rest, is_script_alone=False)
         if inner is None or inner[:1] == [_END]:
             return rest[0]
         rest = [word for word in inner if not word.startswith(_ASSIGNED)]
-    return ""
+    return rest[0] if rest else ""
 
 
 def _without_values(others: list[str]) -> list[str]:

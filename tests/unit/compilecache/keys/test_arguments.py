@@ -73,6 +73,9 @@ def test_the_order_of_options_and_how_they_are_joined_does_not_matter(
         "-c 'vllm serve \"org/model\" --dtype bfloat16 --max-model-len 8192'",
         "nohup vllm serve org/model --dtype=bfloat16 --max-model-len=8192",
         "tini -- vllm serve --dtype=bfloat16 --max-model-len=8192 --host :: org/model",
+        "ddtrace-run vllm serve org/model --dtype=bfloat16 --max-model-len=8192",
+        "uv run --with x vllm serve org/model --dtype=bfloat16 --max-model-len=8192",
+        "conda run -n e vllm serve org/model --dtype=bfloat16 --max-model-len=8192",
     ],
 )
 def test_one_engine_begun_in_many_ways(line: str) -> None:
@@ -150,6 +153,8 @@ def test_a_script_that_is_more_than_a_command_counts_as_a_whole() -> None:
         ("nohup ./serve --x", "./serve"),
         ("sh -c 'exec ./serve --x'", "./serve"),
         ("nice sh -c 'cd /x; ./serve'", "sh"),
+        ("opentelemetry-instrument vllm serve x", "vllm"),
+        ("env A=b uv run vllm serve x", "uv"),
         ("", ""),
     ],
 )

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from modelcache.compilecache.bundles.manifest import BundleManifest
-from modelcache.compilecache.starts import cachedirs
-from modelcache.compilecache.starts.cachedirs import Taken, taken
+from modelcache.compilecache.starts.cachedirs import CacheDirectory, Taken, taken
 from modelcache.compilecache.starts.seednotes import write_note
 
 KEY, OTHER = "a" * 64, "b" * 64
@@ -89,7 +88,7 @@ def test_what_was_half_emptied_is_of_use_to_nobody(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as cut_short:
-        cut_short.setattr(cachedirs.shutil, "rmtree", killed)
+        cut_short.setattr(f"{CacheDirectory.__module__}.shutil.rmtree", killed)
         with taken(tmp_path) as directory, pytest.raises(KeyboardInterrupt):
             directory.prepare(OTHER, None)
     assert names(tmp_path) == {"inductor"}

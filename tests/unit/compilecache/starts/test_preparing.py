@@ -11,7 +11,6 @@ from modelcache.compilecache.bundles.signing import SigningKey, TrustedKeys
 from modelcache.compilecache.bundles.trust import Trust
 from modelcache.compilecache.engines.table import BUILT_IN
 from modelcache.compilecache.keys.parts import Key
-from modelcache.compilecache.starts import preparing
 from modelcache.compilecache.starts.holding import Holding
 from modelcache.compilecache.starts.marks import Marks
 from modelcache.compilecache.starts.preparing import Wishes, prepare
@@ -34,7 +33,7 @@ def test_looking_for_a_bundle_and_fetching_it_counts_as_seeding(
             now += 30.0
             return Sourced(bundle, "place")
 
-    monkeypatch.setattr(preparing.time, "monotonic", lambda: now)
+    monkeypatch.setattr(f"{prepare.__module__}.time.monotonic", lambda: now)
     sources = Afar("tiny", holding, marks, Trust(TrustedKeys(MINE.public)))
     wishes = Wishes(BUILT_IN["torch"], {}, tmp_path / "cache", a_key, sources)
     with ExitStack() as kept:
