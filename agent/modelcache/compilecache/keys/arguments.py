@@ -75,16 +75,18 @@ _LEFT_OUT: Final = {
     *("--return-tokens-as-token-ids", "--enable-prompt-tokens-details"),
     *("--enable-server-load-tracking", "--enable-request-id-headers", "--download-dir"),
     *("--load-format", "--model-loader-extra-config", "--kv-events-config", "--kv-transfer-config"),
+    *("--ec-transfer-config", "--lora-modules"),
 }
 _ONE_VALUE: Final = (
     _PARALLEL.keys()
-    | _LEFT_OUT.difference(("--served-model-name", "--api-key", "--middleware"))
+    | _LEFT_OUT.difference(("--served-model-name", "--api-key", "--middleware", "--lora-modules"))
     | {"--model", "--nproc-per-node", "--nnodes", "--rdzv-backend", "-m", "-c"}
 )
 _FLAGS: Final = re.compile(
     r"--(?:(?:enable|disable|no|show|return)-.+|enforce-eager|trust-remote-code|headless"
     r"|skip-tokenizer-init|allow-credentials|log-requests)"
 )
+_TRUTHS: Final = ("true", "false")
 _NUMBER: Final = re.compile(r"-[0-9.]")
 _LEVEL: Final = re.compile(r"-O[0-9]")
 _MODULE: Final = re.compile(r"(?:dynamo\.)?(?:vllm|sglang)(?:\.[A-Za-z0-9_.]+)?")
@@ -206,7 +208,10 @@ def _split(argv: list[str]) -> tuple[list[tuple[str, tuple[str, ...]]], list[str
         if sign:
             options.append((name, (value,)))
             continue
-        most = 0 if _FLAGS.fullmatch(name) else 1 if name in _ONE_VALUE else len(argv)
+        if _FLAGS.fullmatch(name):
+            most = int("".join(argv[place : place + 1]).lower() in _TRUTHS)
+        else:
+            most = 1 if name in _ONE_VALUE else len(argv)
         end = place
         while end < min(len(argv), place + most) and not _is_option(argv[end]):
             end += 1

@@ -31,6 +31,7 @@ _YES: Final = ("1", "on", "true", "yes")
 _PLACES: Final = re.compile(
     r".*_(?:CACHE_(?:DIR|ROOT|PATH|URL)|CONFIG_ROOT|HOME|WORKSPACE_BASE|CUBIN_DIR|EXTENSIONS_DIR"
     r"|PROFILER_DIR|DUMP_DIR|TMPDIR)|VLLM_ASSETS_CACHE|TORCHINDUCTOR_(?:FX_GRAPH|AUTOGRAD)_CACHE"
+    r"|TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS"
 )
 # Who the pod is, and whom it talks to; also what Kubernetes sets for a Service called `vllm`.
 _PER_POD: Final = re.compile(

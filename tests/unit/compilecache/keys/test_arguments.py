@@ -126,6 +126,29 @@ def test_json_is_written_in_one_way() -> None:
     )
 
 
+def test_the_order_within_what_may_be_a_secret_does_not_matter() -> None:
+    """`pass` is a word that secrets have; vLLM's pass_config is none."""
+    one, other = (
+        normal_arguments("vllm", ["m", "-cc", json.dumps({"pass_config": passes})])
+        for passes in (
+            {"enable_fusion": True, "enable_noop": True},
+            {"enable_noop": True, "enable_fusion": True},
+        )
+    )
+    assert one == other
+
+
+def test_json_of_what_pods_say_to_each_other_is_left_out() -> None:
+    argv = ["m", "--ec-transfer-config", '{"engine_id": "pod-1"}', "--lora-modules", "a=/x", "b=/y"]
+    assert normal_arguments("vllm", argv) == ()
+
+
+def test_a_flag_that_is_told_its_value_is_one_however_it_is_told() -> None:
+    for value in ("True", "false"):
+        said = read_arguments("vllm", ["serve", "--enable-chunked-prefill", value, "org/model"])
+        assert said == read_arguments("vllm", ["org/model", f"--enable-chunked-prefill={value}"])
+
+
 def test_a_program_of_ones_own() -> None:
     argv = ["python", "-u", "serve.py", "--layers", "4", "--", "x"]
     assert normal_arguments("torch", argv) == ("--layers=4", "--", "serve.py", "x")
