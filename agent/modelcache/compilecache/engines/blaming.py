@@ -106,6 +106,12 @@ def blame(start: Blame) -> tuple[MissReason, str]:
     )
 
 
+def leaves_nothing(start: Blame) -> bool:
+    """Whether what the engine compiles is kept nowhere, or elsewhere: that nothing is new in the
+    cache directory says nothing then."""
+    return _disabled(start) is not None or _elsewhere(start) is not None
+
+
 def _disabled(start: Blame) -> tuple[MissReason, str] | None:
     told = any("torch.compile cache is disabled" in line for line in start.evidence.lines)
     names = [name for name, value in _DISABLING.items() if _same(start.env.get(name), value)]
