@@ -31,6 +31,25 @@ from tests.support.trees import content
 
 ENGINE = Path(__file__).parents[3] / "support" / "fakeengine.py"
 NAME = "torch-fakeengine"
+OBJECT = """\
+apiVersion: modelcache.dev/v1alpha1
+kind: CachedModel
+metadata: {{name: tiny}}
+spec: {{source: {{uri: "hf://org/tiny@main"}}}}
+---
+apiVersion: modelcache.dev/v1alpha1
+kind: CompileCache
+metadata: {{name: tiny-torch}}
+spec:
+  model: tiny
+  engine:
+    name: torch
+    image: {image}
+    args: [{engine}]
+    env: [{{name: TORCH_SOMETHING, value: "1"}}]
+    cacheDir: {cache_dir}
+  bundles: {{uri: "file:///nowhere"}}
+"""
 
 
 @dataclass(frozen=True)
@@ -214,6 +233,23 @@ def test_other_machines_have_it_by_the_place(machine: Machine, tmp_path: Path) -
         options=(*place, "--public-key", tmp_path / "other-root" / "keys" / public.name)
     )
     assert (second.out, second.report["seeding"]["source"]) == ("loaded\n", "place")
+
+
+def test_the_engine_of_an_object_on_a_machine_that_has_no_root_yet(machine: Machine) -> None:
+    catalog = machine.folder / "catalog.yaml"
+    catalog.write_text(
+        OBJECT.format(engine=ENGINE, cache_dir=machine.cache_dir, image=f"torch@sha256:{'ab' * 32}")
+    )
+    options = ("-f", catalog)
+    first = machine.start(options=options, env={"TORCH_SOMETHING": "1"})
+    (held,) = machine.holding.of("tiny-torch")
+    assert first.report["capturing"]["digest"] == f"sha256:{held.digest}"
+    machine.forget_cache()
+    assert machine.start(options=options, env={"TORCH_SOMETHING": "1"}).out == "loaded\n"
+    machine.forget_cache()
+    other = machine.start(options=options)
+    assert other.out == "compiled\n"
+    assert "TORCH_SOMETHING is set there only" in other.report["seeding"]["message"]
 
 
 def test_what_a_stranger_published_is_not_run(machine: Machine) -> None:
