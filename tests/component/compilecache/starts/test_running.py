@@ -170,6 +170,27 @@ def test_what_one_start_compiled_the_next_is_given(machine: Machine) -> None:
     assert [each["state"] for each in machine.explain()] == ["Verified"]
 
 
+def test_a_model_that_the_first_start_downloads_is_known_to_the_next(machine: Machine) -> None:
+    """Its commit is part of the key, and nobody knows it before."""
+    hub = Path(os.environ["HF_HOME"]) / "hub" / "models--org--tiny"
+    served = ("--model", "org/tiny", "--downloads", str(hub))
+    options = ("--engine", "vllm", "--name", NAME, "--bundles", machine.place)
+    first = machine.start(*served, options=options)
+    assert (first.out, hub.exists()) == ("compiled\n", True)
+    assert first.report["key"]["model"]["revision"] == ""
+    machine.forget_cache()
+    second = machine.start(*served, options=options)
+    assert second.out == "loaded\n"
+    assert second.report["key"]["model"]["revision"] == "c" * 40
+    # And a machine that has not downloaded it yet is given the same.
+    shutil.rmtree(hub)
+    machine.forget_cache()
+    third = machine.start(*served, options=options)
+    assert (third.out, third.report["key"]) == ("loaded\n", first.report["key"])
+    assert len({each.key for each in machine.holding.of(NAME)}) == 2
+    assert len(list(machine.place.glob("*/*/bundle.json"))) == 2
+
+
 def test_a_directory_of_an_earlier_start_is_as_good(machine: Machine) -> None:
     machine.start()
     file = machine.cache_dir / "inductor" / "fxgraph" / "0.bin"
