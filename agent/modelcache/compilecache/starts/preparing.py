@@ -15,10 +15,10 @@ from modelcache.compilecache.bundles.local import LocalBundle
 from modelcache.compilecache.engines.table import Engine
 from modelcache.compilecache.keys.parts import Key
 from modelcache.compilecache.starts.cachedirs import taken
-from modelcache.compilecache.starts.holding import in_use
 from modelcache.compilecache.starts.reporting import Seeding
 from modelcache.compilecache.starts.seeding import Seeded, seed
 from modelcache.compilecache.starts.sources import Sourced, Sources
+from modelcache.compilecache.starts.using import in_use
 from modelcache.compilecache.trees.scanning import Tree, scan
 from modelcache.errors import BrokenBundle, Cancelled, ModelCacheError
 from modelcache.transfer.cancelling import Cancel
