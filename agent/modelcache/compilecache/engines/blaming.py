@@ -16,6 +16,7 @@ from typing import Final
 from modelcache.compilecache.engines.elsewhere import Elsewhere
 from modelcache.compilecache.engines.evidence import EngineHashes, Evidence
 from modelcache.compilecache.engines.factors import changed_factors
+from modelcache.compilecache.engines.redacting import fit
 
 
 class MissReason(StrEnum):
@@ -229,7 +230,7 @@ def _models_path(path: str, how: str) -> tuple[MissReason, str]:
     return (
         MissReason.MODEL_PATH,
         (
-            f"the path of the model ({path}) is part of the engine's hash and {how}: mount the"
+            f"the path of the model ({fit(path)}) is part of the engine's hash and {how}: mount the"
             " model at the same path in all pods; with HF_HUB_OFFLINE=1 vLLM takes the snapshot's"
             " path, with the commit in it, for the model's name"
         ),

@@ -193,9 +193,9 @@ class _Run:
 
     def _following(self, engaged: Engaged) -> Following:
         order, key = self._order, self._prepared.key
-        parallel = ranks_of(key.parallel) if key is not None else 1
+        ranks = ranks_of(key) if key is not None else 1
         layout = order.sources.holding.layout
-        how = How(layout.captures, order.quiet_seconds, parallel, order.compression)
+        how = How(layout.captures, order.quiet_seconds, ranks, order.compression)
         keep = self._keep if order.captures and key is not None else None
         return Following(engaged, how, keep, self._judged)
 

@@ -154,6 +154,13 @@ def test_the_models_path(argv: list[str], env: dict[str, str], told: str) -> Non
         assert told in verdict.message
 
 
+def test_no_secret_of_the_models_address_is_told() -> None:
+    argv = ["vllm", "serve", "https://me:S3cret@host/model.gguf?sig=S3cret"]
+    verdict = missed(argv=argv, env={"HF_HUB_OFFLINE": "1"})
+    assert verdict.reason is MissReason.MODEL_PATH
+    assert "S3cret" not in verdict.message
+
+
 def test_a_model_by_its_name_is_no_path() -> None:
     before, after = factors(config_hash="a"), factors(config_hash="b")
     verdict = missed(argv=["vllm", "serve", "org/llama"], before=before, after=after)
