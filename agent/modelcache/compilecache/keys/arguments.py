@@ -149,16 +149,6 @@ def read_arguments(engine: str, argv: Sequence[str]) -> Arguments:
     )
 
 
-def normal_arguments(engine: str, argv: Sequence[str]) -> tuple[str, ...]:
-    """The arguments in their normal form, as they stand in a key. Of itself it is the same."""
-    return read_arguments(engine, argv).normal
-
-
-def parallel_of(argv: Sequence[str]) -> ParallelLayout:
-    """The sizes of the parallel layout that a command line sets; what it doesn't set is 1."""
-    return read_arguments("vllm", argv).parallel
-
-
 def program_of(argv: Sequence[str]) -> str:
     """The program that a command line runs, behind what only begins others (`env`, `nohup`, `tini`,
     `sh -c` of a simple command). One of `CHOOSERS` is it itself: nobody else knows what it runs."""

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelcache.compilecache.keys.arguments import (
-    normal_arguments,
-    parallel_of,
-    program_of,
-    read_arguments,
-)
+from modelcache.compilecache.keys.arguments import program_of, read_arguments
 from modelcache.compilecache.keys.parts import ParallelLayout
 
 ENGINES = st.sampled_from(["vllm", "sglang", "torch", "neuron", "mine"])
@@ -30,6 +26,14 @@ TOKENS = st.one_of(
     st.sampled_from(["--", "-", "-c", "-m", "-O3", "serve", "vllm", "python", "sh", "-lc", "env"]),
     st.sampled_from(["token=a b", "Bearer x", "hf_abcdefgh1", "key-hf_abcdefgh1", "tini", "A=b"]),
 )
+
+
+def normal_arguments(engine: str, argv: Sequence[str]) -> tuple[str, ...]:
+    return read_arguments(engine, argv).normal
+
+
+def parallel_of(argv: Sequence[str]) -> ParallelLayout:
+    return read_arguments("vllm", argv).parallel
 
 
 @given(ENGINES, st.lists(TOKENS, max_size=8))
