@@ -103,6 +103,8 @@ _BEGINNERS: Final = {
 }
 _PROGRAMS: Final = {*SERVERS, *SHELLS, *_BEGINNERS, "env", "torchrun"}
 _WORDS: Final = 64
+_MOST_BEGUN: Final = 16
+"""Programs that begin each other and are looked through: nobody has as many."""
 _QUOTED: Final = re.compile(r"'[^']*'")
 _NO_SIMPLE_COMMAND: Final = re.compile(r"[;&|<>()$`\\\n*?\[\]{}#~!]")
 
@@ -153,7 +155,9 @@ def program_of(argv: Sequence[str]) -> str:
     """The program that a command line runs, behind what only begins others (`env`, `nohup`, `tini`,
     `sh -c` of a simple command). One of `CHOOSERS` is it itself: nobody else knows what it runs."""
     rest = [*argv]
-    while rest and PurePosixPath(rest[0]).name not in CHOOSERS:
+    for _ in range(_MOST_BEGUN):
+        if not rest or PurePosixPath(rest[0]).name in CHOOSERS:
+            break
         inner = _inner(rest, is_script_alone=False)
         if inner is None or inner[:1] == [_END]:
             return rest[0]
@@ -242,13 +246,15 @@ def _without_program(engine: str, argv: list[str]) -> list[str]:
     """A command line from the first argument that is the engine's own. What is put into its
     environment on the line (`env A=b vllm ...`) stands as `--env=A=b` before it."""
     assigned: list[str] = []
-    while argv:
+    for _ in range(_MOST_BEGUN):
+        if not argv:
+            break
         program = PurePosixPath(argv[0]).name
         inner = _inner(argv, is_script_alone=engine in SERVERS)
         if inner is not None:
             argv = inner
-            while argv and argv[0].startswith(_ASSIGNED):
-                assigned.append(argv.pop(0))
+            place = next((n for n, word in enumerate(argv) if not word.startswith(_ASSIGNED)), None)
+            assigned, argv = assigned + argv[:place], argv[place:]
         elif _PYTHON.fullmatch(program):
             argv = _without_interpreter(argv[1:])
         elif engine in SERVERS and program in (engine, "serve"):

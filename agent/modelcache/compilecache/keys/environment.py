@@ -35,8 +35,9 @@ _PLACES: Final = re.compile(
 )
 # Who the pod is, and whom it talks to; also what Kubernetes sets for a Service called `vllm`.
 _PER_POD: Final = re.compile(
-    r".*_(?:HOST|HOSTNAME|IP|PORT|ADDR|ADDRESS|ENDPOINT|URL|URI|NODE_NAME|POD_NAME|INSTANCE_ID)"
-    r"|.*_SERVICE_(?:HOST|PORT)(?:_.*)?|.*_PORT_[0-9]+_(?:TCP|UDP)(?:_.*)?"
+    r".*_(?:HOST|HOSTNAME|IPS?|PORT|ADDR|ADDRESS|ENDPOINT|URL|URI|NODE_?NAME|INSTANCE_ID"
+    r"|POD_?(?:NAME|NAMESPACE|UID)|SERVICE_ACCOUNT(?:_NAME)?)"
+    r"|.*_SERVICE_(?:HOST|PORT)(?:_.*)?|.*_PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_.*)?"
     r"|VLLM_(?:DP_RANK|DP_RANK_LOCAL|RAY_BUNDLE_INDICES|RPC_BASE_PATH)|TORCHELASTIC_.*"
     r"|NEURON_RT_(?:VISIBLE_CORES|ROOT_COMM_ID)"
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -187,6 +188,16 @@ def test_a_script_that_is_more_than_a_command_counts_as_a_whole() -> None:
 )
 def test_the_program(line: str, program: str) -> None:
     assert program_of(shlex.split(line)) == program
+
+
+@pytest.mark.parametrize("words", [["env"], ["nice"], ["sh", "-c", "nice"], ["env", "A=b"]])
+def test_programs_that_begin_each_other_for_ever_take_no_time(words: list[str]) -> None:
+    """Whoever may make a pod says what stands in its command: a mebibyte of it, too."""
+    argv = [*words * 10_000, "vllm"]
+    began = time.process_time()
+    read_arguments("vllm", argv)
+    program_of(argv)
+    assert time.process_time() - began < 2.0
 
 
 def test_a_script_with_continued_lines_and_quotes() -> None:

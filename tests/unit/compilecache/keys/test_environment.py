@@ -45,6 +45,9 @@ def test_what_matters(name: str) -> None:
             "SGLANG_DG_CACHE_DIR",
             "VLLM_RAY_BUNDLE_INDICES",
         ),
+        # What the downward API has of a pod.
+        *("VLLM_POD_UID", "VLLM_POD_NAMESPACE", "SGLANG_POD_IPS", "VLLM_HOST_IPS", "VLLM_PODNAME"),
+        *("VLLM_SERVICE_ACCOUNT_NAME", "VLLM_NODENAME", "VLLM_PORT_8000_SCTP_PROTO"),
         *("NEURON_COMPILE_CACHE_URL", "TORCHINDUCTOR_FX_GRAPH_CACHE", "TORCH_EXTENSIONS_DIR"),
     ],
 )
