@@ -253,7 +253,9 @@ def _without_program(engine: str, argv: list[str]) -> list[str]:
         inner = _inner(argv, is_script_alone=engine in SERVERS)
         if inner is not None:
             argv = inner
-            place = next((n for n, word in enumerate(argv) if not word.startswith(_ASSIGNED)), None)
+            place = next(
+                (n for n, word in enumerate(argv) if not word.startswith(_ASSIGNED)), len(argv)
+            )
             assigned, argv = assigned + argv[:place], argv[place:]
         elif _PYTHON.fullmatch(program):
             argv = _without_interpreter(argv[1:])

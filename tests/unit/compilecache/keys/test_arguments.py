@@ -214,6 +214,7 @@ def test_what_the_line_puts_into_the_environment_counts() -> None:
     assert found.model == "org/model"
     assert found.normal[:2] == ("--a=b", "--env=VLLM_X=1")
     assert found.normal[2].startswith("--env=HF_TOKEN=sha256:")
+    assert normal_arguments("vllm", ["env", "A=b"]) == ("--env=A=b",)
     script = "VLLM_X=1 vllm serve org/model --a=b"
     assert normal_arguments("vllm", ["sh", "-c", script]) == found.normal[:2]
 
