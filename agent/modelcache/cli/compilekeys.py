@@ -30,6 +30,7 @@ from modelcache.compilecache.keys.packages import identity_of_command
 from modelcache.compilecache.keys.parts import Key, ModelIdentity
 from modelcache.errors import UsageError
 from modelcache.settings.compilerun import CompileRunSettings
+from modelcache.store import Store
 
 _IMAGE: Final = re.compile(r"(?:[^@]+@)?sha256:[0-9a-f]{64}")
 
@@ -86,9 +87,9 @@ def key(
     if (file is None) == (not command):
         raise UsageError("give either -f FILE with a CompileCache, or -- and a command")
     labels = _labels(node_labels) if node_labels else None
+    facts = from_machine() if labels is None else from_labels(labels, machine_cpu())
     if file is not None:
-        facts = from_machine() if labels is None else from_labels(labels, machine_cpu())
-        cache, model = read_object(file, name, root)
+        cache, model = read_object(file, name, _store(root))
         found = key_of_object(cache, facts, model, node_rank=node_rank)
     else:
         assert command is not None
@@ -186,8 +187,12 @@ def _rows(found: Key) -> list[list[str]]:
     return rows
 
 
-def read_object(file: Path, name: str, root: Path | None) -> tuple[CompileCache, ModelIdentity]:
+def read_object(file: Path, name: str, store: Store | None) -> tuple[CompileCache, ModelIdentity]:
     """The object in a file, and its model, as far as that or this machine's cache knows it.
+
+    Args:
+        name: which of several; empty: the only one.
+        store: this machine's cache; None: it has none.
 
     Raises:
         UsageError
@@ -212,13 +217,15 @@ def read_object(file: Path, name: str, root: Path | None) -> tuple[CompileCache,
         for document in catalog.documents.values()
         if isinstance(document.object, CachedModel)
     }
-    return cache, _model(cache.spec.model, sources, root, file)
+    return cache, _model(cache.spec.model, sources, store, file)
 
 
-def _model(model: str, sources: Mapping[str, Any], root: Path | None, file: Path) -> ModelIdentity:
-    held = _held(model, root)
-    if held is not None:
-        return held
+def _model(
+    model: str, sources: Mapping[str, Any], store: Store | None, file: Path
+) -> ModelIdentity:
+    manifest = store.current(model) if store is not None else None
+    if manifest is not None:
+        return model_of_manifest(manifest)
     if model not in sources:
         raise UsageError(
             f"the CachedModel {model} is neither in {file} nor held by a cache on this machine:"
@@ -227,14 +234,13 @@ def _model(model: str, sources: Mapping[str, Any], root: Path | None, file: Path
     return model_of_object(sources[model].uri, sources[model].parsed.revision or "", "")
 
 
-def _held(model: str, root: Path | None) -> ModelIdentity | None:
+def _store(root: Path | None) -> Store | None:
     try:
-        manifest = open_store(root).current(model)
+        return open_store(root)
     except UsageError:
         if root is not None:
             raise
         return None  # this machine has no cache
-    return None if manifest is None else model_of_manifest(manifest)
 
 
 def _labels(text: str) -> Mapping[str, str]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +19,7 @@ from modelcache.compilecache.engines.factors import hashes_of
 from modelcache.compilecache.engines.judging import Verdict, judge
 from modelcache.compilecache.engines.logs import LogReader
 from modelcache.compilecache.engines.table import Engine
-from modelcache.compilecache.keys.parts import ParallelLayout
+from modelcache.compilecache.keys.parts import Key
 from modelcache.compilecache.starts.capturing import Captured, Patience, capture, watch
 from modelcache.compilecache.starts.preparing import Prepared
 from modelcache.compilecache.starts.reporting import Capturing
@@ -113,9 +114,14 @@ class How:
     compression: Compression = "zstd"
 
 
-def ranks_of(parallel: ParallelLayout) -> int:
-    """How many processes of an engine compile on this node, where it is the only one."""
-    return parallel.tensor * parallel.pipeline * parallel.data
+def ranks_of(key: Key) -> int:
+    """How many processes of an engine compile on this node: all, unless its arguments say that
+    there are others."""
+    options = (each.partition("=") for each in takewhile(lambda each: each != "--", key.args))
+    sizes = {name: int(size) for name, _, size in options if size.isdecimal()}
+    parallel = key.parallel
+    data = sizes.get("--data-parallel-size-local") or parallel.data
+    return max(1, parallel.tensor * parallel.pipeline * data // (sizes.get("--nnodes") or 1))
 
 
 class Following:

@@ -198,9 +198,9 @@ class _Run:
 
     def _following(self, engaged: Engaged) -> Following:
         order, key = self._order, self._prepared.key
-        parallel = ranks_of(key.parallel) if key is not None else 1
+        ranks = ranks_of(key) if key is not None else 1
         layout = order.sources.holding.layout
-        how = How(layout.captures, order.quiet_seconds, parallel, order.compression)
+        how = How(layout.captures, order.quiet_seconds, ranks, order.compression)
         if order.captures and key is None:
             why = "what the command was started for is not known"
             return Following(engaged, how, None, self._judged, why)
@@ -243,9 +243,30 @@ class _Run:
             sources.marks.loaded(sources.name, bundle.digest)
 
     def _keep(self, captured: Captured) -> Capturing:
-        order, key = self._order, self._prepared.key
+        key = self._prepared.key
         assert key is not None
-        sources = order.sources
+        kept = self._bundle(captured, key)
+        now = self._key_by_now(key)
+        if now is not None:
+            self._bundle(captured, now)
+        return kept
+
+    def _key_by_now(self, key: Key) -> Key | None:
+        """What the next start will be for, where this one has downloaded its model: then the
+        model's commit is known, which is part of the key. A machine that has yet to download it
+        asks for what this start was for, so a bundle is made for both."""
+        if key.model.revision or not key.model.id.startswith("hf://"):
+            return None
+        try:
+            now = self._order.key()
+        except (ModelCacheError, OSError):
+            return None
+        # Nothing else may have changed meanwhile.
+        same = now.model.id == key.model.id and now.model_copy(update={"model": key.model}) == key
+        return now if same and now != key else None
+
+    def _bundle(self, captured: Captured, key: Key) -> Capturing:
+        order, sources = self._order, self._order.sources
         keeper = Keeper(sources.holding, order.durable, order.signing_key(), sources.name, key)
         bundle = keeper.keep(captured)
         archive = bundle.statement.archive

@@ -21,8 +21,9 @@ from modelcache.catalog import Catalog
 from modelcache.compilecache.bundles.signing import TrustedKeys
 from modelcache.compilecache.bundles.trust import Trust
 from modelcache.compilecache.keys.facts import NodeFacts
-from modelcache.compilecache.starts.holding import Holding, InUse
+from modelcache.compilecache.starts.holding import Holding
 from modelcache.compilecache.starts.marks import Marks
+from modelcache.compilecache.starts.using import InUse
 from modelcache.compilecache.trees.scanning import Limits as TreeLimits
 from modelcache.errors import ModelCacheError
 from modelcache.planning.compileactions import (

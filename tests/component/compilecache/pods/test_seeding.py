@@ -17,7 +17,7 @@ import pytest
 from modelcache.compilecache.bundles.signing import envelope_bytes, unsigned
 from modelcache.compilecache.pods import seeding
 from modelcache.compilecache.pods.seeding import read_report
-from modelcache.compilecache.starts import holding
+from modelcache.compilecache.starts import using
 from tests.support.agent import COMMAND, modelcache
 from tests.support.podcaches import NAME, SEED, Pod
 from tests.support.trees import content
@@ -219,7 +219,7 @@ def test_one_that_is_replaced_while_it_is_opened(pod: Pod, monkeypatch: pytest.M
             replaced.append(pod.holds({"other": b"o"}))
             first.archive.unlink()
             (first.directory / "bundle.json").unlink()
-        return holding.in_use(directory)
+        return using.in_use(directory)
 
     monkeypatch.setattr(seeding, "in_use", in_use)
     report = pod.seeding.run()

@@ -33,6 +33,25 @@ from tests.support.trees import content
 
 ENGINE = Path(__file__).parents[3] / "support" / "fakeengine.py"
 NAME = "torch-fakeengine"
+OBJECT = """\
+apiVersion: modelcache.dev/v1alpha1
+kind: CachedModel
+metadata: {{name: tiny}}
+spec: {{source: {{uri: "hf://org/tiny@main"}}}}
+---
+apiVersion: modelcache.dev/v1alpha1
+kind: CompileCache
+metadata: {{name: tiny-torch}}
+spec:
+  model: tiny
+  engine:
+    name: torch
+    image: {image}
+    args: [{engine}]
+    env: [{{name: TORCH_SOMETHING, value: "1"}}]
+    cacheDir: {cache_dir}
+  bundles: {{uri: "file:///nowhere"}}
+"""
 
 
 @dataclass(frozen=True)
@@ -149,6 +168,27 @@ def test_what_one_start_compiled_the_next_is_given(machine: Machine) -> None:
     assert [each["state"] for each in machine.explain()] == ["Verified"]
 
 
+def test_a_model_that_the_first_start_downloads_is_known_to_the_next(machine: Machine) -> None:
+    """Its commit is part of the key, and nobody knows it before."""
+    hub = Path(os.environ["HF_HOME"]) / "hub" / "models--org--tiny"
+    served = ("--model", "org/tiny", "--downloads", str(hub))
+    options = ("--engine", "vllm", "--name", NAME, "--bundles", machine.place)
+    first = machine.start(*served, options=options)
+    assert (first.out, hub.exists()) == ("compiled\n", True)
+    assert first.report["key"]["model"]["revision"] == ""
+    machine.forget_cache()
+    second = machine.start(*served, options=options)
+    assert second.out == "loaded\n"
+    assert second.report["key"]["model"]["revision"] == "c" * 40
+    # And a machine that has not downloaded it yet is given the same.
+    shutil.rmtree(hub)
+    machine.forget_cache()
+    third = machine.start(*served, options=options)
+    assert (third.out, third.report["key"]) == ("loaded\n", first.report["key"])
+    assert len({each.key for each in machine.holding.of(NAME)}) == 2
+    assert len(list(machine.place.glob("*/*/bundle.json"))) == 2
+
+
 def test_a_directory_of_an_earlier_start_is_as_good(machine: Machine) -> None:
     machine.start()
     file = machine.cache_dir / "inductor" / "fxgraph" / "0.bin"
@@ -156,6 +196,12 @@ def test_a_directory_of_an_earlier_start_is_as_good(machine: Machine) -> None:
     assert machine.start().report["result"] == "Hit"
     assert file.stat().st_ino == inode
     assert len(machine.holding.of(NAME)) == 1
+
+
+def test_a_start_that_wants_no_seed_compiles_whatever_is_there(machine: Machine) -> None:
+    machine.start()
+    ended = machine.start(options=("--no-seed",))
+    assert (ended.out, ended.report["result"]) == ("compiled\n", "Miss")
 
 
 def test_what_grew_is_captured_whole_as_a_new_generation_and_two_stay(machine: Machine) -> None:
@@ -206,6 +252,23 @@ def test_other_machines_have_it_by_the_place(machine: Machine, tmp_path: Path) -
         options=(*place, "--public-key", tmp_path / "other-root" / "keys" / public.name)
     )
     assert (second.out, second.report["seeding"]["source"]) == ("loaded\n", "place")
+
+
+def test_the_engine_of_an_object_on_a_machine_that_has_no_root_yet(machine: Machine) -> None:
+    catalog = machine.folder / "catalog.yaml"
+    catalog.write_text(
+        OBJECT.format(engine=ENGINE, cache_dir=machine.cache_dir, image=f"torch@sha256:{'ab' * 32}")
+    )
+    options = ("-f", catalog)
+    first = machine.start(options=options, env={"TORCH_SOMETHING": "1"})
+    (held,) = machine.holding.of("tiny-torch")
+    assert first.report["capturing"]["digest"] == f"sha256:{held.digest}"
+    machine.forget_cache()
+    assert machine.start(options=options, env={"TORCH_SOMETHING": "1"}).out == "loaded\n"
+    machine.forget_cache()
+    other = machine.start(options=options)
+    assert other.out == "compiled\n"
+    assert "TORCH_SOMETHING is set there only" in other.report["seeding"]["message"]
 
 
 def test_what_a_stranger_published_is_not_run(machine: Machine) -> None:
