@@ -33,8 +33,10 @@ def in_use(directory: Path) -> Iterator[None]:
     Raises:
         NotFound: it was just removed.
     """
+    # O_NONBLOCK: on a volume of others it may be a fifo, which whoever reads it then refuses.
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        fd = os.open(directory / ENVELOPE_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(directory / ENVELOPE_NAME, flags)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFound(f"{directory} has no bundle in it any more") from error
     try:
