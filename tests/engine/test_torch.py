@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from hashlib import sha256
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 from tests.engine.conftest import Cold
 from tests.support import engineruns
 from tests.support.agent import modelcache
+from tests.support.cluster.waiting import eventually
 from tests.support.engineruns import Ended
 
 pytestmark = pytest.mark.timeout(2 * engineruns.SECONDS)
@@ -144,10 +144,7 @@ def test_a_program_that_stays_is_captured_while_it_runs(cold: Cold, tmp_path: Pa
     try:
         json.loads(process.stdout.readline())
         current = root / "compile" / "torch-transformer" / "current"
-        until = time.monotonic() + 120
-        while not current.exists():
-            assert time.monotonic() < until
-            time.sleep(0.1)
+        eventually(current.exists, timeout=120, what="a bundle")
         assert process.poll() is None
     finally:
         process.send_signal(signal.SIGTERM)

@@ -50,6 +50,8 @@ class CompileAgent:
         self.requests = 0
         self.knows_expect = True
         self.hangs = False
+        self.hangs_after: int | None = None
+        """Requests that it answers before it hangs; None: all."""
         self.asked = threading.Event()
         self.token_file = folder / "token"
         self.token_file.write_text(f"{TOKEN}\n")
@@ -113,7 +115,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.agent.tokens.append(self.headers["Authorization"])
         self.agent.asked.set()
         self.agent.changed()
-        if self.agent.hangs:
+        after = self.agent.hangs_after
+        if self.agent.hangs or (after is not None and self.agent.requests > after):
             self.agent.hold()
 
     def do_PUT(self) -> None:

@@ -2,8 +2,9 @@
 
 It prints `compiled` or `loaded`. Options: --bytes N (how large), --files N (or --files-of FILE:
 read there), --serve (until a signal), --exit CODE, --failing (says as vLLM does that it couldn't
-load what is there), --hold FILE (waits until the file is gone before it compiles),
---api-key KEY (which it leaves where vLLM was seen to: in cache_key_factors.json, and in its log).
+load what is there), --hold FIFO (waits until somebody writes to it before it compiles),
+--api-key KEY (which it leaves where vLLM was seen to: in cache_key_factors.json, and in its log),
+--downloads DIRECTORY (as the Hub's library has a model there).
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import os
 import random
 import signal
 import sys
-import time
 from pathlib import Path
 
 
@@ -29,14 +29,21 @@ def main() -> int:
     parser.add_argument("--model", default="")
     parser.add_argument("--hold", type=Path)
     parser.add_argument("--api-key", default="")
+    parser.add_argument("--downloads", type=Path)
     chosen = parser.parse_args()
     stop = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, stop)
-    while chosen.hold and chosen.hold.exists():
-        time.sleep(0.01)
+    if chosen.hold:
+        chosen.hold.read_bytes()
     if chosen.failing:
         print("WARNING 11-22 05:00:00 [backends.py:1] Compiling model again due to a load failure")
         print("INFO:     Application startup complete.")
+    if chosen.downloads:
+        snapshot = chosen.downloads / "snapshots" / ("c" * 40)
+        snapshot.mkdir(parents=True, exist_ok=True)
+        (snapshot / "config.json").write_text("{}")
+        (chosen.downloads / "refs").mkdir(exist_ok=True)
+        (chosen.downloads / "refs" / "main").write_text("c" * 40)
     cache = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or "/nowhere")
     count = int(chosen.files_of.read_text()) if chosen.files_of else chosen.files
     files = [cache / "fxgraph" / f"{number}.bin" for number in range(count)]

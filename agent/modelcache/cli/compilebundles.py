@@ -49,6 +49,8 @@ def keygen(
 
     The private key is for whoever publishes, the public one for every agent.
     """
+    if not out.name:
+        raise UsageError(f"--out {out}: the name of a file is wanted")
     key = SigningKey.generate()
     public = out.with_name(f"{out.name}.pub")
     _write_new(out, key.to_pem(), 0o600)
@@ -99,7 +101,7 @@ def pack(
     tree = scan(directory, engine.wanted)
     if tree.oddities:
         raise UsageError(
-            f"{directory} has {tree.oddities} things that can't be in a bundle, such as:"
+            f"{directory} has what can't be in a bundle ({tree.oddities} in all):"
             f" {tree.odd[0].sentence}"
         )
     if not tree.entries:
@@ -277,6 +279,8 @@ def _write_new(path: Path, content: bytes, mode: int) -> None:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     except FileExistsError as error:
         raise UsageError(f"{path} is there already: keys are never written over") from error
+    except FileNotFoundError as error:
+        raise UsageError(f"{path.absolute().parent} is not there: make it first") from error
     with os.fdopen(fd, "wb") as file:
         file.write(content)
         file.flush()

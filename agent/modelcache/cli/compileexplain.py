@@ -22,6 +22,8 @@ from modelcache.service.logs import configure_logs
 from modelcache.settings.compilerun import CompileRunSettings
 
 _SHORT: Final = 12
+_MOST_NAMED: Final = 8
+"""Compile caches that are told to who mistyped one's name."""
 
 Told = tuple[Explanation, LocalBundle | None]
 
@@ -79,10 +81,17 @@ def explain_cache(
         engine_table=engine_table,
     )
     configure_logs(as_json=False, level="error")
+    if file is not None and not command:
+        raise UsageError("-f says what a command is the engine of: give that, too, behind a --")
     folder = Path(what)
     bundle = LocalBundle.open(folder) if (folder / ENVELOPE_NAME).exists() else None
     if not (found.root / "layout.json").exists() and bundle is None:
         raise UsageError(f"{found.root} is not a model cache, and {what} is no bundle: give --root")
+    if bundle is None and "/" in what:
+        raise NotFound(
+            f"there is no bundle in {what}: give the directory that has its {ENVELOPE_NAME}, or the"
+            " name of a compile cache of this machine"
+        )
     name = bundle.statement.name if bundle is not None else what
     subject = subject_of(command, found, file, name, engine) if command else None
     if bundle is not None:
@@ -93,11 +102,17 @@ def explain_cache(
         ours = _ours(subject, last)
         told = _held(shelf, name, ours)
         if last is None and not told:
-            raise NotFound(f"nothing is known of a compile cache {name} in {found.root}")
+            raise NotFound(_unknown(name, shelf))
     if output is Format.JSON:
         print_json("CompileExplanation", _plain(name, ours, last, [each for each, _ in told]))
         return
     _tell(name, last if subject is None and bundle is None else None, told)
+
+
+def _unknown(name: str, shelf: Shelf) -> str:
+    known = shelf.holding.names()[:_MOST_NAMED]
+    there = f"; known there: {', '.join(known)}" if known else ""
+    return f"nothing is known of a compile cache {name} in {shelf.holding.layout.root}{there}"
 
 
 def _ours(subject: Subject | None, last: Start | None) -> Key | NodeFacts:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
 from modelcache.api import CachedModel, CompileCache
+from modelcache.api.meta import SUBDOMAIN_PATTERN
 from modelcache.catalog import FileCatalog
 from modelcache.cli.keyfiles import Named, read_keys
 from modelcache.cli.manifests import read_manifests
-from modelcache.cli.options import Output, Root, open_store
+from modelcache.cli.options import Output, Root, flag, open_store, settings
 from modelcache.cli.output import Format, print_json, print_table
-from modelcache.compilecache.keys.arguments import SERVERS, program_of
+from modelcache.compilecache.engines.table import Engine, engine_of, table
 from modelcache.compilecache.keys.differing import Difference, nearest
 from modelcache.compilecache.keys.facts import from_labels, from_machine, machine_cpu
 from modelcache.compilecache.keys.making import key_of_command, key_of_object
@@ -27,8 +29,10 @@ from modelcache.compilecache.keys.models import (
 from modelcache.compilecache.keys.packages import identity_of_command
 from modelcache.compilecache.keys.parts import Key, ModelIdentity
 from modelcache.errors import UsageError
+from modelcache.settings.compilerun import CompileRunSettings
+from modelcache.store import Store
 
-_WORDS: Final = 64
+_IMAGE: Final = re.compile(r"(?:[^@]+@)?sha256:[0-9a-f]{64}")
 
 
 def key(
@@ -64,12 +68,15 @@ def key(
         ),
     ] = "",
     cache_dir: Annotated[
-        Path, typer.Option(metavar="DIRECTORY", help="Where the command's caches are to lie.")
-    ] = Path("/var/cache/modelcache"),
+        Path | None, flag("cache_dir", "DIRECTORY", kind=CompileRunSettings)
+    ] = None,
     trust_domain: Annotated[
         str, typer.Option(metavar="NAME", help="Who shares caches with each other.")
     ] = "default",
     root: Root = None,
+    engine_table: Annotated[
+        Path | None, flag("engine_table", "FILE", kind=CompileRunSettings)
+    ] = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Print the key of a compile cache, and its parts: what it is compiled for.
@@ -80,21 +87,28 @@ def key(
     if (file is None) == (not command):
         raise UsageError("give either -f FILE with a CompileCache, or -- and a command")
     labels = _labels(node_labels) if node_labels else None
+    facts = from_machine() if labels is None else from_labels(labels, machine_cpu())
     if file is not None:
-        facts = from_machine() if labels is None else from_labels(labels, machine_cpu())
-        cache, model = read_object(file, name, root)
+        cache, model = read_object(file, name, _store(root))
         found = key_of_object(cache, facts, model, node_rank=node_rank)
     else:
         assert command is not None
+        if not re.fullmatch(SUBDOMAIN_PATTERN, trust_domain):
+            raise UsageError(
+                f"--trust-domain {trust_domain[:80]}: lower-case letters, digits, dots and hyphens"
+                " are wanted, as in a CompileCache"
+            )
+        given = settings(CompileRunSettings, cache_dir=cache_dir, engine_table=engine_table)
+        engine = engine_named(command, engine, table(given.engine_table))
+        identity = _identity(image) or identity_of_command(command, os.environ)
         facts = from_machine() if labels is None else from_labels(labels, machine_cpu())
-        engine = engine or _engine_of(command)
         found = key_of_command(
             engine,
             command,
             os.environ,
             facts,
-            cache_dir=cache_dir,
-            identity=image.rpartition("@")[2] or identity_of_command(command, os.environ),
+            cache_dir=Path(os.path.abspath(given.cache_dir)),
+            identity=identity,
             model=model_of_command(engine, command, os.environ),
             trust_domain=trust_domain,
         )
@@ -173,8 +187,12 @@ def _rows(found: Key) -> list[list[str]]:
     return rows
 
 
-def read_object(file: Path, name: str, root: Path | None) -> tuple[CompileCache, ModelIdentity]:
+def read_object(file: Path, name: str, store: Store | None) -> tuple[CompileCache, ModelIdentity]:
     """The object in a file, and its model, as far as that or this machine's cache knows it.
+
+    Args:
+        name: which of several; empty: the only one.
+        store: this machine's cache; None: it has none.
 
     Raises:
         UsageError
@@ -199,13 +217,15 @@ def read_object(file: Path, name: str, root: Path | None) -> tuple[CompileCache,
         for document in catalog.documents.values()
         if isinstance(document.object, CachedModel)
     }
-    return cache, _model(cache.spec.model, sources, root, file)
+    return cache, _model(cache.spec.model, sources, store, file)
 
 
-def _model(model: str, sources: Mapping[str, Any], root: Path | None, file: Path) -> ModelIdentity:
-    held = _held(model, root)
-    if held is not None:
-        return held
+def _model(
+    model: str, sources: Mapping[str, Any], store: Store | None, file: Path
+) -> ModelIdentity:
+    manifest = store.current(model) if store is not None else None
+    if manifest is not None:
+        return model_of_manifest(manifest)
     if model not in sources:
         raise UsageError(
             f"the CachedModel {model} is neither in {file} nor held by a cache on this machine:"
@@ -214,14 +234,13 @@ def _model(model: str, sources: Mapping[str, Any], root: Path | None, file: Path
     return model_of_object(sources[model].uri, sources[model].parsed.revision or "", "")
 
 
-def _held(model: str, root: Path | None) -> ModelIdentity | None:
+def _store(root: Path | None) -> Store | None:
     try:
-        manifest = open_store(root).current(model)
+        return open_store(root)
     except UsageError:
         if root is not None:
             raise
         return None  # this machine has no cache
-    return None if manifest is None else model_of_manifest(manifest)
 
 
 def _labels(text: str) -> Mapping[str, str]:
@@ -243,10 +262,26 @@ def _labels(text: str) -> Mapping[str, str]:
     return {str(name): str(value) for name, value in document.items()}
 
 
-def _engine_of(command: list[str]) -> str:
-    """The engine that a command begins, as far as its name tells."""
-    for name in SERVERS:
-        if any(word.rpartition("/")[2].partition(".")[0] == name for word in command[:_WORDS]):
-            return name
-    program = program_of(command).rpartition("/")[2]
-    return "torch" if program.startswith(("python", "torchrun")) else "other"
+def engine_named(command: Sequence[str], name: str, engines: Mapping[str, Engine]) -> str:
+    """The engine that a command starts: the one that is named, else the one that it tells.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    name = name or engine_of(command, engines)
+    if name not in engines:
+        raise UsageError(
+            f"there is no engine {name!r}: {', '.join(engines)} are known, and --engine-table adds"
+            " others"
+        )
+    return name
+
+
+def _identity(image: str) -> str:
+    """The digest of an image; empty: none is given."""
+    if image and not _IMAGE.fullmatch(image):
+        raise UsageError(
+            f"--image {image[:200]}: IMAGE@sha256: and 64 hex digits are wanted, since a tag may"
+            " move"
+        )
+    return image.rpartition("@")[2]

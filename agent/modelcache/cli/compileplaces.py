@@ -33,6 +33,7 @@ from modelcache.compilecache.bundles.statement import (
 from modelcache.compilecache.bundles.trust import Trust
 from modelcache.compilecache.bundles.unpacking import check
 from modelcache.compilecache.places.fetching import (
+    UNREAD,
     Admitted,
     BundleFetcher,
     admit,
@@ -40,7 +41,7 @@ from modelcache.compilecache.places.fetching import (
     place_in,
     store_beside,
 )
-from modelcache.compilecache.places.opening import open_place
+from modelcache.compilecache.places.opening import open_place, uri_of
 from modelcache.compilecache.places.protocol import Place, Placed, is_hex
 from modelcache.errors import BrokenBundle, ModelCacheError, NotFound, Untrusted, UsageError
 from modelcache.origins import Network, OriginSettings, SecretStore, spare_metadata
@@ -59,7 +60,8 @@ PlaceArgument = Annotated[
     str,
     typer.Argument(
         metavar="PLACE",
-        help="oci://registry/repository, s3://bucket/prefix, gs://bucket/prefix, file:///path.",
+        help="oci://registry/repository, s3://bucket/prefix, gs://bucket/prefix, file:///path or a"
+        " directory.",
     ),
 ]
 SecretOption = Annotated[
@@ -106,9 +108,10 @@ def publish(
     """
     local = LocalBundle.open(bundle)
     statement = local.statement
-    check(local.archive, statement)
+    cancel = _stopped_by_signals()
+    check(local.archive, statement, cancel=cancel)
     target, _ = _open(place, secret, secrets_dir=secrets_dir, ca_bundle=ca_bundle)
-    new = target.publish(local)
+    new = target.publish(local, cancel)
     if output is Format.JSON:
         result = {"digest": statement.digest, "key": statement.key.digest, "place": target.uri}
         print_json("PublishResult", {**result, "published": new})
@@ -151,12 +154,15 @@ def pull(
     """
     if bool(key) == bool(digest):
         raise UsageError("give --key, or --digest, and not both")
-    if key and not is_hex(key):
-        raise UsageError(f"{key[:80]!r} is no key: 64 hex digits, in lower case")
+    _require_key(key)
     if digest and not is_hex(digest.removeprefix("sha256:")):
         raise UsageError(f"{digest[:80]!r} is no digest: sha256: and 64 hex digits")
     if key and public_key is None:
         raise UsageError("nobody is trusted: give --public-key, or pin a bundle with --digest")
+    if out.exists() and not out.is_dir():
+        raise UsageError(
+            f"--out {out} is a file: name a directory, which is made where there is none"
+        )
     digest = digest and f"sha256:{digest.removeprefix('sha256:')}"
     trust = Trust(
         keys=TrustedKeys() if public_key is None else TrustedKeys.load(public_key),
@@ -171,10 +177,7 @@ def pull(
         bandwidth=bandwidth,
         ca_bundle=ca_bundle,
     )
-    cancel, book = Cancel(), ProgressBook()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # In a thread of its own: what it wakes may wait for what the signal has interrupted.
-        signal.signal(number, lambda *_: threading.Thread(target=cancel.set, daemon=True).start())
+    cancel, book = _stopped_by_signals(), ProgressBook()
     chosen = _chosen(target, key, digest, trust, cancel)
     engine, _ = outfit(found, out, file_roots=None)
     with Display(book) if output is Format.TABLE else nullcontext():
@@ -200,9 +203,10 @@ def list_place(
 ) -> None:
     """List the bundles of a place by key, newest first, and who signed them.
 
-    With --public-key it says which are trusted; without, what is shown is what each bundle says of
-    itself.
+    What is shown is what each bundle says of itself. With --public-key it says below the table
+    which are not trusted, and why.
     """
+    _require_key(key)
     keys = None if public_key is None else TrustedKeys.load(public_key)
     target, _ = _open(place, secret, secrets_dir=secrets_dir, ca_bundle=ca_bundle)
     of_keys = (key,) if key else target.keys()
@@ -218,6 +222,8 @@ def list_place(
     notes = {line.short: line.trouble for line in shown if line.trouble}
     if len(listed) > _MOST_SHOWN:
         notes[target.uri] = f"{len(listed) - _MOST_SHOWN} more are not shown: give --key"
+    if not listed:
+        notes[target.uri] = f"there is no bundle{' for this key' if key else ''}"
     print_notes(notes)
 
 
@@ -239,7 +245,7 @@ class _Line:
             self._statement = statement
             if keys is not None:
                 Trust(keys=keys).admit(content)
-        except (BrokenBundle, Untrusted, NotFound) as error:
+        except (BrokenBundle, Untrusted, NotFound, *UNREAD) as error:
             self.trouble = str(error)
 
     @property
@@ -279,7 +285,24 @@ class _Line:
         return plain
 
 
-def _open(uri: str, secret: str | None, **given: Any) -> tuple[Place, FetchSettings]:
+def _require_key(key: str) -> None:
+    """Check that it is one, or none was given."""
+    if key and not is_hex(key):
+        raise UsageError(
+            f"{key[:80]!r} is no key: 64 hex digits in lower case, as modelcache compile key prints"
+            " them, and modelcache compile ls -o json"
+        )
+
+
+def _stopped_by_signals() -> Cancel:
+    cancel = Cancel()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # In a thread of its own: what it wakes may wait for what the signal has interrupted.
+        signal.signal(number, lambda *_: threading.Thread(target=cancel.set, daemon=True).start())
+    return cancel
+
+
+def _open(place: str, secret: str | None, **given: Any) -> tuple[Place, FetchSettings]:
     found = settings(FetchSettings, **given)
     configure_logs(as_json=False, level="error")
     spare_metadata()
@@ -289,7 +312,7 @@ def _open(uri: str, secret: str | None, **given: Any) -> tuple[Place, FetchSetti
         secrets=SecretStore(found.secrets_dir),
         network=Network(ca_bundle=found.ca_bundle),
     )
-    return open_place(uri, secret, origins), found
+    return open_place(uri_of(place), secret, origins), found
 
 
 def _chosen(place: Place, key: str, digest: str, trust: Trust, cancel: Cancel) -> Admitted:

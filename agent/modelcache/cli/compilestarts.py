@@ -14,21 +14,21 @@ import typer
 
 from modelcache.api import CompileCache
 from modelcache.api.meta import NAME_MAX
-from modelcache.cli.compilekeys import read_object
-from modelcache.cli.options import CaBundle, Root, SecretsDir, flag, settings
+from modelcache.cli.compilekeys import engine_named, read_object
+from modelcache.cli.options import CaBundle, Root, SecretsDir, flag, open_store, settings
 from modelcache.cli.output import Format, one_line
 from modelcache.compilecache.bundles.signing import SigningKey, TrustedKeys
 from modelcache.compilecache.bundles.trust import Trust
-from modelcache.compilecache.engines.table import Engine, engine_of, table
+from modelcache.compilecache.engines.table import Engine, table
 from modelcache.compilecache.keys.arguments import program_of
-from modelcache.compilecache.keys.differing import differences
+from modelcache.compilecache.keys.differing import Difference, differences
 from modelcache.compilecache.keys.facts import NodeFacts, from_machine
 from modelcache.compilecache.keys.making import key_of_command, key_of_object
 from modelcache.compilecache.keys.models import model_of_command
 from modelcache.compilecache.keys.packages import identity_of_command
 from modelcache.compilecache.keys.parts import Key, ModelIdentity
 from modelcache.compilecache.places.fetching import BundleFetcher
-from modelcache.compilecache.places.opening import open_place
+from modelcache.compilecache.places.opening import open_place, uri_of
 from modelcache.compilecache.places.protocol import Place
 from modelcache.compilecache.starts.conducting import not_started
 from modelcache.compilecache.starts.holding import Holding
@@ -104,7 +104,11 @@ def run(
         bool, typer.Option("--gzip", help="Compress captures by gzip, which MCV reads as well.")
     ] = False,
     seed: Annotated[
-        bool, typer.Option("--seed/--no-seed", help="Start from a bundle, if there is one.")
+        bool,
+        typer.Option(
+            "--seed/--no-seed",
+            help="Start from a bundle, or from what an earlier start left; or from nothing.",
+        ),
     ] = True,
     capture: Annotated[
         bool, typer.Option("--capture/--no-capture", help="Capture what was compiled.")
@@ -226,10 +230,14 @@ def subject_of(
         UsageError
     """
     engines = table(found.engine_table)
-    cache, model = read_object(file, name, found.root) if file is not None else (None, None)
-    chosen = cache.spec.engine.name if cache is not None else engine or engine_of(command, engines)
-    if chosen not in engines:
-        raise UsageError(f"there is no engine {chosen!r}: {', '.join(engines)} or --engine-table")
+    cache = model = None
+    if file is not None:
+        # A root that is not there is made by the first start.
+        store = open_store(found.root) if (found.root / "layout.json").exists() else None
+        cache, model = read_object(file, name, store)
+    if cache is not None:
+        engine = cache.spec.engine.name
+    chosen = engine_named(command, engine, engines)
     cache_dir = Path(cache.spec.engine.cache_dir) if cache is not None else found.cache_dir
     # Not `resolve`: engines note the path as it is written.
     cache_dir = Path(os.path.abspath(cache_dir))
@@ -263,7 +271,7 @@ class _Key:
         theirs = key_of_object(cache, facts, model)
         identity = cache.spec.engine.image.rpartition("@")[2]
         ours = self._of_command(facts, identity, model, cache.spec.trust_domain)
-        other = [d for d in differences(ours, theirs) if d.part in ("args", "parallel")]
+        other = [each for each in differences(ours, theirs) if _is_another(each)]
         if other:
             raise UsageError(
                 f"the command is not what the CompileCache {cache.name} has in its spec:"
@@ -284,6 +292,16 @@ class _Key:
             model=model,
             trust_domain=domain,
         )
+
+
+def _is_another(difference: Difference) -> bool:
+    """Whether a command is none of the object's, as far as both say it: what the image sets, or a
+    file that an option names, is not in the object."""
+    if difference.part == "env":
+        return bool(difference.theirs)
+    if difference.part == "paths":
+        return difference.name != "hub" and bool(difference.ours and difference.theirs)
+    return difference.part in ("args", "parallel")
 
 
 def _name(engine: str, command: Sequence[str]) -> str:
@@ -347,10 +365,8 @@ class Shelf:
         uri = self._found.bundles or (cache.spec.bundles.uri if cache is not None else None)
         if uri is None:
             return None, None
-        if "://" not in uri:
-            uri = Path(os.path.abspath(uri)).as_uri()
         secret = self._found.bundles_secret
         if secret is None and cache is not None and not self._found.bundles:
             secret = cache.spec.bundles.secret_name
         engine, origins = outfit(self._found, self._store.layout.root, file_roots=None)
-        return open_place(uri, secret, origins), BundleFetcher(self._store, engine)
+        return open_place(uri_of(uri), secret, origins), BundleFetcher(self._store, engine)

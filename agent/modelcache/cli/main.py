@@ -29,6 +29,7 @@ COMMANDS: Final = {
         "Print a certificate for the webhook.",
     ),
     "prefetch": ("prefetch:prefetch", "Fetch models into the cache now."),
+    "adopt": ("adopting:adopt", "Take over models of a Hugging Face cache."),
     "ls": ("inspecting:ls", "List the models of the cache."),
     "show": ("inspecting:show", "Show one model and its files."),
     "verify": ("keeping:verify", "Read models back, compare every byte."),
@@ -143,8 +144,11 @@ def _explain(error: Exception) -> tuple[ModelCacheError, int]:
     if isinstance(error, typer.Abort):
         return ModelCacheError("stopped"), _STOPPED
     if isinstance(error, typer.TyperException):
-        hint = f"{error.format_message().rstrip('.')}. See modelcache --help"
-        return UsageError(hint), UsageError.exit_code
+        told = error.format_message()
+        told = told if told.endswith(("?", "!")) else f"{told.rstrip('.')}."
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "modelcache"
+        return UsageError(f"{told} See {command} --help"), UsageError.exit_code
     if isinstance(error, OSError):
         what = error.strerror or str(error)
         where = f"{error.filename}: " if error.filename else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -174,10 +175,18 @@ def _sidecar(found: CaptureSettings) -> Sidecar:
         raise UsageError(
             f"there is no engine {found.compile_engine!r}: {', '.join(engines)} are known"
         )
-    if found.compile_work is None or not found.host_ip or not found.compile_pod:
-        raise UsageError("--work, --host-ip and --pod (or their variables) are needed")
+    name = _named(found.compile_name)
+    if found.compile_work is None:
+        raise UsageError("--work (or MODELCACHE_COMPILE_WORK) is needed: a directory of its own")
+    if not found.host_ip:
+        raise UsageError("--host-ip (or MODELCACHE_HOST_IP) is needed: the node's address")
+    if not re.fullmatch(r"[^/]+/[^/]+", found.compile_pod):
+        raise UsageError(
+            "--pod (or MODELCACHE_COMPILE_POD) NAMESPACE/NAME is needed, or POD_NAMESPACE and"
+            " POD_NAME from the environment"
+        )
     return Sidecar(
-        name=_named(found.compile_name),
+        name=name,
         pod=found.compile_pod,
         engine=engines[found.compile_engine],
         cache_dir=found.compile_cache_dir,

@@ -54,7 +54,9 @@ class CompileEvents:
             )
 
         if new is None:
-            record("Normal", "Removed", "Remove", "removed from this node")
+            # Its bundle, where there is one, is deleted later, or wanted again before.
+            if old is not None and old.state is CompileState.READY:
+                record("Normal", "Removed", "Remove", "nothing asks for it on this node any more")
             return
         was = old.digest if old and old.state is CompileState.READY else None
         if new.state is CompileState.READY and new.digest != was:

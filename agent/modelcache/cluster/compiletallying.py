@@ -12,7 +12,7 @@ from modelcache.api import CompileCache
 from modelcache.api.nodecache import CompileState
 from modelcache.cluster.counting import Counts, Entry
 from modelcache.cluster.reading import read_cache
-from modelcache.planning.compilecaches import spec_digest
+from modelcache.planning.compilechoosing import spec_digest
 
 _MESSAGE: Final = 300
 _MOST_WITHDRAWN: Final = 16
@@ -38,7 +38,6 @@ class CompileSaid(NamedTuple):
     spec: str
     bundle: Bundle | None
     verified: bool
-    attempts: int
     reason: str
     message: str
     withdrawn: tuple[tuple[str, str, str], ...]
@@ -70,7 +69,6 @@ def _said(report: Mapping[str, Any]) -> CompileSaid:
         spec=text("specDigest"),
         bundle=bundle,
         verified=bool(report.get("verified")),
-        attempts=report.get("attempts", 0),
         reason=text("reason"),
         message=str(report.get("message") or "")[:_MESSAGE],
         withdrawn=tuple(

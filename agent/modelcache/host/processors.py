@@ -24,8 +24,8 @@ _X86: Final = """
     avx512er avx512ifma avx512pf avx512vbmi avx_ifma avx_ne_convert avx_vnni avx_vnni_int16
     avx_vnni_int8 fma4 gfni sse4a tbm vaes vpclmulqdq xop"""
 _ARM: Final = """
-    asimddp asimdfhm asimdhp asimdrdm atomics bf16 fcma fphp i8mm ilrcpc lrcpc sme sme2 sve sve2
-    sve2p1 svebf16 svei8mm"""
+    asimddp asimdfhm asimdhp asimdrdm atomics bf16 cssc fcma fphp frint i8mm ilrcpc lrcpc mops sha3
+    sme sme2 sve sve2 sve2p1 svebf16 svei8mm"""
 _BEYOND: Final = {"x86_64": {*_X86.split()}, "aarch64": {*_ARM.split()}}
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +32,7 @@ TIMEOUT: Final = httpx2.Timeout(30, connect=10)
 ANSWER_SECONDS: Final = 60.0
 """How long a whole answer may take, and longer by a second for each `LEAST_RATE` of its bytes."""
 LEAST_RATE: Final = 64 * 1024
+_PIECE_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,10 @@ class Answer:
     status: int
     headers: Mapping[str, str]
     body: bytes = field(repr=False)
+
+
+class TooLong(OriginUnavailable):
+    """An answer that has more bytes than it may have."""
 
 
 class Asker:
@@ -81,6 +86,7 @@ class Asker:
         limit: int,
         body: bytes | Path | None = None,
         patience: float | None = None,
+        check: Callable[[], object] | None = None,
     ) -> Answer:
         """Send a request, once more where the connection breaks.
 
@@ -91,10 +97,12 @@ class Asker:
             limit: bytes that the answer's body may have; 0: it is not read.
             body: what is sent; of a path, the file's content, which is read as it is sent.
             patience: seconds for the next piece of the answer, where `TIMEOUT` is too short.
+            check: called before each piece of a path's content: what it raises ends the request.
 
         Raises:
             AuthFailed: a proxy refuses.
-            OriginUnavailable: no answer, or one that is too long or too slow.
+            TooLong
+            OriginUnavailable: no answer, or one that is too slow.
         """
         common = {
             "User-Agent": f"model-cache-agent/{__version__}",
@@ -109,7 +117,8 @@ class Asker:
                     with body.open("rb") as file:
                         size = {"Content-Length": str(os.fstat(file.fileno()).st_size)}
                         given = {**common, **headers, **size}
-                        return self._once(method, url, given, limit, file, patience)
+                        pieces = _pieces(file, check)
+                        return self._once(method, url, given, limit, pieces, patience)
                 return self._once(method, url, {**common, **headers}, limit, body, patience)
             except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
                 broken = isinstance(error, httpx2.NetworkError | httpx2.RemoteProtocolError)
@@ -124,7 +133,7 @@ class Asker:
         url: str,
         headers: Mapping[str, str],
         limit: int,
-        body: bytes | BinaryIO | None,
+        body: bytes | Iterator[bytes] | None,
         patience: float | None,
     ) -> Answer:
         parts = urlsplit(url)
@@ -145,7 +154,7 @@ class Asker:
             for piece in response.iter_raw() if limit else ():
                 content += piece
                 if len(content) > limit:
-                    raise OriginUnavailable(
+                    raise TooLong(
                         f"{shown_uri(url)} is longer than the {limit} bytes that are allowed"
                     )
                 if time.monotonic() - began > ANSWER_SECONDS + len(content) / LEAST_RATE:
@@ -153,3 +162,10 @@ class Asker:
             return Answer(response.status_code, response.headers, bytes(content))
         finally:
             response.close()
+
+
+def _pieces(file: BinaryIO, check: Callable[[], object] | None) -> Iterator[bytes]:
+    while piece := file.read(_PIECE_BYTES):
+        if check is not None:
+            check()
+        yield piece

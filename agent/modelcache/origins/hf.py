@@ -116,7 +116,7 @@ class HuggingFaceOrigin:
             raise NotFound(f"{self._repository} has no {shown(self._path)} at {self._asked}")
         self._commit = hub.commit
         hub = hub.model_copy(update={"left_out": left_out})
-        return Revision(id=hub.commit, files=tuple(files), hub=hub)
+        return Revision(id=hub.commit, files=tuple(files), hub=hub, partial=bool(left_out))
 
     def locate(self, file: RemoteFile) -> HttpLocation:
         """Where the file's bytes are: at the Hub, or behind a URL that the Hub signs."""

@@ -14,7 +14,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -183,6 +183,7 @@ class RegistryClient:
         most: int = MAX_MANIFEST_BYTES,
         body: bytes | Path | None = None,
         patience: float | None = None,
+        check: Callable[[], object] | None = None,
     ) -> Answer:
         """The answer, to whom it wants to be asked by.
 
@@ -193,6 +194,7 @@ class RegistryClient:
             most: bytes of the answer.
             body: what is sent, as `Asker.ask` takes it.
             patience: seconds for the next piece of the answer, as `Asker.ask` takes them.
+            check: before each piece of a path's content, as `Asker.ask` takes it.
 
         Raises:
             AuthFailed: the login may not be sent there, or a proxy refuses.
@@ -205,7 +207,9 @@ class RegistryClient:
             sent = dict(headers or {})
             if value and private:
                 sent["Authorization"] = value
-            answer = self._ask(url, sent, most, method=method, body=body, patience=patience)
+            answer = self._ask(
+                url, sent, most, method=method, body=body, patience=patience, check=check
+            )
             if not private:
                 return answer
             if answer.status != 401 or fresh:
@@ -302,11 +306,12 @@ class RegistryClient:
         method: str = "GET",
         body: bytes | Path | None = None,
         patience: float | None = None,
+        check: Callable[[], object] | None = None,
     ) -> Answer:
         sent, hop = dict(headers), Hop(url)
         while True:
             answer = self._asker.ask(
-                method, hop.url, sent, limit=most, body=body, patience=patience
+                method, hop.url, sent, limit=most, body=body, patience=patience, check=check
             )
             if answer.status not in REDIRECTS or method not in ("GET", "HEAD"):
                 return answer

@@ -6,7 +6,7 @@ https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -77,8 +77,12 @@ class RegistryWriter:
             raise ChecksumMismatch(f"{self._client.name}: what came for {digest} is another blob")
         return answer.body
 
-    def push_blob(self, digest: str, content: bytes | Path) -> None:
+    def push_blob(
+        self, digest: str, content: bytes | Path, check: Callable[[], object] | None = None
+    ) -> None:
         """Upload a blob, unless it is there. A path's content is read as it is sent.
+
+        `check` is called before each piece of it: what that raises ends the upload.
 
         Raises:
             ChecksumMismatch: the registry got something else.
@@ -104,6 +108,7 @@ class RegistryWriter:
             {"Content-Type": "application/octet-stream"},
             body=content,
             patience=COMMIT_SECONDS,
+            check=check,
         )
         self._check(ended, digest)
 

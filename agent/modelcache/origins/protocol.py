@@ -119,7 +119,8 @@ class Revision:
         """This revision with some of its files."""
         kept = {file.path for file in files}
         rest = [file for file in self.files if file.path not in kept]
-        return replace(self, files=files, hub=_without(self.hub, rest), partial=bool(rest))
+        partial = self.partial or bool(rest)
+        return replace(self, files=files, hub=_without(self.hub, rest), partial=partial)
 
 
 def _without(hub: HubIdentity | None, files: Iterable[RemoteFile]) -> HubIdentity | None:

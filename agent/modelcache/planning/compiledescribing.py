@@ -9,8 +9,11 @@ from typing import Final
 
 from modelcache.api.nodecache import CompileReport, CompileState, StartReport, WithdrawnBundle
 from modelcache.errors import Reason
-from modelcache.planning.compilecaches import Fetch, HeldBundle, Need, Running, best
-from modelcache.planning.compiletrials import CompileTrial, Unpublished
+from modelcache.planning.compileactions import Fetch
+from modelcache.planning.compilebudget import Running
+from modelcache.planning.compilechoosing import HeldBundle, Need, best
+from modelcache.planning.compiletrials import CompileTrial
+from modelcache.planning.trials import Failure
 
 _SILENT: Final = "the place gives no answer"
 
@@ -115,17 +118,17 @@ def _state(
         return CompileState.FAILED, reason, message
     if trial is None or trial.looked_at is None:
         return CompileState.PENDING, None, "waits for other compile caches" if waits else None
+    if {offer.digest for offer in trial.offers} - need.withdrawn - trial.refused.keys():
+        return CompileState.PENDING, None, "waits for other compile caches" if waits else None
     if trial.refused:
         return CompileState.FAILED, Reason.UNSAFE_FORMAT, next(iter(trial.refused.values()))
-    if {offer.digest for offer in trial.offers} - need.withdrawn:
-        return CompileState.PENDING, None, "waits for other compile caches" if waits else None
     said = "nothing was published for this node's key"
     if trial.offers:
         said = "all that was published for this node's key was withdrawn"
     return CompileState.MISSING, None, f"{said}{f'; {trial.nearest}' if trial.nearest else ''}"
 
 
-def _failed(trial: CompileTrial | None) -> CompileTrial | Unpublished | None:
+def _failed(trial: CompileTrial | None) -> CompileTrial | Failure | None:
     """What has failed: looking and fetching, else publishing."""
     if trial is None:
         return None

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from modelcache.errors import ModelCacheError, Reason
-from modelcache.planning.trials import MOST_DELAY, Delay, first_delay, told
+from modelcache.errors import Reason
+from modelcache.planning.trials import Delay, Failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,19 +15,6 @@ class Offer:
 
     digest: str
     created_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Unpublished:
-    """What failed in publishing: who may only read goes on looking and fetching.
-
-    The attributes are those of `CompileTrial`.
-    """
-
-    failures: int
-    reason: Reason
-    message: str
-    retry_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +30,9 @@ class CompileTrial:
         failures: in a row.
         reason, message: of the last one.
         retry_at: when it is tried again, in seconds since the epoch.
-        unpublished: why the last try to publish failed.
+        unfetched: the bundle whose fetch failed; None: it was a look.
+        unpublished: why the last try to publish failed: who may only read goes on looking and
+            fetching.
     """
 
     spec: str
@@ -57,7 +46,8 @@ class CompileTrial:
     reason: Reason | None = None
     message: str | None = None
     retry_at: float = 0.0
-    unpublished: Unpublished | None = None
+    unfetched: str | None = None
+    unpublished: Failure | None = None
 
     def looked(
         self,
@@ -67,12 +57,15 @@ class CompileTrial:
         now: float,
         refused: Mapping[str, str] | None = None,
     ) -> CompileTrial:
-        """The place has answered. `refused`: what it has that can't be used, with why."""
+        """The place has answered. `refused`: what it has that can't be used, with why.
+
+        A bundle that could not be fetched, and is there still, is tried no sooner for that.
+        """
         found = tuple(offers)
         there = {offer.digest for offer in found}
         before = {digest: why for digest, why in self.refused.items() if digest in there}
         return replace(
-            self.succeeded(),
+            self if self.unfetched in there else self.succeeded(),
             offers=found,
             looked_at=now,
             hinted=hinted,
@@ -82,7 +75,7 @@ class CompileTrial:
 
     def succeeded(self) -> CompileTrial:
         """What was begun came to its end."""
-        return replace(self, failures=0, reason=None, message=None, retry_at=0.0)
+        return replace(self, failures=0, reason=None, message=None, retry_at=0.0, unfetched=None)
 
     def published(self) -> CompileTrial:
         """What was made here is at its place."""
@@ -91,24 +84,22 @@ class CompileTrial:
     def not_published(self, error: BaseException, now: float, delay: Delay) -> CompileTrial:
         """Publishing failed; `delay` is `transfer.delay`."""
         failures = self.unpublished.failures + 1 if self.unpublished else 1
-        first, wish = first_delay(error)
-        reason = error.reason if isinstance(error, ModelCacheError) else Reason.INTERNAL
-        retry_at = now + delay(failures, first=first, most=MOST_DELAY, wish=wish)
-        return replace(self, unpublished=Unpublished(failures, reason, told(error), retry_at))
+        return replace(self, unpublished=Failure.of(error, failures, now, delay))
 
     def refuse(self, digest: str, why: str) -> CompileTrial:
         """A bundle can't be used: it is not fetched again as long as it lies there as it is."""
         return replace(self, refused={**self.refused, digest: why})
 
-    def failed(self, error: BaseException, now: float, delay: Delay) -> CompileTrial:
-        """A try failed; `delay` is `transfer.delay`."""
-        failures = self.failures + 1
-        first, wish = first_delay(error)
-        reason = error.reason if isinstance(error, ModelCacheError) else Reason.INTERNAL
+    def failed(
+        self, error: BaseException, now: float, delay: Delay, unfetched: str | None = None
+    ) -> CompileTrial:
+        """A try failed, of looking or of fetching a bundle; `delay` is `transfer.delay`."""
+        failure = Failure.of(error, self.failures + 1, now, delay)
         return replace(
             self,
-            failures=failures,
-            reason=reason,
-            message=told(error),
-            retry_at=now + delay(failures, first=first, most=MOST_DELAY, wish=wish),
+            failures=failure.failures,
+            reason=failure.reason,
+            message=failure.message,
+            retry_at=failure.retry_at,
+            unfetched=unfetched,
         )

@@ -12,6 +12,7 @@ from itertools import groupby
 from typing import Final
 
 from modelcache.api import CachedModel
+from modelcache.planning.removing import Removal
 from modelcache.planning.sources import source_digest
 from modelcache.planning.trials import Trial
 
@@ -117,21 +118,6 @@ class Limits:
         return max(0, min(most - moving, most * self.patience - len(same)))
 
 
-@dataclass(frozen=True, slots=True)
-class Removal:
-    """What is to be known before anything is deleted that nothing wants any more.
-
-    Attributes:
-        after: seconds for which it is kept, should it be wanted again.
-        since: by model, since when it is not wanted, in seconds since the epoch.
-        kept: models that may not go yet: in use, or the node still carries their label.
-    """
-
-    after: float
-    since: Mapping[str, float]
-    kept: Container[str] = ()
-
-
 _MOST_WAITING: Final = 64
 """So many are asked for in one question (`cluster.permits`)."""
 
@@ -196,12 +182,10 @@ def plan(
         actions += [Withdraw(name, h.snapshot) for h in held.get(name, ()) if not h.whole]
         if name in running:
             actions.append(Stop(name))
-        elif removal is not None and name in removal.since:
-            due = removal.since[name] + removal.after
-            if due > now:
-                wakes.append(due)
-            elif name not in removal.kept:
-                actions.append(Remove(name))
+        elif removal is not None:
+            is_due, due = removal.look(name, now)
+            actions += [Remove(name)] if is_due else []
+            wakes += [due] if due is not None else []
     for name, model in sorted(wanted.items()):
         need = _need(model, held.get(name, ()), trials.get(name), running.get(name), now)
         actions += need.actions

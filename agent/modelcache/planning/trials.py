@@ -20,6 +20,30 @@ MOST_DELAY = 600.0
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """What is remembered of tries that failed.
+
+    Attributes:
+        failures: in a row.
+        reason, message: of the last one.
+        retry_at: when it is tried again, in seconds since the epoch.
+    """
+
+    failures: int
+    reason: Reason
+    message: str
+    retry_at: float
+
+    @classmethod
+    def of(cls, error: BaseException, failures: int, now: float, delay: Delay) -> Failure:
+        """The last of so many; `delay` is `transfer.delay`."""
+        reason = error.reason if isinstance(error, ModelCacheError) else Reason.INTERNAL
+        first, wish = _first_delay(error)
+        retry_at = now + delay(failures, first=first, most=MOST_DELAY, wish=wish)
+        return cls(failures, reason, told(error), retry_at)
+
+
+@dataclass(frozen=True, slots=True)
 class Resolved:
     """What an origin was found to hold for a source.
 
@@ -80,20 +104,18 @@ class Trial:
 
         What was resolved is asked again the next time: it may be what is wrong.
         """
-        failures = self.failures + 1
-        reason = error.reason if isinstance(error, ModelCacheError) else Reason.INTERNAL
-        first, wish = first_delay(error)
+        failure = Failure.of(error, self.failures + 1, now, delay)
         return replace(
             self,
             resolved=None,
-            failures=failures,
-            reason=reason,
-            message=told(error),
-            retry_at=now + delay(failures, first=first, most=MOST_DELAY, wish=wish),
+            failures=failure.failures,
+            reason=failure.reason,
+            message=failure.message,
+            retry_at=failure.retry_at,
         )
 
 
-def first_delay(error: BaseException) -> tuple[float, float | None]:
+def _first_delay(error: BaseException) -> tuple[float, float | None]:
     """Seconds until the try after a first failure, and what the origin wishes besides."""
     first = 30.0 if isinstance(error, ModelCacheError) and error.reason in _PATIENT else 5.0
     if isinstance(error, OriginChanged):

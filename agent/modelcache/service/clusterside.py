@@ -185,7 +185,7 @@ class ClusterSide:
 
     def uses(self) -> Uses:
         """What the pods of this node use, and what this machine tells."""
-        if self._pods.listed_at is None or self._pods.trouble is not None:
+        if not self.knows_pods():
             return self._beside(Uses(unknown="the API server doesn't say which pods this node has"))
         pods = self._pods.objects.values()
         users = pods_using(pods, self._root, self._namespace, time.time())
@@ -202,7 +202,7 @@ class ClusterSide:
         """The compile caches that pods use, and those that the node carries a label of; None: it
         can't be asked now."""
         view = self._own.view()
-        if view is None or self._pods.listed_at is None or self._pods.trouble is not None:
+        if view is None or not self.knows_pods():
             return None
         use = compile_caches_in_use(self._pods.objects.values(), self._namespace)
         return use | {
@@ -227,6 +227,10 @@ class ClusterSide:
         self._recorder.record(node, type_, reason, action, note, related)
         self.tasks["events"].wake()
 
+    def knows_pods(self) -> bool:
+        """Whether all pods of this node are known now."""
+        return self._pods.listed_at is not None and self._pods.trouble is None
+
     def pod(self, namespace: str, name: str) -> Object | None:
         """A pod of this node, as `keep_use` keeps it; None: there is none."""
         return self._pods.objects.get(f"{namespace}/{name}")
@@ -247,9 +251,9 @@ class ClusterSide:
         held = self.permitted()
         return None if held is None else _Prefixed(_BUNDLE_PERMIT, held)
 
-    def want_bundles(self, digests: Collection[str]) -> None:
+    def want_bundles(self, digests: Collection[str], most: int) -> None:
         """As `want_permits`, of bundles."""
-        self._want("bundles", {f"{_BUNDLE_PERMIT}{digest}": 0 for digest in digests}, len(digests))
+        self._want("bundles", {f"{_BUNDLE_PERMIT}{digest}": 0 for digest in digests}, most)
 
     def _want(self, part: str, keys: Mapping[str, int], most: int) -> None:
         """Models and bundles are asked for in threads of their own, and together."""

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import socket
-import socketserver
-import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import structlog
 
-from modelcache.errors import UsageError
+from modelcache.service.httpserving import Handler, Server, Serving, host_and_port, listen
+
+__all__ = ["Answer", "Endpoints", "Route", "document", "host_and_port", "text"]
 
 log = structlog.get_logger(__name__)
 
@@ -32,34 +30,19 @@ def document(content: dict[str, Any]) -> Answer:
     return 200, "application/json", json.dumps(content).encode() + b"\n"
 
 
-def host_and_port(address: tuple[str, int]) -> str:
-    """`127.0.0.1:8080` or `[::1]:8080`."""
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 64
+class _Server(Server):
+    name = "endpoints"
+    most_connections = 64
+    first_seconds = next_seconds = 30.0
+    head_seconds = 10.0
     routes: dict[str, Route]
 
-    def server_bind(self) -> None:
-        # Not HTTPServer's: it asks the DNS for this host's name, and waits where nobody answers.
-        socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
 
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
-        log.debug("http.broken", client=str(client_address))
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(Handler):
     server: _Server
-    server_version = "modelcache"
-    sys_version = ""
-    timeout = 30
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802 - the base class's name
+        self.server.keep(self.connection)
         path = self.path.partition("?")[0]
         route = self.server.routes.get(path)
         if route is None:
@@ -78,20 +61,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, answer: Answer) -> None:
         status, kind, body = answer
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Cache-Control", "no-store")
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-        log.debug("http.request", line=format % args)
+        self.send(status, kind, body, {"Cache-Control": "no-store"})
 
 
-class Endpoints:
-    """A server for a few routes, in threads of its own."""
+class Endpoints(Serving[_Server]):
+    """A server for a few routes."""
 
     def __init__(self, address: tuple[str, int], routes: dict[str, Route]) -> None:
         """Listen.
@@ -99,31 +73,6 @@ class Endpoints:
         Raises:
             UsageError: the address can't be had.
         """
-        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        server_class = type("_FamilyServer", (_Server,), {"address_family": family})
-        try:
-            self._server = server_class(address, _Handler)
-        except OSError as error:
-            raise UsageError(
-                f"can't listen on {host_and_port(address)}: {error.strerror or error}; set --listen"
-            ) from error
-        self._server.routes = routes
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, name="endpoints", daemon=True
-        )
-
-    @property
-    def address(self) -> tuple[str, int]:
-        """Where it listens; the port that was given for port 0."""
-        host, port = self._server.server_address[:2]
-        return str(host), int(port)
-
-    def start(self) -> None:
-        """Begin to answer."""
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stop listening."""
-        if self._thread.is_alive():
-            self._server.shutdown()
-        self._server.server_close()
+        server = listen(address, _Server, _Handler, setting="--listen")
+        server.routes = routes
+        super().__init__(server)

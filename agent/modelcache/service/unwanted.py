@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 from modelcache.catalog import Catalog, ObjectKey, Severity
-from modelcache.planning.planner import Removal
+from modelcache.planning.removing import Removal
 from modelcache.service.surroundings import Surroundings
 
 

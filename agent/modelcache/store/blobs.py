@@ -73,6 +73,21 @@ class Blobs:
                 raise
             self._copy(source, target)
 
+    def adopt(self, fd: int, digest: str) -> None:
+        """Make an open file a blob by one more name of it. Its content was read and has the digest.
+
+        Raises:
+            OSError: EXDEV where it is on another mount.
+        """
+        path = self.path(digest)
+        self._durable.make_directory(path.parent)
+        self._durable.sync(fd)
+        with suppress(FileExistsError):
+            # By its descriptor: another file may have its name by now. With a `src_dir_fd` Python
+            # calls linkat(2) with AT_SYMLINK_FOLLOW, without one link(2), which follows nothing.
+            os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd)
+        self._durable.sync_directory(path.parent)
+
     def _copy(self, source: Path, target: Path) -> None:
         temporary = self._durable.temporary()
         try:

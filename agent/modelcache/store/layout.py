@@ -231,9 +231,10 @@ def open_layout(root: Path, durable: Durable | None = None) -> Layout:
             durable.make_directory(folder)
         devices = {folder.stat().st_dev for folder in (layout.root, *folders)}
     except OSError as error:
-        raise StoreDamaged(
-            f"{layout.root} can't be used as the cache's root: {error.strerror or error}"
-        ) from error
+        what = f"{layout.root} can't be used as the cache's root: {error.strerror or error}"
+        if isinstance(error, PermissionError):
+            what += "; give --root a directory that this user may write to"
+        raise StoreDamaged(what) from error
     if len(devices) > 1:
         raise StoreDamaged(f"{layout.root} spans several file systems: the cache needs one")
     return layout

@@ -135,10 +135,13 @@ def content(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def fleet(cluster: ControlPlane, tmp_path: Path) -> Iterator[Fleet]:
-    with ExitStack() as stack:
-        yield Fleet(cluster, tmp_path, stack)
-    # What the manifests don't give, and other tests look that they don't.
-    cluster.kubectl("delete", "role,rolebinding", ACCOUNT, "--namespace", "kube-system")
+    try:
+        with ExitStack() as stack:
+            yield Fleet(cluster, tmp_path, stack)
+    finally:
+        # What the manifests don't give, and other tests look that they don't.
+        own = ("--namespace", "kube-system", "--ignore-not-found")
+        cluster.kubectl("delete", "role,rolebinding", ACCOUNT, *own)
 
 
 def test_what_one_pod_has_compiled_is_on_every_node_and_what_fails_is_withdrawn_from_all(

@@ -275,10 +275,13 @@ def test_writes_of_one_object_keep_their_distance(cluster: ControlPlane, start: 
     requests = Requests(cluster)
     start("one", "--status-seconds", "3")
     becomes(cluster, "llama", "Progressing")
+    began = time.monotonic()
     for done in range(60):
         report(cluster, "p1", llama={**MOVING, "bytesDone": done, "bytesTotal": 100})
         time.sleep(0.1)
-    assert 2 <= requests.statuses("llama") <= 4
+    # Four in six seconds; more, where each report took longer.
+    most = 2 + (time.monotonic() - began) / 3
+    assert 2 <= requests.statuses("llama") <= most
     eventually(lambda: ready(cluster, "llama")["message"], lambda message: "(59 %)" in message)
 
 

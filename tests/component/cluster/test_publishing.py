@@ -18,13 +18,14 @@ from modelcache.api import (
     NodeCacheStatus,
 )
 from modelcache.api.nodecache import NodeMeta
-from modelcache.cluster.client import Client, Object
+from modelcache.cluster.client import NODE_CACHES, Client, Object
 from modelcache.cluster.ownnode import OwnNode, keep_node
 from modelcache.cluster.publishing import NodeCacheWriter, Publisher
-from modelcache.errors import Reason
+from modelcache.errors import ClusterError, Reason
 from modelcache.planning.labelling import labels, unlabelled
 from tests.support.apifaults import ApiFaults, Refuse
 from tests.support.cluster.plane import ControlPlane
+from tests.support.cluster.waiting import eventually
 
 NODE, BOOT = "published", "boot-1"
 CONDITION = "ModelCacheReady"
@@ -333,6 +334,16 @@ def test_who_may_not_label_still_reports(make: Callable[..., Node], cluster: Con
         },
     )
     node = make(cluster.service_account_kubeconfig("default", "reports-only"))
+
+    def may() -> bool:
+        try:
+            node.client.get(NODE_CACHES, NODE)
+        except ClusterError as error:
+            return error.status == 404
+        return True
+
+    # Rights are looked up in what the server has seen of them, which is a moment behind.
+    eventually(may, what="its rights")
     node.models = [ready("a")]
     pause = node.publish()
     assert pause is not None

@@ -57,6 +57,18 @@ def test_the_hub_view_has_the_ref_and_main(
     assert (found.repository, found.commit, found.refs) == ("org/name", commit, refs)
 
 
+def test_a_folder_of_a_commit_is_no_whole_commit(hub: HubServer) -> None:
+    """Else an object whose URI gets a path would have its mounted view changed in place."""
+    commit = hub.add_repo("org/name", {**FILES, "sub/a.json": b"[]", "sub/b.json": b"[]"})
+    folder = origin("hf://org/name/sub").resolve()
+    source = Source(uri="hf://org/name/sub")
+    assert origin().resolve().snapshot == commit
+    assert folder.id == commit
+    assert folder.snapshot != commit
+    # A selection that leaves nothing of the folder out is still none of the whole.
+    assert select(folder, source).snapshot == folder.snapshot
+
+
 @pytest.mark.parametrize(
     ("path", "include", "left"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 import urllib.error
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.agent import AgentProcess, modelcache, write_catalog
+from tests.support.cluster.waiting import eventually
 from tests.support.hub import GeneratedContent, HubServer, Source, Stall
 
 MIB = 1 << 20
@@ -45,13 +47,13 @@ def metric_values(exposition: str) -> dict[str, float]:
 
 def wait_written(running: AgentProcess, root: Path) -> dict[str, Any]:
     """What `node.json` says, once it says what the agent does."""
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        served = running.node()["status"]["models"]
-        if (root / "node.json").exists() and written(root)["status"]["models"] == served:
-            return written(root)
-        time.sleep(0.05)
-    raise AssertionError("node.json is never written")
+
+    def same() -> dict[str, Any]:
+        found = written(root)
+        assert found["status"]["models"] == running.node()["status"]["models"]
+        return found
+
+    return eventually(same, timeout=10, what="node.json")
 
 
 def test_it_fills_the_cache_and_everything_says_the_same(
@@ -154,14 +156,24 @@ def test_bad_models_hold_up_no_good_one(root: Path, tmp_path: Path, hub: HubServ
     )
     with agent(root, catalog, hub) as running:
         running.wait_ready("good", timeout=40)
-        missing, gated = running.model("missing"), running.model("gated")
-        assert (missing["state"], missing["reason"]) == ("Failed", "NotFound")
-        assert (gated["state"], gated["reason"]) == ("Failed", "AuthFailed")
+
+        def failed(name: str, reason: str) -> dict[str, Any]:
+            # Not at every moment: it may be to fail yet, or be tried again.
+            return eventually(
+                lambda: running.model(name),
+                lambda found: (found["state"], found.get("reason")) == ("Failed", reason),
+                what=f"the failure of {name}",
+            )
+
+        missing, gated = failed("missing", "NotFound"), failed("gated", "AuthFailed")
         assert missing["message"]
         assert missing["retryAt"]
         assert "is gated" in gated["message"]
-        condition = running.node()["status"]["conditions"][0]
-        assert (condition["status"], condition["reason"]) == ("False", "ModelsFailing")
+        eventually(
+            lambda: running.node()["status"]["conditions"][0],
+            lambda seen: (seen["status"], seen["reason"]) == ("False", "ModelsFailing"),
+            what="the condition",
+        )
         began = time.monotonic()
         assert running.terminate() == 0
         assert time.monotonic() - began < 5
@@ -179,9 +191,13 @@ def test_priority_goes_first(root: Path, tmp_path: Path, hub: HubServer) -> None
         ),
     )
     # One at a time: while it waits for the first, the others are resolved.
-    started = Stall(after=0, until=1.5)
-    hub.fault("org/*", started)
+    resolved = threading.Event()
+    hub.fault("org/*", Stall(after=0, until=resolved))
     with agent(root, catalog, hub, "--models-at-once", "1") as running:
+        eventually(
+            lambda: [running.model(name).get("revision") for name in names], all, what="revisions"
+        )
+        resolved.set()
         running.wait_ready(*names)
         begun = [e["model"] for e in running.events if e["event"] == "fetch.started"]
     # Whichever was resolved first has begun before there was a choice.

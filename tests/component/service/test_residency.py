@@ -187,9 +187,9 @@ def test_two_hundred_models(store: Store) -> None:
         put(store, f"m-{number}", {"a.bin": b"%d" % number, "b.bin": b"b%d" % number})
     residency = Residency(store.shown, partial(resident_of, store.layout), seconds=60)
     residency.cycle()
-    began = time.monotonic()
+    began = time.thread_time()  # not that of others, who have the processor meanwhile
     found = [residency.of(f"m-{number}", "a" * 40) for number in range(200)]
-    assert time.monotonic() - began < 0.01, "a scrape looks at nothing"
+    assert time.thread_time() - began < 0.01, "a scrape looks at nothing"
     assert found == [0] * 200
 
 

@@ -306,8 +306,9 @@ def test_the_next_start_hits_in_a_copy_of_its_own(
     assert LocalBundle.open(bundle).statement.archive.digest == f"sha256:{digest}"
 
 
+@pytest.mark.usefixtures("first")
 def test_who_is_no_publisher_is_refused(
-    cluster: World, node: RealKubelet, engine_image: str, cache: dict[str, Any], tmp_path: Path
+    cluster: World, node: RealKubelet, engine_image: str, tmp_path: Path
 ) -> None:
     plane = cluster.plane
     theirs = compile_cache("others", engine_image, 21, 10_000)

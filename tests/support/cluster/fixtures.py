@@ -39,6 +39,7 @@ def control_plane(bare_control_plane: ControlPlane) -> ControlPlane:
     for kind in _OURS:
         eventually(lambda kind=kind: plane.api(f"/apis/modelcache.dev/v1alpha1/{kind}"))  # type: ignore[misc]
     plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+    plane.await_service_account(NAMESPACE)
     return plane
 
 

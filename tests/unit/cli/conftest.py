@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,8 +45,12 @@ Command = Callable[..., Ended]
 
 
 @pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs a command line in this process."""
+def command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """Runs a command line in this process, where the machine has no cache unless one is named."""
+    if "MODELCACHE_ROOT" not in os.environ:
+        monkeypatch.setenv("MODELCACHE_ROOT", str(tmp_path / "no-cache"))
 
     def call(*arguments: str | Path) -> Ended:
         capsys.readouterr()

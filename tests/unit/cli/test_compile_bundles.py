@@ -186,6 +186,21 @@ def test_mistakes_of_trust(tmp_path: Path, command: Command, bundle: Path) -> No
         assert (ended.code, why in ended.mistake) == (2, True)
     ended = command("compile", "verify", tmp_path)
     assert (ended.code, "no bundle" in ended.mistake) == (4, True)
+    ended = command("compile", "verify", bundle / "bundle.json")
+    assert (ended.code, "give the directory that it is in" in ended.mistake) == (4, True)
+
+
+def test_a_place_for_a_key_that_is_not_there(tmp_path: Path, command: Command) -> None:
+    ended = command("compile", "keygen", "--out", tmp_path / "nowhere" / "signer")
+    assert (ended.code, f"{tmp_path}/nowhere is not there" in ended.mistake) == (2, True)
+    for no_name in ("", "/"):
+        ended = command("compile", "keygen", "--out", no_name)
+        assert (ended.code, "the name of a file is wanted" in ended.mistake) == (2, True)
+
+
+def test_a_directory_that_is_no_layout_of_an_image(tmp_path: Path, command: Command) -> None:
+    ended = command("compile", "import-mcv", tmp_path, "--out", tmp_path / "out")
+    assert (ended.code, "no OCI layout" in ended.mistake) == (4, True)
 
 
 def test_what_a_bundle_says_moves_no_cursor(tmp_path: Path, command: Command, cache: Path) -> None:

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from modelcache.cli import compilestarts
+from modelcache.cli.options import settings
 from modelcache.compilecache.bundles.statement import Archive, Envelope, Producer, Statement
 from modelcache.compilecache.engines.evidence import Evidence
 from modelcache.compilecache.keys.parts import Key
+from modelcache.settings.compilerun import CompileRunSettings
 from tests.unit.cli.conftest import Command
 
 IMAGE = f"registry.example/vllm@sha256:{'ab' * 32}"
@@ -119,9 +122,48 @@ def test_a_commands(command: Command, tmp_path: Path) -> None:
     assert printed(command, tmp_path / "c", *served).engine.name == "vllm"
 
 
+def test_a_commands_key_is_that_of_its_run(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "engines.yaml"
+    own.write_text("engines: {mine: {extends: torch, programs: [serve.py]}}")
+    monkeypatch.setenv("MODELCACHE_ENGINE_TABLE", str(own))
+    monkeypatch.setenv("MODELCACHE_CACHE_DIR", "caches")
+    monkeypatch.chdir(tmp_path)
+    line = ("--node-labels", LABELS, "--", sys.executable, "serve.py", "vllm")
+    key = printed(command, tmp_path / "a", *line)
+    assert (key.engine.name, key.paths["cacheDir"]) == ("mine", str(tmp_path / "caches"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["accelerate", "launch", "train.py"],
+        ["python", "train.py", "--name", "vllm"],
+        ["sh", "-c", "exec vllm serve org/name"],
+        ["my-server", "org/name"],
+    ],
+)
+def test_it_is_the_key_that_a_start_has(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: list[str]
+) -> None:
+    table = tmp_path / "engines.yaml"
+    table.write_text("engines: {mine: {extends: torch, programs: [my-server]}}")
+    monkeypatch.setenv("MODELCACHE_ENGINE_TABLE", str(table))
+    monkeypatch.setenv("MODELCACHE_CACHE_DIR", "caches/here")
+    monkeypatch.setattr(compilestarts, "identity_of_command", lambda *_: f"sha256:{'ab' * 32}")
+    found = settings(CompileRunSettings, root=tmp_path / "root")
+    ours = compilestarts.subject_of(line, found, None, "", "").key()
+    assert printed(command, tmp_path / "key", "--image", IMAGE, "--", *line) == ours
+    assert ours.paths["cacheDir"] == f"{Path.cwd()}/caches/here"
+
+
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
+        (["--engine", "vlm", "--", "true"], "there is no engine 'vlm': vllm, sglang, torch"),
+        (["--image", "vllm:latest", "--", "true"], "--image vllm:latest: IMAGE@sha256: and 64"),
+        (["--trust-domain", "A B", "--", "true"], "--trust-domain A B: lower-case letters"),
         ([], "give either -f FILE"),
         (["-f", "CATALOG", "--", "vllm"], "give either -f FILE"),
         (["-f", "/no/such"], "/no/such is not there"),

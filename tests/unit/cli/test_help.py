@@ -10,7 +10,18 @@ from modelcache.settings import FetchSettings
 from tests.unit.cli.conftest import Command
 
 COMMANDS = [
-    *("agent", "controller", "prefetch", "ls", "show", "verify", "evict", "validate", "labels"),
+    *(
+        "agent",
+        "controller",
+        "prefetch",
+        "adopt",
+        "ls",
+        "show",
+        "verify",
+        "evict",
+        "validate",
+        "labels",
+    ),
     *("webhook", "webhook-certificate", "inject", "link", "prepare-root", "cleanup", "tune"),
     *("lease", "leases", "release"),
 ]

@@ -13,7 +13,7 @@ from modelcache.cluster.compileaggregating import compile_status
 from modelcache.cluster.compiletallying import CompileTallies
 from modelcache.cluster.reading import read_cache
 from modelcache.cluster.tallying import keep_reports
-from modelcache.planning.compilecaches import spec_digest
+from modelcache.planning.compilechoosing import spec_digest
 from tests.unit.cluster.samples import nodes
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)

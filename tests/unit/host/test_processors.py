@@ -26,6 +26,8 @@ NEOVERSE_V2 = f"{NEOVERSE_N1} asimddp sve sve2 svebf16 bf16 i8mm"
         ("x86_64", V4.replace("bmi2 ", ""), "x86-64-v2", ()),  # each level has those below
         ("x86_64", f"gfni {V4} amx_tile", "x86-64-v4", ("amx_tile", "gfni")),
         ("aarch64", "fp asimd", "armv8", ()),
+        # Three-way exclusive or, copying of memory, least and greatest: compilers use them.
+        ("aarch64", "fp asimd sha3 mops cssc frint", "armv8", ("cssc", "frint", "mops", "sha3")),
         *(
             ("aarch64", listed, isa, more)
             for listed, isa, more in (

@@ -7,22 +7,10 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelcache.planning.compilecaches import (
-    Discard,
-    Fetch,
-    HeldBundle,
-    Hide,
-    Limits,
-    Look,
-    Need,
-    Publish,
-    Running,
-    Show,
-    Stop,
-    best,
-    idle,
-    plan,
-)
+from modelcache.planning.compileactions import Discard, Fetch, Hide, Look, Publish, Show, Stop
+from modelcache.planning.compilebudget import Limits, Running
+from modelcache.planning.compilecaches import plan
+from modelcache.planning.compilechoosing import HeldBundle, Need, best, idle
 from modelcache.planning.compiletrials import CompileTrial, Offer
 
 NAMES = ("a", "b", "c")

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from modelcache.api import CompileCache
-from modelcache.errors import AuthFailed, OriginUnavailable
-from modelcache.planning.compilecaches import (
+from modelcache.errors import AuthFailed, ChecksumMismatch, NotFound, OriginUnavailable
+from modelcache.planning.compileactions import (
     Discard,
     Fetch,
-    HeldBundle,
     Hide,
-    Limits,
     Look,
-    Need,
     Publish,
-    Removal,
     Remove,
-    Running,
     Show,
     Stop,
-    idle,
-    plan,
-    spec_digest,
 )
+from modelcache.planning.compilebudget import Limits, Running
+from modelcache.planning.compilecaches import plan
+from modelcache.planning.compilechoosing import HeldBundle, Need, idle, spec_digest
 from modelcache.planning.compiletrials import CompileTrial, Offer
+from modelcache.planning.removing import Removal
 from modelcache.transfer import delay
 
 KEY, OTHER = "a" * 64, "b" * 64
@@ -151,6 +149,40 @@ def test_what_failed_waits() -> None:
     assert later.actions == (Fetch("c", OLD),)
 
 
+def test_what_can_not_be_fetched_is_looked_for_again_when_a_look_is_due() -> None:
+    """Its bundle may be gone, or there may be a newer one that can be fetched."""
+    failed = looked(OLD, at=NOW - 300).failed(NotFound("gone"), NOW - 60, delay, OLD)
+    assert actions(need(), trial=failed) == [Look("c")]
+    gone = failed.looked([Offer(NEW, 1.0)], frozenset(), "", NOW)
+    assert (gone.failures, gone.unfetched) == (0, None)
+    assert actions(need(), trial=gone) == [Fetch("c", NEW)]
+
+
+def test_where_the_newest_can_not_be_fetched_an_older_one_is_better_than_none() -> None:
+    """Who may write to a place, and can't sign, may break what is newest there."""
+    trial = looked(OLD, NEW)
+    for number in range(3):
+        assert actions(need(), trial=replace(trial, retry_at=0.0)) == [Fetch("c", NEW)], number
+        trial = trial.failed(ChecksumMismatch("other bytes"), NOW, delay, NEW)
+    trial = replace(trial, retry_at=0.0)
+    assert actions(need(), trial=trial) == [Fetch("c", OLD)]
+    assert actions(need(), trial=replace(trial, offers=trial.offers[1:])) == [Fetch("c", NEW)]
+    here = held(OLD, 0.0, shown=True)
+    assert actions(need(), here, trial=trial) == [Fetch("c", NEW)]
+    turned = trial.failed(ChecksumMismatch("other bytes"), NOW, delay, OLD)
+    assert actions(need(), trial=replace(turned, retry_at=0.0)) == [Fetch("c", NEW)]
+
+
+def test_a_look_that_finds_what_can_not_be_fetched_does_not_hasten_the_next_try() -> None:
+    failed = looked(OLD, at=NOW - 300).failed(NotFound("half gone"), NOW - 60, delay, OLD)
+    same = failed.looked([Offer(OLD, 0.0)], frozenset(), "", NOW)
+    assert (same.failures, same.message) == (1, "half gone")
+    assert same.failed(NotFound("half gone"), NOW, delay, OLD).failures == 2
+    assert same.succeeded().unfetched is None
+    away = looked(OLD, at=NOW - 300).failed(OriginUnavailable("away"), NOW - 60, delay)
+    assert away.looked([Offer(OLD, 0.0)], frozenset(), "", NOW).failures == 0
+
+
 def test_what_a_person_has_to_change_is_tried_more_slowly() -> None:
     def steady(attempt: int, *, first: float, most: float, wish: float | None) -> float:
         return first
@@ -196,6 +228,67 @@ def test_a_fetch_waits_for_its_permit_and_holds_no_other_up() -> None:
     assert found.actions == (Fetch("d", OLD),)
     assert found.waiting == {"c"}
     assert found.unpermitted == (NEW,)
+
+
+def test_permits_are_asked_for_as_far_as_there_is_room() -> None:
+    """A permit that is held and not used keeps other nodes waiting; and one that is given back for
+    want of room is not to be asked for again at once."""
+    digests = {f"c{n}": f"sha256:{n:064x}" for n in range(6)}
+    needs, trials = dict.fromkeys(digests, need()), {n: looked(d) for n, d in digests.items()}
+    limits = Limits(moving=8, place=4)
+    first = plan(needs, {}, trials, {}, NOW, limits, permitted=())
+    assert first.actions == ()
+    assert set(first.unpermitted) == {*digests.values()}
+    assert first.room == 4
+    some = plan(needs, {}, trials, {}, NOW, limits, permitted={digests["c3"]})
+    assert some.actions == (Fetch("c3", digests["c3"]),)
+    assert some.room == 3
+    running = {
+        name: Running(Fetch(name, digests[name]), "spec", KEY, "file:///place")
+        for name in ("c0", "c1", "c2", "c3")
+    }
+    full = plan(needs, {}, trials, running, NOW, limits, permitted={*digests.values()})
+    assert full.actions == ()
+    assert (full.unpermitted, full.room) == ((), 0)
+    given_back = {digests[name] for name in running}
+    full = plan(needs, {}, trials, running, NOW, limits, permitted=given_back)
+    assert (full.unpermitted, full.room) == ((), 0)
+    assert full.waiting == {"c4", "c5"}
+
+
+def test_a_permit_is_kept_while_looks_have_all_turns() -> None:
+    needs = {"c": need(), "d": need()}
+    looks = {"d": Running(Look("d"), "spec", KEY, "file:///place")}
+    limits = Limits(place=1)
+    found = plan(needs, {}, {"c": looked(NEW)}, looks, NOW, limits, permitted={NEW})
+    assert (found.actions, found.permitted) == ((), (NEW,))
+    assert found.waiting == {"c"}
+    asked = plan(needs, {}, {"c": looked(NEW)}, looks, NOW, limits, permitted=())
+    assert (asked.permitted, asked.unpermitted, asked.room) == ((), (NEW,), 1)
+    hung = {"d": replace(looks["d"], stuck=True)}
+    found = plan(needs, {}, {"c": looked(NEW)}, hung, NOW, limits, permitted={NEW})
+    assert (found.permitted, found.unpermitted, found.room) == ((), (), 0)
+
+
+def test_one_question_asks_for_so_many_permits() -> None:
+    digests = {f"c{n:03}": f"sha256:{n:064x}" for n in range(100)}
+    trials = {n: looked(d) for n, d in digests.items()}
+    found = plan(dict.fromkeys(digests, need()), {}, trials, {}, NOW, permitted=())
+    assert len(found.unpermitted) == 64
+    assert len(found.waiting) == 100
+
+
+def test_what_is_to_be_published_and_nobody_trusts_any_more_is_of_no_use() -> None:
+    """It would be kept for ever, and count among those that wait for their place."""
+    made = held(OLD, outgoing=True)
+    assert idle(need(), [made]) == set()
+    assert idle(need(), [replace(made, usable=False)]) == {OLD}
+
+
+def test_what_is_shown_while_the_key_is_not_known_does_not_grow_old() -> None:
+    """When the key is known again, as another one, pods may be about to be seeded from it."""
+    assert idle(need(None), [held(OLD, shown=True), held(NEW)]) == {NEW}
+    assert idle(need(None), [held(OLD, shown=True, usable=False)]) == {OLD}
 
 
 def test_what_is_idle_is_deleted_after_a_while_and_never_what_is_shown() -> None:

@@ -4,7 +4,9 @@ import pytest
 
 from modelcache.api.nodecache import CompileState, WithdrawnBundle
 from modelcache.errors import AuthFailed, Reason
-from modelcache.planning.compilecaches import Fetch, HeldBundle, Look, Need, Running
+from modelcache.planning.compileactions import Fetch, Look
+from modelcache.planning.compilebudget import Running
+from modelcache.planning.compilechoosing import HeldBundle, Need
 from modelcache.planning.compiledescribing import Known, describe
 from modelcache.planning.compiletrials import CompileTrial, Offer
 from modelcache.transfer import delay
@@ -16,6 +18,7 @@ BLANK = CompileTrial("spec", KEY)
 LOOKED = BLANK.looked([], frozenset(), "accelerator.product: L4 here, H100 there", 1.0)
 FAILED = BLANK.failed(AuthFailed("wants a token"), 1.0, delay)
 REFUSED = BLANK.looked([], frozenset(), "", 1.0, {ONE: "it is not signed"})
+BESIDE = BLANK.looked([Offer(f"sha256:{'2' * 64}", 1.0)], frozenset(), "", 1.0, {ONE: "junk"})
 GONE = WithdrawnBundle(digest=ONE, key=KEY, message="can't be loaded")
 
 
@@ -39,6 +42,8 @@ def running(work: Look | Fetch, *, stuck: bool = False) -> Running:
         ((), LOOKED, None, CompileState.MISSING, None, "L4 here, H100 there"),
         ((), FAILED, None, CompileState.FAILED, Reason.AUTH_FAILED, "wants a token"),
         ((), REFUSED, None, CompileState.FAILED, Reason.UNSAFE_FORMAT, "it is not signed"),
+        # What lies beside it and is not taken is no failure: a good one waits for its turn.
+        ((), BESIDE, None, CompileState.PENDING, None, ""),
         ((), LOOKED, running(Fetch("c", ONE)), CompileState.DOWNLOADING, None, ""),
         ((SHOWN,), None, None, CompileState.READY, None, ""),
         ((SHOWN,), FAILED, None, CompileState.READY, Reason.AUTH_FAILED, "wants a token"),

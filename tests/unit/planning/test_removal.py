@@ -9,7 +9,6 @@ from modelcache.planning.planner import (
     Held,
     Limits,
     Plan,
-    Removal,
     Remove,
     Resolve,
     Running,
@@ -17,6 +16,7 @@ from modelcache.planning.planner import (
     Withdraw,
     plan,
 )
+from modelcache.planning.removing import Removal
 from tests.unit.planning.samples import found, held, model, source_of
 
 M = model()

@@ -21,7 +21,7 @@ from modelcache.compilecache.bundles.statement import (
     parse_statement,
     statement_of,
 )
-from modelcache.errors import BrokenBundle
+from modelcache.errors import BrokenBundle, NotFound
 from modelcache.store.durable import Durable, disk_errors
 
 ENVELOPE_NAME: Final = "bundle.json"
@@ -52,9 +52,14 @@ class LocalBundle:
             NotFound: there is none, or no archive beside it.
             BrokenBundle: the envelope can't be read, or the archive has another size than it says.
         """
-        bundle = cls(directory, _read_envelope(directory / ENVELOPE_NAME))
-        with regular_file(bundle.archive) as file:
-            size = os.fstat(file.fileno()).st_size
+        if directory.name == ENVELOPE_NAME and directory.is_file():
+            raise NotFound(f"{directory} is a part of a bundle: give the directory that it is in")
+        try:
+            bundle = cls(directory, _read_envelope(directory / ENVELOPE_NAME))
+            with regular_file(bundle.archive) as file:
+                size = os.fstat(file.fileno()).st_size
+        except NotFound as error:
+            raise NotFound(f"{error}: no bundle") from error
         if size != bundle.statement.archive.size:
             raise BrokenBundle(
                 f"{bundle.archive} has {size} bytes, and its statement says"

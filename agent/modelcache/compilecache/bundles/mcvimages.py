@@ -210,7 +210,13 @@ def _cache_dir(labels: Mapping[str, str]) -> str:
 
 def _manifest(layout: Path) -> ImageManifest:
     what = str(layout)
-    found = read_document(_document(layout / "index.json"), "", what)
+    try:
+        index = _document(layout / "index.json")
+    except NotFound as error:
+        raise NotFound(
+            f"{error}: it is no OCI layout, as skopeo copy docker://... oci:{layout} makes it"
+        ) from error
+    found = read_document(index, "", what)
     for _ in range(2):  # skopeo's index, and one of the platforms
         if isinstance(found, ImageManifest):
             break

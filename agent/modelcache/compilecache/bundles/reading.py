@@ -27,7 +27,7 @@ def regular_file(path: Path) -> Iterator[BinaryIO]:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
-            raise NotFound(f"there is no {path.name} in {path.parent}: no bundle") from error
+            raise NotFound(f"there is no {path.name} in {path.parent}") from error
         if error.errno in (errno.ELOOP, errno.ENXIO):
             raise BrokenBundle(f"{path} is not a regular file") from error
         raise

@@ -16,6 +16,7 @@ from typing import Final
 from modelcache.compilecache.engines.elsewhere import Elsewhere
 from modelcache.compilecache.engines.evidence import EngineHashes, Evidence
 from modelcache.compilecache.engines.factors import changed_factors
+from modelcache.compilecache.engines.redacting import fit
 
 
 class MissReason(StrEnum):
@@ -104,6 +105,12 @@ def blame(start: Blame) -> tuple[MissReason, str]:
             " captured from"
         ),
     )
+
+
+def leaves_nothing(start: Blame) -> bool:
+    """Whether what the engine compiles is kept nowhere, or elsewhere: that nothing is new in the
+    cache directory says nothing then."""
+    return _disabled(start) is not None or _elsewhere(start) is not None
 
 
 def _disabled(start: Blame) -> tuple[MissReason, str] | None:
@@ -223,7 +230,7 @@ def _models_path(path: str, how: str) -> tuple[MissReason, str]:
     return (
         MissReason.MODEL_PATH,
         (
-            f"the path of the model ({path}) is part of the engine's hash and {how}: mount the"
+            f"the path of the model ({fit(path)}) is part of the engine's hash and {how}: mount the"
             " model at the same path in all pods; with HF_HUB_OFFLINE=1 vLLM takes the snapshot's"
             " path, with the commit in it, for the model's name"
         ),

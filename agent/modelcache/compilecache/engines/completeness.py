@@ -111,7 +111,8 @@ class _Looking:
         return path.endswith((".lock", "/lock")) or "/locks/" in path
 
     def _aot(self, directory: RankDirectory) -> Iterator[str]:
-        if MODEL not in directory.files:
+        entry = self._entries.get(f"{directory.path}/{MODEL}")
+        if entry is None or not entry.size:
             yield f"{directory.path} has no {MODEL}: the rank's graph isn't saved yet"
 
     def _jit(self, directory: RankDirectory) -> Iterator[str]:

@@ -1,7 +1,8 @@
 """How a start went: whether the engine used the cache that it was given, and if not, why.
 
-The engine's own word counts where it says one (its log). Where it says none its files do: what is
-compiled is written, so a start that wrote nothing new had everything.
+The engine's own word counts where it says one (its log). Where it says none, or only that it
+compiled, its files do: what is compiled is written, so a start that wrote nothing new had
+everything.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from modelcache.compilecache.engines.blaming import Blame, MissReason, blame
+from modelcache.compilecache.engines.blaming import Blame, MissReason, blame, leaves_nothing
 from modelcache.compilecache.engines.elsewhere import Elsewhere
 from modelcache.compilecache.engines.evidence import EngineHashes, Evidence
 
@@ -83,7 +84,8 @@ def judge(
     known = Blame(
         evidence, before, after, env or {}, tuple(argv), cache_dir, tuple(elsewhere), new_files
     )
-    result = _result(evidence, seeded, seeded_files, new_files, finished)
+    had_all = seeded and not new_files and not leaves_nothing(known)
+    result = _result(evidence, seeded, seeded_files, new_files, finished, had_all)
     if result is Result.HIT:
         return Verdict(result, evidence.compile_seconds, None, _praise(evidence))
     if result is Result.PARTIAL and not evidence.load_failures:
@@ -100,12 +102,18 @@ def judge(
 
 
 def _result(
-    evidence: Evidence, seeded: bool, seeded_files: int, new_files: int, finished: bool
+    evidence: Evidence,
+    seeded: bool,
+    seeded_files: int,
+    new_files: int,
+    finished: bool,
+    had_all: bool,
 ) -> Result:
     if evidence.load_failures:
         return Result.PARTIAL if evidence.loaded else Result.MISS
     if evidence.source == "log" and (evidence.compiled or evidence.loaded):
-        if not evidence.compiled:
+        # vLLM says that it compiles, too, where Inductor finds the graph in its own cache.
+        if had_all or not evidence.compiled:
             return Result.HIT
         return Result.PARTIAL if evidence.loaded else Result.MISS
     if not (evidence.ready or finished):
@@ -118,7 +126,7 @@ def _result(
 
 
 def _praise(evidence: Evidence) -> str:
-    if not evidence.loaded:
+    if evidence.compiled or not evidence.loaded:
         return "the engine wrote nothing new to its caches: all that it needed was there"
     loaded = _counted(evidence, evidence.loaded)
     return f"the engine loaded {loaded} from the cache, and compiled none"
@@ -165,8 +173,8 @@ def _not_seeded(known: Blame) -> tuple[MissReason, str]:
     return (
         MissReason.NOTHING_SEEDED,
         (
-            "there was no bundle for this key, so the engine compiled; what it compiled is captured"
-            " if it may be published (modelcache compile explain says in what other bundles differ)"
+            "there was no bundle for this key, so the engine compiled; modelcache compile explain"
+            " says in what other bundles differ"
         ),
     )
 

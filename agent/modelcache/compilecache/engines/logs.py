@@ -108,7 +108,7 @@ class LogReader:
             source="log",
             ready=self._ready,
             compile_seconds=max(compile_seconds, default=None),
-            compiled=self._most(Sign.COMPILED, Sign.STORED, Sign.SAVED, Sign.KERNELS),
+            compiled=self._most(Sign.COMPILED, Sign.STORED, Sign.SAVED),
             loaded=self._most(Sign.LOADED, Sign.AOT_LOADED),
             load_failures=self._most(Sign.LOAD_FAILED),
             save_failures=self._most(Sign.NOT_SAVED),

@@ -40,7 +40,8 @@ class Sign(StrEnum):
     NOT_SAVED = "not-saved"
     LOAD_FAILED = "load-failed"
     KERNELS = "kernels"
-    """Kernels are compiled: how long isn't said."""
+    """Kernels are looked for in their cache, and compiled if they aren't there: SGLang says so at
+    each start (sglang/srt/layers/deep_gemm_wrapper/compile_utils.py)."""
     GRAPHS = "graphs"
     INIT = "init"
     TUNED = "tuned"

@@ -188,4 +188,4 @@ def _told(path: Path, problems: list[tuple[int, str, str]]) -> str:
         for line, where, message in problems[:_MAX_TOLD]
     ]
     more = len(problems) - len(told)
-    return "\n".join(told + ([f"and {more} more"] if more else []))
+    return "; ".join(told + ([f"and {more} more"] if more else []))

@@ -27,6 +27,9 @@ SERVERS: Final = ("vllm", "sglang")
 
 SHELLS: Final = ("ash", "bash", "dash", "ksh", "sh", "zsh")
 
+CHOOSERS: Final = frozenset({"conda", "pixi", "poetry", "uv", "uvx"})
+"""What begins a program with packages of its own choice (`uv run vllm ...`)."""
+
 _END: Final = "--"  # of the options
 _ALIASES: Final = {
     **dict.fromkeys(("-tp", "--tp", "--tp-size"), "--tensor-parallel-size"),
@@ -72,16 +75,18 @@ _LEFT_OUT: Final = {
     *("--return-tokens-as-token-ids", "--enable-prompt-tokens-details"),
     *("--enable-server-load-tracking", "--enable-request-id-headers", "--download-dir"),
     *("--load-format", "--model-loader-extra-config", "--kv-events-config", "--kv-transfer-config"),
+    *("--ec-transfer-config", "--lora-modules"),
 }
 _ONE_VALUE: Final = (
     _PARALLEL.keys()
-    | _LEFT_OUT.difference(("--served-model-name", "--api-key", "--middleware"))
+    | _LEFT_OUT.difference(("--served-model-name", "--api-key", "--middleware", "--lora-modules"))
     | {"--model", "--nproc-per-node", "--nnodes", "--rdzv-backend", "-m", "-c"}
 )
 _FLAGS: Final = re.compile(
     r"--(?:(?:enable|disable|no|show|return)-.+|enforce-eager|trust-remote-code|headless"
     r"|skip-tokenizer-init|allow-credentials|log-requests)"
 )
+_TRUTHS: Final = ("true", "false")
 _NUMBER: Final = re.compile(r"-[0-9.]")
 _LEVEL: Final = re.compile(r"-O[0-9]")
 _MODULE: Final = re.compile(r"(?:dynamo\.)?(?:vllm|sglang)(?:\.[A-Za-z0-9_.]+)?")
@@ -93,9 +98,13 @@ _ASSIGNMENT: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
 _BEGINNERS: Final = {
     *("dumb-init", "exec", "gosu", "ionice", "nice", "nohup", "numactl", "nvidia_entrypoint.sh"),
     *("prlimit", "setpriv", "setsid", "stdbuf", "su-exec", "taskset", "time", "timeout", "tini"),
+    *("ddtrace-run", "opentelemetry-instrument"),
+    *CHOOSERS,
 }
 _PROGRAMS: Final = {*SERVERS, *SHELLS, *_BEGINNERS, "env", "torchrun"}
 _WORDS: Final = 64
+_MOST_BEGUN: Final = 16
+"""Programs that begin each other and are looked through: nobody has as many."""
 _QUOTED: Final = re.compile(r"'[^']*'")
 _NO_SIMPLE_COMMAND: Final = re.compile(r"[;&|<>()$`\\\n*?\[\]{}#~!]")
 
@@ -142,26 +151,18 @@ def read_arguments(engine: str, argv: Sequence[str]) -> Arguments:
     )
 
 
-def normal_arguments(engine: str, argv: Sequence[str]) -> tuple[str, ...]:
-    """The arguments in their normal form, as they stand in a key. Of itself it is the same."""
-    return read_arguments(engine, argv).normal
-
-
-def parallel_of(argv: Sequence[str]) -> ParallelLayout:
-    """The sizes of the parallel layout that a command line sets; what it doesn't set is 1."""
-    return read_arguments("vllm", argv).parallel
-
-
 def program_of(argv: Sequence[str]) -> str:
     """The program that a command line runs, behind what only begins others (`env`, `nohup`, `tini`,
-    `sh -c` of a simple command)."""
+    `sh -c` of a simple command). One of `CHOOSERS` is it itself: nobody else knows what it runs."""
     rest = [*argv]
-    while rest:
+    for _ in range(_MOST_BEGUN):
+        if not rest or PurePosixPath(rest[0]).name in CHOOSERS:
+            break
         inner = _inner(rest, is_script_alone=False)
         if inner is None or inner[:1] == [_END]:
             return rest[0]
         rest = [word for word in inner if not word.startswith(_ASSIGNED)]
-    return ""
+    return rest[0] if rest else ""
 
 
 def _without_values(others: list[str]) -> list[str]:
@@ -201,7 +202,10 @@ def _split(argv: list[str]) -> tuple[list[tuple[str, tuple[str, ...]]], list[str
         if sign:
             options.append((name, (value,)))
             continue
-        most = 0 if _FLAGS.fullmatch(name) else 1 if name in _ONE_VALUE else len(argv)
+        if _FLAGS.fullmatch(name):
+            most = int("".join(argv[place : place + 1]).lower() in _TRUTHS)
+        else:
+            most = 1 if name in _ONE_VALUE else len(argv)
         end = place
         while end < min(len(argv), place + most) and not _is_option(argv[end]):
             end += 1
@@ -242,13 +246,17 @@ def _without_program(engine: str, argv: list[str]) -> list[str]:
     """A command line from the first argument that is the engine's own. What is put into its
     environment on the line (`env A=b vllm ...`) stands as `--env=A=b` before it."""
     assigned: list[str] = []
-    while argv:
+    for _ in range(_MOST_BEGUN):
+        if not argv:
+            break
         program = PurePosixPath(argv[0]).name
         inner = _inner(argv, is_script_alone=engine in SERVERS)
         if inner is not None:
             argv = inner
-            while argv and argv[0].startswith(_ASSIGNED):
-                assigned.append(argv.pop(0))
+            place = next(
+                (n for n, word in enumerate(argv) if not word.startswith(_ASSIGNED)), len(argv)
+            )
+            assigned, argv = assigned + argv[:place], argv[place:]
         elif _PYTHON.fullmatch(program):
             argv = _without_interpreter(argv[1:])
         elif engine in SERVERS and program in (engine, "serve"):

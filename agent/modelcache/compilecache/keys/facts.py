@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from modelcache.compilecache.keys.labels import labelled
+from modelcache.compilecache.keys.labels import label_form, labelled
 from modelcache.compilecache.keys.parts import Accelerator, Cpu
 from modelcache.errors import AcceleratorUnknown
 from modelcache.host.accelerators import Device, devices
@@ -87,7 +87,7 @@ def of_devices(found: Iterable[Device]) -> Accelerator | None:
     for device in found:
         accelerator = Accelerator(
             vendor=device.vendor,
-            product=device.product.replace(" ", "-"),
+            product=label_form(device.product),
             compute_capability=device.compute_capability,
             mig=device.mig.replace("+", "."),
             runtime=device.runtime,

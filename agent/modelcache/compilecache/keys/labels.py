@@ -17,6 +17,8 @@ from modelcache.errors import AcceleratorUnknown
 _SHARED: Final = re.compile(r"-(?:SHARED|REPLICAS(?:-\d+)?)$")
 _MIG: Final = re.compile(r"(?P<product>.+)-MIG-(?P<profile>.+)")
 _MIG_TYPE: Final = re.compile(r"nvidia\.com/mig-(?P<profile>[0-9][^/]*)\.product")
+_EXTENSION: Final = re.compile(r"(?<=[0-9]gb)(?=[a-z])")
+_ODD: Final = re.compile(r"[^A-Za-z0-9-_. ]")
 _NEURON: Final = re.compile(r"(?P<family>(?:inf|trn)[0-9][a-z0-9-]*)\..+")
 _UNNAMED: Final = (
     *(
@@ -61,6 +63,12 @@ def labelled(labels: Mapping[str, str]) -> Accelerator | None:
     return None
 
 
+def label_form(product: str) -> str:
+    """A product's name as GFD writes it into a label: what none may have in it is left out, and
+    blanks are hyphens (k8s-device-plugin, internal/lm/resource.go)."""
+    return "-".join(_ODD.sub("", product).split())
+
+
 def _nvidia(labels: Mapping[str, str]) -> Accelerator | None:
     product = labels.get("nvidia.com/gpu.product", "")
     if not product:
@@ -68,7 +76,8 @@ def _nvidia(labels: Mapping[str, str]) -> Accelerator | None:
     product = _SHARED.sub("", product)
     mig = _MIG.fullmatch(product)
     if mig:
-        product, profile = mig["product"], mig["profile"]
+        # The plus sign of 1g.10gb+me can be in no label, and is a dot in a resource's name.
+        product, profile = mig["product"], _EXTENSION.sub(".", mig["profile"])
     else:
         profile = _mixed(labels)
     if profile == "INVALID":

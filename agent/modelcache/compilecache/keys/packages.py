@@ -12,7 +12,7 @@ from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Final
 
-from modelcache.compilecache.keys.arguments import SHELLS, program_of
+from modelcache.compilecache.keys.arguments import CHOOSERS, SHELLS, program_of
 from modelcache.compilecache.keys.parts import canonical
 from modelcache.errors import UsageError
 
@@ -23,21 +23,25 @@ _SHEBANG: Final = re.compile(rb"#!\s*(?P<program>\S+)(?:[ \t]+(?P<argument>[^\r\
 # What pip writes where the path is too long for the kernel, or has blanks.
 _LONG_SHEBANG: Final = re.compile(rb"#!/bin/sh\n'''exec' \"?(?P<program>[^\"\n]+?)\"? \"\$0\"")
 _ASK: Final = """
-import json, platform, sys, sysconfig
+import sys
+sys.path[:] = [path for path in sys.path if path]  # not the working directory
+import json, platform, sysconfig
 from importlib.metadata import distributions
-named = ((str(d.metadata["Name"]).lower(), str(d.version)) for d in distributions())
+found = distributions(path=[*sys.path, *filter(None, sys.argv[1].split(":"))])
+named = ((str(d.metadata["Name"]).lower(), str(d.version)) for d in found)
 paths = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
 print(json.dumps([sys.version, platform.machine(), platform.libc_ver(), paths, sorted({*named})]))
 """
 
 
-def installed_identity(python: Path) -> str:
+def installed_identity(python: Path, environment: Mapping[str, str] = os.environ) -> str:
     """What stands for the image's digest: a digest over the Python's version, the C library's,
-    where its packages lie, and the name and version of each.
+    where its packages lie, and the name and version of each: also of those that the user has
+    installed for himself, and of those below PYTHONPATH.
 
-    The Python is asked in isolated mode, so that neither the working directory nor PYTHONPATH has a
-    say. Code that changes without its version, as of an editable install, isn't noticed: the engine
-    hashes the sources that it compiles itself.
+    While it is asked, the Python imports nothing from PYTHONPATH or the working directory. Code
+    that changes without its version, as of an editable install, isn't noticed: the engine hashes
+    the sources that it compiles itself.
 
     Returns:
         `sha256:<64 hex>`.
@@ -47,7 +51,8 @@ def installed_identity(python: Path) -> str:
     """
     try:
         done = subprocess.run(  # noqa: S603 - the Python that is about to be run anyway
-            [python, "-I", "-c", _ASK],
+            [python, "-E", "-c", _ASK, environment.get("PYTHONPATH", "")],
+            env=dict(environment),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             check=True,
@@ -68,18 +73,24 @@ def identity_of_command(argv: Sequence[str], environment: Mapping[str, str]) -> 
         UsageError: there is no such program, or it is a script that begins the engine in its turn.
     """
     name = program_of(argv)
+    if Path(name).name in CHOOSERS:
+        raise _untold(name)
     program = _found(name, environment)
     interpreter = _interpreter(Path(program), environment)
     if interpreter is not None:
-        return installed_identity(interpreter)
+        return installed_identity(interpreter, environment)
     with Path(program).open("rb") as file:
         if file.read(2) == b"#!" or Path(program).name in SHELLS:
-            raise UsageError(
-                f"which packages the engine has that {name} begins can't be told: begin the engine"
-                " itself (vllm serve ..., python ...)"
-            )
+            raise _untold(name)
         file.seek(0)
         return f"sha256:{file_digest(file, 'sha256').hexdigest()}"
+
+
+def _untold(name: str) -> UsageError:
+    return UsageError(
+        f"which packages the engine has that {name} begins can't be told: begin the engine itself"
+        " (vllm serve ..., python ...)"
+    )
 
 
 def _found(name: str, environment: Mapping[str, str]) -> str:

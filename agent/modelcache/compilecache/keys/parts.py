@@ -25,8 +25,8 @@ class Accelerator(ApiModel):
     vendor: Literal["nvidia", "amd", "intel", "aws", "google", "cpu"]
     """Who makes it; cpu: there is none."""
     product: str
-    """Its name as torch sees it, blanks as hyphens as in a node's label: NVIDIA-H100-80GB-HBM3. For
-    a CPU: its ISA class again."""
+    """Its name as torch sees it, written as in a node's label: NVIDIA-H100-80GB-HBM3. For a CPU:
+    its ISA class again."""
     compute_capability: str = ""
     """9.0, or gfx942; empty where there is no such thing."""
     mig: str = ""
@@ -107,7 +107,7 @@ class Key(ApiModel):
         return sha256(canonical(self.to_document())).hexdigest()
 
 
-def canonical(document: dict[str, Any]) -> bytes:
+def canonical(document: Any) -> bytes:
     """One way to write a document: sorted names, no spaces, UTF-8."""
     return json.dumps(
         document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False

@@ -94,7 +94,7 @@ def without_values(argv: Sequence[str], env: Mapping[str, str]) -> list[str]:
 def _clean(value: Any) -> Any:
     if isinstance(value, dict):
         return {
-            name: hidden(json.dumps(item) if not isinstance(item, str) else item)
+            name: hidden(item if isinstance(item, str) else canonical(item).decode())
             if is_secret_name(name)
             else _clean(item)
             for name, item in value.items()

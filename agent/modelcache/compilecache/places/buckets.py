@@ -9,12 +9,13 @@ next publisher of the key removes it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
+
+import structlog
 
 from modelcache.api import SourceURI
 from modelcache.compilecache.bundles.local import (
@@ -33,8 +34,11 @@ from modelcache.compilecache.places.protocol import (
     newest_first,
 )
 from modelcache.compilecache.places.whole import require_whole
-from modelcache.errors import AuthFailed, BrokenBundle, NotFound, UnsafePath
+from modelcache.errors import AuthFailed, BrokenBundle, ModelCacheError, NotFound, UnsafePath
 from modelcache.origins.protocol import HttpLocation
+from modelcache.transfer.cancelling import Cancel
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,12 @@ class Bucket(Protocol):
         """An object's content, at most `most` bytes of it."""
         ...
 
-    def put(self, name: str, path: Path) -> None:
+    def has(self, name: str, path: Path) -> bool:
+        """Whether there is an object with a file's content, where that can be told without reading
+        it: where objects can be created, but not replaced, a second upload would be refused."""
+        ...
+
+    def put(self, name: str, path: Path, cancel: Cancel) -> None:
         """Store a file's content, in parts where it is large, and in bounded memory."""
         ...
 
@@ -102,31 +111,35 @@ class BucketPlace:
         """The host that is asked; empty as long as it was not asked for anything."""
         return self._bucket.host
 
-    def publish(self, bundle: LocalBundle) -> bool:
+    def publish(self, bundle: LocalBundle, cancel: Cancel | None = None) -> bool:
         """Upload a bundle. See `Place.publish`."""
+        cancel = cancel or Cancel()
         statement = bundle.statement
         key = statement.key.digest
         folder = f"{self._prefix}{folder_of(key, statement.digest)}"
         there = list(self._items(key))
         if any(item.name == f"{folder}/{ENVELOPE_NAME}" for item in there):
             return False
-        require_whole(bundle)
-        self._bucket.put(f"{folder}/{archive_name(statement.archive)}", bundle.archive)
+        require_whole(bundle, cancel)
+        archive = f"{folder}/{archive_name(statement.archive)}"
+        begun = any(item.name == archive for item in there)
+        if not (begun and self._bucket.has(archive, bundle.archive)):
+            self._bucket.put(archive, bundle.archive, cancel)
         first = self._bucket.put_new(f"{folder}/{ENVELOPE_NAME}", bundle.envelope_bytes)
         self._sweep(key, folder, there)
         return first
 
-    def generations(self, key: str) -> tuple[Placed, ...]:
+    def generations(self, key: str, most: int = MAX_NAMES) -> tuple[Placed, ...]:
         """The bundles of a key. See `Place.generations`."""
-        return newest_first(self._placed(self._items(key))) if is_hex(key) else ()
+        return newest_first(self._placed(self._items(key)))[:most] if is_hex(key) else ()
 
     def keys(self) -> tuple[str, ...]:
         """The keys. See `Place.keys`."""
         return tuple(sorted({placed.key for placed in self._placed(self._items(""))}))
 
-    def find(self, digest: str) -> Placed | None:
+    def find(self, digest: str, key: str = "") -> Placed | None:
         """The bundle of a digest. See `Place.find`."""
-        found = (placed for placed in self._placed(self._items("")) if placed.digest == digest)
+        found = (placed for placed in self._placed(self._items(key)) if placed.digest == digest)
         return next(found, None)
 
     def envelope(self, placed: Placed) -> bytes:
@@ -177,17 +190,28 @@ class BucketPlace:
         ]
 
     def _sweep(self, key: str, own: str, there: list[Item]) -> None:
-        """Remove what publishers of the key left that were killed, if we may."""
+        """Remove what publishers of the key left that were killed, if we may. The bundle is there
+        already, so nothing that goes wrong here is its publisher's failure."""
         before = datetime.now(UTC) - timedelta(seconds=LEFTOVER_SECONDS)
-        whole = {item.name.rpartition("/")[0] for item in there if _is_envelope(item)}
-        with suppress(AuthFailed, NotFound):
-            for item in there:
-                folder, _, name = item.name.rpartition("/")
-                left = folder not in whole and folder != own and item.modified < before
-                if left and name in ARCHIVE_NAMES.values():
+        try:
+            if left := _leftovers(there, own, before):
+                # Again: while this one was sent another may have finished what was left there.
+                for item in left & _leftovers(self._items(key), own, before):
                     self._bucket.delete(item.name)
             self._bucket.abort_uploads(f"{self._prefix}{key}/", before)
+        except (AuthFailed, NotFound):
+            return
+        except ModelCacheError as error:
+            log.warning("place.not_swept", place=str(self._uri), message=str(error))
 
 
-def _is_envelope(item: Item) -> bool:
-    return item.name.endswith(f"/{ENVELOPE_NAME}")
+def _leftovers(items: Iterable[Item], own: str, before: datetime) -> set[Item]:
+    """Archives without an envelope that were there before a moment, but those in one folder."""
+    whole, archives = {own}, []
+    for item in items:
+        folder, _, name = item.name.rpartition("/")
+        if name == ENVELOPE_NAME:
+            whole.add(folder)
+        elif name in ARCHIVE_NAMES.values() and item.modified < before:
+            archives.append((folder, item))
+    return {item for folder, item in archives if folder not in whole}

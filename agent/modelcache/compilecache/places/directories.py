@@ -52,13 +52,14 @@ from modelcache.errors import (
 from modelcache.origins.file import Bounds
 from modelcache.origins.protocol import LocalLocation
 from modelcache.store.durable import Durable
+from modelcache.transfer.cancelling import Cancel
 
 STAGING: Final = ".staging"
 """What is not yet whole, and what is about to go, below the place's root."""
 
 _TRIES = 20
 _BLOCK: Final = 1024 * 1024
-_TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -87,31 +88,32 @@ class DirectoryPlace:
         """None is asked."""
         return ""
 
-    def publish(self, bundle: LocalBundle) -> bool:
+    def publish(self, bundle: LocalBundle, cancel: Cancel | None = None) -> bool:
         """Copy a bundle there. See `Place.publish`."""
+        cancel = cancel or Cancel()
         statement = bundle.statement
         folder = folder_of(statement.key.digest, statement.digest)
         with self._written() as root:
-            if (root / folder / ENVELOPE_NAME).exists():
+            if _envelope(root / folder) is not None:
                 return False
-            require_whole(bundle)
+            require_whole(bundle, cancel)
             with _made(root, STAGING) as staging:
                 durable = Durable(staging)
                 staged = _staged(staging, ".new")
                 try:
                     _sweep(staging, staged)
-                    _fill(durable, staged, bundle)
+                    _fill(durable, staged, bundle, cancel)
                     return _move_in(durable, root, staged, folder)
                 finally:
                     shutil.rmtree(staged, ignore_errors=True)
 
-    def generations(self, key: str) -> tuple[Placed, ...]:
+    def generations(self, key: str, most: int = MAX_NAMES) -> tuple[Placed, ...]:
         """The bundles of a key. See `Place.generations`."""
         if not is_hex(key):
             return ()
         root = self._root()
         found = [self._placed(root, key, name) for name in _names(root / key)]
-        return newest_first([placed for placed in found if placed is not None])
+        return newest_first([placed for placed in found if placed is not None])[:most]
 
     def keys(self) -> tuple[str, ...]:
         """The keys. See `Place.keys`."""
@@ -119,14 +121,14 @@ class DirectoryPlace:
         with _reading(str(root)):
             return tuple(sorted(key for key in _names(root) if _has_any(root / key)))
 
-    def find(self, digest: str) -> Placed | None:
+    def find(self, digest: str, key: str = "") -> Placed | None:
         """The bundle of a digest. See `Place.find`."""
         name = digest.removeprefix("sha256:")
         if not is_hex(name):
             return None
         root = self._root()
-        for key in _names(root):
-            if (placed := self._placed(root, key, name)) is not None:
+        for each in [key] if is_hex(key) else _names(root):
+            if (placed := self._placed(root, each, name)) is not None:
                 return placed
         return None
 
@@ -197,16 +199,14 @@ class DirectoryPlace:
         """The bundle in a folder; None: there is none, or one that was not finished."""
         folder = root / key / name
         with _reading(str(folder)):
-            try:
-                envelope = os.lstat(folder / ENVELOPE_NAME)
-            except (FileNotFoundError, NotADirectoryError):
+            envelope = _envelope(folder)
+            if envelope is None:
                 return None
             sizes = [0]
             for archive in ARCHIVE_NAMES.values():
                 with suppress(FileNotFoundError):
                     sizes.append(os.lstat(folder / archive).st_size)
-        created = datetime.fromtimestamp(envelope.st_mtime, UTC)
-        return Placed(f"sha256:{name}", key, created, max(sizes))
+        return Placed(f"sha256:{name}", key, _moment(envelope.st_mtime), max(sizes))
 
 
 @contextmanager
@@ -242,18 +242,20 @@ def _made(root: Path, name: str) -> Iterator[Path]:
         yield found
 
 
-def _fill(durable: Durable, staged: Path, bundle: LocalBundle) -> None:
+def _fill(durable: Durable, staged: Path, bundle: LocalBundle, cancel: Cancel) -> None:
     with _kept(staged) as folder:
         with bundle.archive.open("rb") as archive:
-            _write(durable, folder / bundle.archive.name, archive)
-        _write(durable, folder / ENVELOPE_NAME, BytesIO(bundle.envelope_bytes))
+            _write(durable, folder / bundle.archive.name, archive, cancel)
+        _write(durable, folder / ENVELOPE_NAME, BytesIO(bundle.envelope_bytes), cancel)
         durable.sync_directory(folder)
 
 
-def _write(durable: Durable, path: Path, content: IO[bytes]) -> None:
+def _write(durable: Durable, path: Path, content: IO[bytes], cancel: Cancel) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with os.fdopen(os.open(path, flags, 0o644), "wb") as file:
-        shutil.copyfileobj(content, file, _BLOCK)
+        while block := content.read(_BLOCK):
+            cancel.check()
+            file.write(block)
         file.flush()
         os.fchmod(file.fileno(), 0o644)
         durable.sync(file.fileno())
@@ -271,13 +273,13 @@ def _move_in(durable: Durable, root: Path, staged: Path, folder: str) -> bool:
                     return True
                 except FileNotFoundError:
                     # A client of NFS that asks again is told so of what it has done itself.
-                    if not staged.exists() and (target / ENVELOPE_NAME).exists():
+                    if not staged.exists() and _envelope(target) is not None:
                         return True
                     raise
                 except OSError as error:
                     if error.errno not in _TAKEN:
                         raise
-                    if (target / ENVELOPE_NAME).exists():
+                    if _envelope(target) is not None:
                         return False
                     # By hand, or by another program: a bundle without an envelope is none.
                     _put_aside(durable, staged.parent, target)
@@ -328,7 +330,24 @@ def _shown(path: Path) -> str:
 
 
 def _has_any(folder: Path) -> bool:
-    return any((folder / name / ENVELOPE_NAME).exists() for name in _names(folder))
+    return any(_envelope(folder / name) is not None for name in _names(folder))
+
+
+def _envelope(folder: Path) -> os.stat_result | None:
+    """What makes a folder a bundle; None: there is none, or it is a link, a fifo, a directory."""
+    try:
+        found = os.lstat(folder / ENVELOPE_NAME)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found if stat.S_ISREG(found.st_mode) else None
+
+
+def _moment(seconds: float) -> datetime:
+    """Of a file's time. One beyond the calendar, which anybody may set, counts as the oldest."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError):
+        return datetime.fromtimestamp(0, UTC)
 
 
 def _names(folder: Path) -> list[str]:

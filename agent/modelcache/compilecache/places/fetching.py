@@ -30,10 +30,13 @@ from modelcache.compilecache.bundles.trust import Trust
 from modelcache.compilecache.places.protocol import Place, Placed, folder_of
 from modelcache.compilecache.trees.scanning import Limits
 from modelcache.errors import (
+    AuthFailed,
     BrokenBundle,
+    ChecksumMismatch,
     ModelCacheError,
     NotFound,
     Reason,
+    UnsafePath,
     Untrusted,
     UsageError,
 )
@@ -57,6 +60,9 @@ from modelcache.transfer.wanted import disk_needed
 
 MAX_LOOKED_AT: Final = 64
 """Generations of one key whose envelopes are read, newest first."""
+UNREAD: Final = (AuthFailed, ChecksumMismatch, UnsafePath)
+"""What may be wrong with one bundle at a place, or with all of it: whoever meets it looks at the
+others, and tells it where there is none that is good."""
 _TRIES = 3
 _SCRATCH: Final = ".modelcache-pull"
 
@@ -110,13 +116,23 @@ def admitted(
     must not keep others from what is good there.
 
     Raises:
-        ModelCacheError: the place can't be asked; Cancelled.
+        ModelCacheError: the place can't be asked, or nothing there can be read; Cancelled.
     """
-    for placed in _patiently(lambda: place.generations(key), cancel)[:MAX_LOOKED_AT]:
+    unread: ModelCacheError | None = None
+    some = False
+    for placed in _patiently(lambda: place.generations(key, MAX_LOOKED_AT), cancel):
         try:
-            yield admit(place, placed, trust, cancel)
+            found = admit(place, placed, trust, cancel)
         except (Untrusted, BrokenBundle, NotFound) as error:
             refused(placed, error)
+        except UNREAD as error:
+            refused(placed, error)
+            unread = unread or error
+        else:
+            some = True
+            yield found
+    if unread is not None and not some:
+        raise unread
 
 
 class BundleFetcher:

@@ -7,12 +7,15 @@ storage.objects.create, and to clean up, where that is granted, storage.objects.
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
+from io import BytesIO, FileIO
 from pathlib import Path
 from typing import Final
 
+from awscrt.checksums import crc32c
 from google.api_core.exceptions import NotFound as Missing
 from google.api_core.exceptions import PreconditionFailed
 from google.cloud.storage import Blob
@@ -25,10 +28,12 @@ from modelcache.origins.gcsclient import READ, TIMEOUT, WRITE, GcsBucket, retry
 from modelcache.origins.gcserrors import CREATE, DELETE, GET, LIST
 from modelcache.origins.network import Network
 from modelcache.origins.protocol import HttpLocation
+from modelcache.transfer.cancelling import Cancel
 
 PART_BYTES: Final = 16 * 1024 * 1024
 """Of an upload: so much is in memory, and is sent again when a connection breaks."""
 
+_BLOCK: Final = 1024 * 1024
 _FIELDS = "items(name,size,updated),nextPageToken"
 
 
@@ -59,15 +64,27 @@ class _Bucket:
 
     def read(self, name: str, most: int) -> bytes:
         with self._reader.asking(GET):
-            blob = self._reader.opened().bucket.blob(name)
-            content: bytes = blob.download_as_bytes(end=most - 1, timeout=TIMEOUT, retry=retry())
-            return content
+            blob, content = self._reader.opened().bucket.blob(name), _AtMost(most)
+            with suppress(_Enough):
+                # Raw: an object may be stored as gzip, which the SDK unpacks, however long it gets.
+                blob.download_to_file(
+                    content, end=most - 1, raw_download=True, timeout=TIMEOUT, retry=retry()
+                )
+            return content.getvalue()
 
-    def put(self, name: str, path: Path) -> None:
-        with self._writer.asking(CREATE):
+    def has(self, name: str, path: Path) -> bool:
+        with self._reader.asking(GET):
+            blob = self._reader.opened().bucket.get_blob(name, timeout=TIMEOUT, retry=retry())
+        if blob is None or blob.size != path.stat().st_size:
+            return False
+        return bool(blob.crc32c == _crc32c(path))
+
+    def put(self, name: str, path: Path, cancel: Cancel) -> None:
+        with self._writer.asking(CREATE), _Read(path, cancel) as file:
             # Again and again the same bytes: an upload that is repeated does no harm.
-            self._new(name).upload_from_filename(
-                str(path),
+            self._new(name).upload_from_file(
+                file,
+                size=path.stat().st_size,
                 content_type="application/octet-stream",
                 timeout=TIMEOUT,
                 retry=retry(),
@@ -112,3 +129,43 @@ class _Bucket:
 
     def _new(self, name: str) -> Blob:
         return self._writer.opened().bucket.blob(name, chunk_size=PART_BYTES)
+
+
+class _Read(FileIO):
+    """A file as it is read for an upload: piece by piece, until that is cancelled."""
+
+    def __init__(self, path: Path, cancel: Cancel) -> None:
+        super().__init__(path)
+        self._cancel = cancel
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._cancel.check()
+        return super().read(size)
+
+
+class _Enough(Exception):
+    """No more is wanted."""
+
+
+class _AtMost(BytesIO):
+    """Takes so many bytes; what is sent beyond them is not even kept."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+
+    def write(self, data: bytes, /) -> int:  # type: ignore[override]
+        room = self._most - self.tell()
+        count = super().write(data[:room])
+        if len(data) > room:
+            raise _Enough
+        return count
+
+
+def _crc32c(path: Path) -> str:
+    """A file's checksum, as Google writes that of an object."""
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            checksum = crc32c(block, checksum)
+    return b64encode(checksum.to_bytes(4, "big")).decode()

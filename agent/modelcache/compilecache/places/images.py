@@ -29,6 +29,7 @@ from modelcache.compilecache.keys.parts import canonical
 from modelcache.compilecache.places.protocol import Placed, is_hex
 from modelcache.errors import BrokenBundle
 from modelcache.origins.ocimanifests import ImageManifest
+from modelcache.transfer.cancelling import Cancel
 
 MANIFEST_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
 CONFIG_TYPE: Final = "application/vnd.oci.image.config.v1+json"
@@ -49,7 +50,7 @@ _MAX_MANIFEST_BYTES: Final = 64 * 1024
 """A bundle's has one kibibyte. What is wrong in 4 MiB of it takes 930 MiB to be told."""
 _MAX_CONFIG_PARTS: Final = 20_000
 """Each empty one takes 80 bytes when it is read."""
-_TAG = re.compile(r"([0-9a-f]{64})-([0-9a-f]{32})")
+_TAG = re.compile(r"([0-9a-f]{64})-[0-9]{10}-([0-9a-f]{32})")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _BLOCK = 1024 * 1024
 
@@ -67,10 +68,13 @@ class Image:
         return f"sha256:{sha256(self.config).hexdigest()}"
 
 
-def image_of(bundle: LocalBundle, manifest: BundleManifest) -> Image:
+def image_of(bundle: LocalBundle, manifest: BundleManifest, cancel: Cancel | None = None) -> Image:
     """What is pushed beside the archive.
 
     `manifest`: what is in the archive, which has been checked.
+
+    Raises:
+        Cancelled
     """
     statement = bundle.statement
     created = statement.created_at.isoformat().replace("+00:00", "Z")
@@ -80,7 +84,10 @@ def image_of(bundle: LocalBundle, manifest: BundleManifest) -> Image:
             "architecture": _ARCHITECTURES.get(statement.key.cpu.arch, statement.key.cpu.arch),
             "os": "linux",
             "config": {"Labels": labels(statement, manifest)},
-            "rootfs": {"type": "layers", "diff_ids": [_uncompressed_digest(bundle)]},
+            "rootfs": {
+                "type": "layers",
+                "diff_ids": [_uncompressed_digest(bundle, cancel or Cancel())],
+            },
             "history": [{"created": created, "created_by": "modelcache compile publish"}],
             ENVELOPE_FIELD: bundle.envelope_bytes.decode(),
         }
@@ -110,9 +117,12 @@ def image_of(bundle: LocalBundle, manifest: BundleManifest) -> Image:
     return Image(config, canonical(document))
 
 
-def tag_of(key: str, digest: str) -> str:
-    """`<key>-<32 digits of the digest>`: a tag may have 128 characters, and both have 129."""
-    return f"{key}-{digest.removeprefix('sha256:')[:32]}"
+def tag_of(key: str, digest: str, created: datetime) -> str:
+    """`<key>-<seconds since 1970>-<32 digits of the digest>`; a tag may have 128 characters.
+
+    With the time in it the newest of a key are found by their names: each manifest is a request.
+    """
+    return f"{key}-{int(created.timestamp()):010}-{digest.removeprefix('sha256:')[:32]}"
 
 
 def parse_tag(tag: str) -> tuple[str, str] | None:
@@ -137,21 +147,18 @@ def placed_of(content: bytes, digest: str, tag: str) -> Placed | None:
         return None
     try:
         manifest = _Manifest.model_validate_json(content)
-        created = datetime.fromisoformat(manifest.annotations.get(CREATED, ""))
-    except (ValidationError, ValueError):
+        moment = datetime.fromisoformat(manifest.annotations.get(CREATED, ""))
+        created = moment.astimezone(UTC)
+    except (ValidationError, ValueError, OverflowError):
         return None
     key = manifest.annotations.get(KEY, "")
     bundle = manifest.annotations.get(DIGEST, "")
-    whole = is_hex(key) and is_hex(bundle.removeprefix("sha256:")) and len(manifest.layers) == 1
-    if not whole or tag_of(key, bundle) != tag or created.tzinfo is None:
+    algorithm, _, hexadecimal = bundle.partition(":")
+    named = algorithm == "sha256" and is_hex(hexadecimal) and is_hex(key)
+    plain = moment.tzinfo is not None and len(manifest.layers) == 1
+    if not named or not plain or tag_of(key, bundle, created) != tag:
         return None
-    return Placed(
-        bundle,
-        key,
-        created.astimezone(UTC),
-        manifest.layers[0].size,
-        digest,
-    )
+    return Placed(bundle, key, created, manifest.layers[0].size, digest)
 
 
 def config_of(content: bytes, what: str) -> str:
@@ -183,11 +190,12 @@ def envelope_of(config: bytes, what: str) -> bytes:
         raise BrokenBundle(f"{what} is an image without a bundle's envelope: remove it") from error
 
 
-def _uncompressed_digest(bundle: LocalBundle) -> str:
+def _uncompressed_digest(bundle: LocalBundle, cancel: Cancel) -> str:
     """The digest of the archive as a plain tar, which an image's config names."""
     digest = sha256()
     with bundle.archive.open("rb") as file, _decompressed(file, bundle) as stream:
         while block := stream.read(_BLOCK):
+            cancel.check()
             digest.update(block)
     return f"sha256:{digest.hexdigest()}"
 

@@ -9,7 +9,6 @@ collection takes.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import islice
 from typing import Final
 
 import structlog
@@ -28,13 +27,15 @@ from modelcache.compilecache.places.images import (
     placed_of,
     tag_of,
 )
-from modelcache.compilecache.places.protocol import Placed, newest_first
+from modelcache.compilecache.places.protocol import MAX_NAMES, Placed, newest_first
 from modelcache.errors import BrokenBundle, NotFound, UsageError
+from modelcache.origins.asking import TooLong
 from modelcache.origins.credentials import Secret
 from modelcache.origins.network import Network
 from modelcache.origins.ocilogins import open_registry
 from modelcache.origins.ociwriting import RegistryWriter
 from modelcache.origins.protocol import HttpLocation
+from modelcache.transfer.cancelling import Cancel
 
 MAX_IMAGES: Final = 256
 """Of one key whose manifests are asked for: each costs a request."""
@@ -78,39 +79,47 @@ class OciPlace:
         """The registry."""
         return self._client.base.partition("://")[2]
 
-    def publish(self, bundle: LocalBundle) -> bool:
+    def publish(self, bundle: LocalBundle, cancel: Cancel | None = None) -> bool:
         """Push a bundle. See `Place.publish`."""
+        cancel = cancel or Cancel()
         statement = bundle.statement
-        tag = tag_of(statement.key.digest, statement.digest)
+        tag = tag_of(statement.key.digest, statement.digest, statement.created_at)
         there = self._look(tag)
         if there is not None and there.digest == statement.digest:
             return False
-        image = image_of(bundle, check(bundle.archive, statement))
-        self._writer.push_blob(statement.archive.digest, bundle.archive)
+        image = image_of(bundle, check(bundle.archive, statement, cancel=cancel), cancel)
+        self._writer.push_blob(statement.archive.digest, bundle.archive, cancel.check)
         self._writer.push_blob(image.config_digest, image.config)
         self._writer.push_manifest(tag, image.manifest, MANIFEST_TYPE)
         return True
 
-    def generations(self, key: str) -> tuple[Placed, ...]:
-        """The bundles of a key. See `Place.generations`."""
-        return newest_first(self._placed(tag for tag, (of, _) in self._tags() if of == key))
+    def generations(self, key: str, most: int = MAX_NAMES) -> tuple[Placed, ...]:
+        """The bundles of a key. See `Place.generations`; at most `MAX_IMAGES`."""
+        tags = sorted((tag for tag, (of, _) in self._tags() if of == key), reverse=True)
+        if most > MAX_IMAGES < len(tags):
+            log.warning("place.too_many", place=str(self._uri), looked_at=MAX_IMAGES)
+        return newest_first(self._placed(tags[: min(most, MAX_IMAGES)]))
 
     def keys(self) -> tuple[str, ...]:
         """The keys. See `Place.keys`."""
         return tuple(sorted({key for _, (key, _) in self._tags()}))
 
-    def find(self, digest: str) -> Placed | None:
+    def find(self, digest: str, key: str = "") -> Placed | None:
         """The bundle of a digest. See `Place.find`."""
         start = digest.removeprefix("sha256:")[:32]
-        found = self._placed(tag for tag, (_, begins) in self._tags() if begins == start)
+        tags = [t for t, (of, begins) in self._tags() if begins == start and key in ("", of)]
+        found = self._placed(tags[:MAX_IMAGES])
         return next((placed for placed in found if placed.digest == digest), None)
 
     def envelope(self, placed: Placed) -> bytes:
         """The envelope. See `Place.envelope`."""
-        name = f"{self._uri}:{tag_of(placed.key, placed.digest)}"
+        name = f"{self._uri}:{tag_of(placed.key, placed.digest, placed.created)}"
         # Asked for anew: what was removed meanwhile leaves its blobs behind for a while.
-        manifest, _, _ = self._client.manifest(self._token(placed))
-        config = self._reader.blob(config_of(manifest, name), MAX_CONFIG_BYTES)
+        try:
+            manifest, _, _ = self._client.manifest(self._token(placed))
+            config = self._reader.blob(config_of(manifest, name), MAX_CONFIG_BYTES)
+        except TooLong as error:
+            raise BrokenBundle(f"{name} is larger than any bundle's image: {error}") from error
         envelope = envelope_of(config, name)
         if len(envelope) > MAX_ENVELOPE_BYTES:
             raise BrokenBundle(f"{name} has an envelope that is longer than any: remove it")
@@ -134,7 +143,7 @@ class OciPlace:
         """The manifest's digest."""
         if placed.token:
             return placed.token
-        tag = tag_of(placed.key, placed.digest)
+        tag = tag_of(placed.key, placed.digest, placed.created)
         found = self._look(tag)
         if found is None or found.digest != placed.digest:
             raise NotFound(f"{self._uri}:{tag} is not there any more")
@@ -145,10 +154,7 @@ class OciPlace:
         return [(tag, said) for tag in self._reader.tags() if (said := parse_tag(tag)) is not None]
 
     def _placed(self, tags: Iterable[str]) -> list[Placed]:
-        waiting = iter(tags)
-        found = [self._look(tag) for tag in islice(waiting, MAX_IMAGES)]
-        if next(waiting, None) is not None:
-            log.warning("place.too_many", place=str(self._uri), looked_at=MAX_IMAGES)
+        found = [self._look(tag) for tag in tags]
         return [placed for placed in found if placed is not None]
 
     def _look(self, tag: str) -> Placed | None:
@@ -157,6 +163,8 @@ class OciPlace:
             content, digest, _ = self._client.manifest(tag)
         except NotFound:
             return None
+        except TooLong:
+            content, digest = b"", ""
         placed = placed_of(content, digest, tag)
         if placed is None:
             log.warning("place.no_bundle", place=str(self._uri), tag=tag)

@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+from typing import Final
+
 from modelcache.api import parse_uri
 from modelcache.compilecache.places.protocol import Place
 from modelcache.errors import UsageError
 from modelcache.origins.registry import OriginSettings
+
+_WRITE: Final = (
+    "write oci://registry/repository, s3://bucket/prefix, gs://bucket/prefix or file:///path"
+)
+_SCHEMES: Final = ("oci", "s3", "gs", "file")
+
+
+def uri_of(place: str) -> str:
+    """The URI of a place as a command line names it: a URI, or the path of a directory.
+
+    Raises:
+        UsageError: it is empty, or a URI of something that is no place.
+    """
+    if not place:
+        raise UsageError(f"the place for bundles is empty: {_WRITE}")
+    scheme, separator, _ = place.partition("://")
+    if not separator:
+        return Path(os.path.abspath(place)).as_uri()
+    if scheme not in _SCHEMES:
+        raise UsageError(f"{place[:200]!r} is no place for bundles: {_WRITE}")
+    return place
 
 
 def open_place(uri: str, secret_name: str | None, settings: OriginSettings) -> Place:
@@ -41,7 +66,4 @@ def open_place(uri: str, secret_name: str | None, settings: OriginSettings) -> P
         from modelcache.compilecache.places.oci import OciPlace
 
         return OciPlace(parsed, secret=secret, network=settings.network)
-    raise UsageError(
-        f"{parsed} is no place for bundles: write oci://registry/repository, s3://bucket/prefix,"
-        " gs://bucket/prefix or file:///path"
-    )
+    raise UsageError(f"{parsed} is no place for bundles: {_WRITE}")

@@ -21,6 +21,7 @@ from typing import Final, Protocol
 from modelcache.compilecache.bundles.local import LocalBundle
 from modelcache.compilecache.bundles.statement import Archive
 from modelcache.origins.protocol import Location
+from modelcache.transfer.cancelling import Cancel
 
 MAX_NAMES: Final = 100_000
 """Names that are looked at in one listing: more are no place for bundles."""
@@ -72,21 +73,26 @@ class Place(Protocol):
         """The `host[:port]` that is asked; empty where there is none, or it isn't known yet."""
         ...
 
-    def publish(self, bundle: LocalBundle) -> bool:
+    def publish(self, bundle: LocalBundle, cancel: Cancel | None = None) -> bool:
         """Bring a bundle to the place: all of it, or, whatever happens, nothing that is seen.
+
+        Args:
+            bundle: it.
+            cancel: ends it at the next piece of the archive.
 
         Returns:
             False: it was there already.
 
         Raises:
             BrokenBundle: its archive is not the one that its statement names; nothing is sent.
+            Cancelled
         """
         ...
 
-    def generations(self, key: str) -> tuple[Placed, ...]:
-        """The bundles of one key, newest first; none for a key that the place doesn't know.
+    def generations(self, key: str, most: int = MAX_NAMES) -> tuple[Placed, ...]:
+        """The newest bundles of one key, newest first; none for a key that the place doesn't know.
 
-        At most `MAX_NAMES`.
+        In a registry each costs a request: who wants few says so.
         """
         ...
 
@@ -94,8 +100,9 @@ class Place(Protocol):
         """The keys that have bundles, sorted. At most `MAX_NAMES`."""
         ...
 
-    def find(self, digest: str) -> Placed | None:
-        """The bundle of a digest (`sha256:<64 hex>`), whatever its key."""
+    def find(self, digest: str, key: str = "") -> Placed | None:
+        """The bundle of a digest (`sha256:<64 hex>`), whatever its key; with a key, which costs
+        less in a bucket, of that alone."""
         ...
 
     def envelope(self, placed: Placed) -> bytes:

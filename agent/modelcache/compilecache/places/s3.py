@@ -11,9 +11,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from boto3.exceptions import S3UploadFailedError
-from boto3.s3.transfer import TransferConfig
-from botocore.exceptions import BotoCoreError, ClientError
+from boto3.s3.transfer import TransferConfig, create_transfer_manager
+from botocore.exceptions import ClientError
+from s3transfer.exceptions import CancelledError
 
 from modelcache.api import SourceURI
 from modelcache.compilecache.places.buckets import BucketPlace, Item
@@ -23,6 +23,7 @@ from modelcache.origins.network import Network
 from modelcache.origins.protocol import HttpLocation
 from modelcache.origins.s3 import URL_SECONDS
 from modelcache.origins.s3client import S3Bucket
+from modelcache.transfer.cancelling import Cancel
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -44,9 +45,13 @@ class _Bucket:
         self._uri = uri
         self._name = uri.authority
         self._s3 = S3Bucket(uri, secret=secret, network=network, needed=_NEEDED)
-        # The default of ten threads would be felt on a node that serves.
+        # The default of ten threads would be felt on a node that serves; so would the other client,
+        # which boto3 takes by itself on machines with much bandwidth, as most with GPUs have.
         self._parts = TransferConfig(
-            multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=2
+            multipart_threshold=PART_BYTES,
+            multipart_chunksize=PART_BYTES,
+            max_concurrency=2,
+            preferred_transfer_client="classic",
         )
 
     @property
@@ -68,16 +73,20 @@ class _Bucket:
             finally:
                 body.close()
 
-    def put(self, name: str, path: Path) -> None:
-        with self._s3.asking():
+    def has(self, name: str, path: Path) -> bool:  # noqa: ARG002
+        return False  # S3 says no checksum of the whole content; who may write may write again
+
+    def put(self, name: str, path: Path, cancel: Cancel) -> None:
+        cancel.check()
+        # At its end it waits for its threads: else a process would, when it ends.
+        with self._s3.asking(), create_transfer_manager(self._client(), self._parts) as manager:
+            upload = manager.upload(str(path), self._name, name)
             try:
-                self._client().upload_file(str(path), self._name, name, Config=self._parts)
-            except S3UploadFailedError as error:
-                # It has the reason as a text only; what it was made of is the context.
-                reason = error.__cause__ or error.__context__
-                if isinstance(reason, ClientError | BotoCoreError):
-                    raise reason from None
-                raise OriginUnavailable(f"{self._uri}: an upload failed") from error
+                with cancel.calling(upload.cancel):
+                    upload.result()
+            except CancelledError:
+                cancel.check()
+                raise
 
     def put_new(self, name: str, content: bytes) -> bool:
         condition: dict[str, Any] = {"IfNoneMatch": "*"}

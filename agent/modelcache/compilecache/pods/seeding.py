@@ -23,8 +23,8 @@ from modelcache.compilecache.bundles.local import LocalBundle
 from modelcache.compilecache.engines.evidence import EngineHashes
 from modelcache.compilecache.pods import environment
 from modelcache.compilecache.pods.protocol import MOST_FILES
-from modelcache.compilecache.starts.holding import in_use
 from modelcache.compilecache.starts.seeding import Seeded, seed
+from modelcache.compilecache.starts.using import in_use
 from modelcache.compilecache.trees.scanning import Limits
 from modelcache.errors import BrokenBundle, ModelCacheError, NotFound
 from modelcache.transfer.cancelling import Cancel

@@ -39,12 +39,13 @@ class CacheDirectory:
     path: Path
     _marker: int
 
-    def prepare(self, key: str, digest: str | None) -> bool:
+    def prepare(self, key: str, digest: str | None, *, keep: bool = True) -> bool:
         """Make it empty, unless what is in it is of use.
 
         Args:
             key: what the start is for, 64 hex digits.
             digest: the bundle that it is to be seeded from; None: there is none.
+            keep: whether the start is to have what an earlier one left.
 
         Returns:
             Whether files of an earlier start for the same key are in it, from which no bundle is
@@ -61,13 +62,14 @@ class CacheDirectory:
                 f"{self.path} is not empty ({some}{', …' if len(content) > 3 else ''}), and not by"
                 " an earlier start with modelcache: give --cache-dir another directory"
             )
-        if content and self._key() == key:
+        if content and keep and self._key() == key:
             if digest is None:
                 return True
             with suppress(UsageError):
                 note = read_note(self.path)
                 if note is not None and note.digest == digest:
                     return False  # `seed` keeps it
+        self._write("")  # who is killed from here on leaves what is whole for no key
         for name in (*content, NOTE_NAME):
             path = self.path / name
             if path.is_dir() and not path.is_symlink():
@@ -101,12 +103,17 @@ def taken(path: Path) -> Iterator[CacheDirectory]:
     """Have a cache directory for as long as an engine runs; it is made where there is none.
 
     Raises:
-        Taken: another start has it.
-        OSError: it can't be made or written.
+        Taken: another start has it, or it can't be made or written.
     """
-    path.mkdir(mode=0o755, parents=True, exist_ok=True)
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(path / _MARKER, flags, 0o644)
+    try:
+        path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        fd = os.open(path / _MARKER, flags, 0o644)
+    except OSError as error:
+        raise Taken(
+            f"{path} can't be used as the cache directory ({error.strerror or error}): give"
+            " --cache-dir a directory that this user may write to"
+        ) from error
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -258,7 +258,7 @@ def watch(
     told = ""
     while True:
         cancel.check()
-        seen, began = evidence(), clock()
+        began, seen = clock(), evidence()
         why = waiting.look(seen)
         pause = max(patience.look, min(20 * (clock() - began), patience.quiet / 2))
         if why is None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +19,7 @@ from modelcache.compilecache.engines.factors import hashes_of
 from modelcache.compilecache.engines.judging import Verdict, judge
 from modelcache.compilecache.engines.logs import LogReader
 from modelcache.compilecache.engines.table import Engine
-from modelcache.compilecache.keys.parts import ParallelLayout
+from modelcache.compilecache.keys.parts import Key
 from modelcache.compilecache.starts.capturing import Captured, Patience, capture, watch
 from modelcache.compilecache.starts.preparing import Prepared
 from modelcache.compilecache.starts.reporting import Capturing
@@ -113,9 +114,14 @@ class How:
     compression: Compression = "zstd"
 
 
-def ranks_of(parallel: ParallelLayout) -> int:
-    """How many processes of an engine compile on this node, where it is the only one."""
-    return parallel.tensor * parallel.pipeline * parallel.data
+def ranks_of(key: Key) -> int:
+    """How many processes of an engine compile on this node: all, unless its arguments say that
+    there are others."""
+    options = (each.partition("=") for each in takewhile(lambda each: each != "--", key.args))
+    sizes = {name: int(size) for name, _, size in options if size.isdecimal()}
+    parallel = key.parallel
+    data = sizes.get("--data-parallel-size-local") or parallel.data
+    return max(1, parallel.tensor * parallel.pipeline * data // (sizes.get("--nnodes") or 1))
 
 
 class Following:
@@ -127,9 +133,10 @@ class Following:
         how: How,
         keep: Keep | None,
         tell: Callable[[Verdict, Evidence], None],
+        why_not: str = "it was not asked for",
     ) -> None:
-        """`keep` makes a bundle of a capture; None: nothing is captured. `tell` is called once,
-        when it is known how the start went."""
+        """`keep` makes a bundle of a capture; None: nothing is captured, and `why_not` is said of
+        that. `tell` is called once, when it is known how the start went."""
         self._engaged = engaged
         self._how = how
         self._keep = keep if engaged.prepared.usable else None
@@ -138,7 +145,7 @@ class Following:
         self.evidence: Evidence | None = None
         self.notes: tuple[str, ...] = ()
         """What else the user is to know."""
-        self.capturing = Capturing(message="it was not asked for" if keep is None else "")
+        self.capturing = Capturing(message=why_not if keep is None else "")
 
     def run(self, cancel: Cancel) -> None:
         """Until the engine has ended, and what is to be captured is.

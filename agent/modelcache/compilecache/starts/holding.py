@@ -12,10 +12,8 @@ checks it again (`bundles.trust`, `bundles.unpacking`).
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -25,28 +23,18 @@ from typing import Final
 from modelcache.api.compilecache import KEY_PATTERN
 from modelcache.api.meta import NAME_PATTERN
 from modelcache.compilecache.bundles.local import ARCHIVE_NAMES, ENVELOPE_NAME, LocalBundle
-from modelcache.errors import ModelCacheError, NotFound, UnsafePath
+from modelcache.compilecache.starts.using import InUse, alone
+from modelcache.errors import NotFound, UnsafePath
 from modelcache.store.blobs import Blobs
 from modelcache.store.durable import Durable, disk_errors
 from modelcache.store.layout import Layout
 from modelcache.store.locking import Turns, try_lock
 from modelcache.store.paths import children
 
-ENVELOPE: Final = ENVELOPE_NAME
-"""Its lock tells whether somebody reads the bundle."""
 ARCHIVES: Final = frozenset(ARCHIVE_NAMES.values())
-
-_PATIENCE_SECONDS: Final = 5.0
-"""A removal holds its lock for much less."""
 
 _HEX = re.compile(KEY_PATTERN)
 _NAME = re.compile(NAME_PATTERN)
-
-
-class InUse(ModelCacheError):
-    """A start is being seeded from the bundle at this moment: later."""
-
-    retryable = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +112,7 @@ class Holding:
                 if not _HEX.fullmatch(path.name) or path.is_symlink():
                     continue
                 with suppress(FileNotFoundError):
-                    stamp = (path / ENVELOPE).lstat().st_mtime_ns
+                    stamp = (path / ENVELOPE_NAME).lstat().st_mtime_ns
                     found.append((stamp, Held(name, folder.name, path.name, path)))
         return tuple(held for _, held in sorted(found, key=lambda each: (each[0], each[1].digest)))
 
@@ -135,7 +123,7 @@ class Holding:
             UnsafePath
         """
         held = self._held(name, key, digest)
-        return held if (held.directory / ENVELOPE).is_file() else None
+        return held if (held.directory / ENVELOPE_NAME).is_file() else None
 
     def current(self, name: str) -> Held | None:
         """The bundle that the next start is seeded from."""
@@ -190,8 +178,8 @@ class Holding:
         """
         held = self._held(name, key, digest)
         names = set(os.listdir(made))
-        if ENVELOPE not in names or len(names) != 2 or not names & ARCHIVES:
-            raise NotFound(f"{made} is no bundle: {ENVELOPE} and one archive belong there")
+        if ENVELOPE_NAME not in names or len(names) != 2 or not names & ARCHIVES:
+            raise NotFound(f"{made} is no bundle: {ENVELOPE_NAME} and one archive belong there")
         with disk_errors(), self._turns.take():
             for each in names:
                 self._settle(made / each)
@@ -258,7 +246,7 @@ class Holding:
         with self._turns.take():
             if self._shown(name) == f"{held.key}/{held.digest}":
                 self._durable.unlink(self.layout.compile_current(name))
-            with nullcontext() if force else _alone(held):
+            with nullcontext() if force else alone(held.directory, name):
                 blob = self._blob_of(held)
                 size = 0 if blob else held.bytes
                 self._durable.remove_tree(held.directory)
@@ -303,7 +291,7 @@ class Holding:
                     if not _HEX.fullmatch(folder.name) or folder.is_symlink():
                         continue
                     for path in children(folder):
-                        if _HEX.fullmatch(path.name) and not (path / ENVELOPE).exists():
+                        if _HEX.fullmatch(path.name) and not (path / ENVELOPE_NAME).exists():
                             self._durable.remove_tree(path)
                     self._durable.remove_if_empty(folder)
 
@@ -340,65 +328,3 @@ class Holding:
                     if path.lstat().st_ino == found.st_ino:
                         return path.name
         return None
-
-
-@contextmanager
-def in_use(directory: Path) -> Iterator[None]:
-    """Read a bundle that nobody removes meanwhile; also where its root is mounted read-only.
-
-    A lock that somebody else holds for too long is gone without: any pod that reads bundles can
-    take it, and what is open stays readable.
-
-    Raises:
-        NotFound: it was just removed.
-    """
-    try:
-        fd = os.open(directory / ENVELOPE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise NotFound(f"{directory} has no bundle in it any more") from error
-    try:
-        _share(fd)
-        if not os.fstat(fd).st_nlink:
-            raise NotFound(f"{directory} was removed a moment ago")
-        yield
-    finally:
-        os.close(fd)
-
-
-def _share(fd: int) -> None:
-    give_up = time.monotonic() + _PATIENCE_SECONDS
-    while True:
-        try:
-            return fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= give_up:
-                return None
-            time.sleep(0.02)
-        except OSError:
-            return None  # a file system without locks
-
-
-@contextmanager
-def _alone(held: Held) -> Iterator[None]:
-    """Nobody reads the bundle as long as this lasts.
-
-    Raises:
-        InUse
-    """
-    try:
-        fd = os.open(held.directory / ENVELOPE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        yield
-        return
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InUse(
-                f"{held.name}: a start is being seeded from bundle {held.digest[:12]}"
-            ) from error
-        except OSError:
-            pass  # a file system without locks
-        yield
-    finally:
-        os.close(fd)

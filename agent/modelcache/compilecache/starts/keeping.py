@@ -13,7 +13,8 @@ from modelcache.compilecache.bundles.signing import SigningKey
 from modelcache.compilecache.bundles.statement import Producer, Statement
 from modelcache.compilecache.keys.parts import Key
 from modelcache.compilecache.starts.capturing import Captured
-from modelcache.compilecache.starts.holding import Held, Holding, InUse
+from modelcache.compilecache.starts.holding import Held, Holding
+from modelcache.compilecache.starts.using import InUse
 from modelcache.store.durable import Durable
 
 GENERATIONS: Final = 2

@@ -15,10 +15,10 @@ from modelcache.compilecache.bundles.local import LocalBundle
 from modelcache.compilecache.engines.table import Engine
 from modelcache.compilecache.keys.parts import Key
 from modelcache.compilecache.starts.cachedirs import taken
-from modelcache.compilecache.starts.holding import in_use
 from modelcache.compilecache.starts.reporting import Seeding
 from modelcache.compilecache.starts.seeding import Seeded, seed
 from modelcache.compilecache.starts.sources import Sourced, Sources
+from modelcache.compilecache.starts.using import in_use
 from modelcache.compilecache.trees.scanning import Tree, scan
 from modelcache.errors import BrokenBundle, Cancelled, ModelCacheError
 from modelcache.transfer.cancelling import Cancel
@@ -76,11 +76,12 @@ def prepare(wishes: Wishes, kept: ExitStack, cancel: Cancel) -> Prepared:
         key = wishes.key()
         cancel.check()
         directory = kept.enter_context(taken(wishes.cache_dir))
+        began = time.monotonic()
         sourced = wishes.sources.look(key, cancel) if wishes.seeds else Sourced()
         env, notes = _environment(wishes)
-        began = time.monotonic()
         bundle = sourced.bundle
-        left = directory.prepare(key.digest, bundle.digest if bundle else None)
+        digest = bundle.digest if bundle else None
+        left = directory.prepare(key.digest, digest, keep=wishes.seeds)
         seeding = Seeding(message=sourced.message if wishes.seeds else "it was not asked for")
         if bundle is not None:
             seeding = _seed(bundle, sourced, wishes, cancel)
@@ -93,7 +94,7 @@ def prepare(wishes: Wishes, kept: ExitStack, cancel: Cancel) -> Prepared:
     except Cancelled:
         raise
     except (ModelCacheError, OSError) as error:
-        why = str(error) if isinstance(error, ModelCacheError) else _told(error)
+        why = str(error) if isinstance(error, ModelCacheError) else told(error)
         return Prepared(wishes.env, key, seeding=Seeding(message=why))
 
 
@@ -130,6 +131,7 @@ def _environment(wishes: Wishes) -> tuple[dict[str, str], tuple[str, ...]]:
     return {**wishes.env, **own}, notes
 
 
-def _told(error: OSError) -> str:
+def told(error: OSError) -> str:
+    """What the system says is wrong, and with which file."""
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{error.strerror or error}"

@@ -98,13 +98,15 @@ def lines(start: Start) -> Iterator[str]:
         yield (
             f"seeded from {_short(seeded.digest)} ({seeded.files} files, {seeded.seconds:.1f} s)"
         )
+    if seeded.source == "kept":
+        yield "started with what an earlier start had left in the cache directory"
     if seeded.message:
         yield f"{'but' if seeded.digest else 'not seeded'}: {seeded.message}"
     captured = start.capturing
     if captured.digest is not None:
         where = f", published to {captured.place}" if captured.place else ""
         yield (
-            f"captured as {_short(captured.digest)} ({captured.files} files,"
+            f"captured for {start.name} as {_short(captured.digest)} ({captured.files} files,"
             f" {captured.seconds:.1f} s{where})"
         )
     if captured.message and start.result != "Hit":

@@ -29,7 +29,7 @@ from modelcache.compilecache.starts.capturing import Captured
 from modelcache.compilecache.starts.conducting import Conducted
 from modelcache.compilecache.starts.following import Engaged, Following, How, ranks_of
 from modelcache.compilecache.starts.keeping import Keeper
-from modelcache.compilecache.starts.preparing import Prepared, Wishes, prepare
+from modelcache.compilecache.starts.preparing import Prepared, Wishes, prepare, told
 from modelcache.compilecache.starts.reporting import (
     Capturing,
     Seeding,
@@ -111,6 +111,7 @@ class _Work:
     signals: Signals
     cancel: Cancel = field(default_factory=Cancel)
     trouble: str = ""
+    _done: threading.Event = field(default_factory=threading.Event)
 
     def start(self, call: Callable[[Cancel], None], name: str) -> None:
         self._thread = threading.Thread(target=self._run, args=(call,), name=name, daemon=True)
@@ -118,7 +119,7 @@ class _Work:
 
     @property
     def over(self) -> bool:
-        return not self._thread.is_alive()
+        return self._done.is_set()
 
     def stop(self) -> bool:
         """Have it end soon; whether it did."""
@@ -132,12 +133,16 @@ class _Work:
             call(self.cancel)
         except Cancelled:
             self.trouble = "it took too long, or was told to stop"
-        except (ModelCacheError, OSError) as error:
+        except ModelCacheError as error:
             self.trouble = str(error)
+        except OSError as error:
+            self.trouble = told(error)
         except Exception as error:  # the engine is not to pay for a defect of ours
             log.exception("compile.defect")
             self.trouble = f"a defect, please report it: {error!r}"
         finally:
+            # Before it calls: who is called looks once, while this thread may still be alive.
+            self._done.set()
             self.signals.call()
 
 
@@ -193,11 +198,13 @@ class _Run:
 
     def _following(self, engaged: Engaged) -> Following:
         order, key = self._order, self._prepared.key
-        parallel = ranks_of(key.parallel) if key is not None else 1
+        ranks = ranks_of(key) if key is not None else 1
         layout = order.sources.holding.layout
-        how = How(layout.captures, order.quiet_seconds, parallel, order.compression)
-        keep = self._keep if order.captures and key is not None else None
-        return Following(engaged, how, keep, self._judged)
+        how = How(layout.captures, order.quiet_seconds, ranks, order.compression)
+        if order.captures and key is None:
+            why = "what the command was started for is not known"
+            return Following(engaged, how, None, self._judged, why)
+        return Following(engaged, how, self._keep if order.captures else None, self._judged)
 
     def _conduct(self, child: Conducted) -> None:
         """Pass signals on until the engine has ended."""
@@ -236,9 +243,30 @@ class _Run:
             sources.marks.loaded(sources.name, bundle.digest)
 
     def _keep(self, captured: Captured) -> Capturing:
-        order, key = self._order, self._prepared.key
+        key = self._prepared.key
         assert key is not None
-        sources = order.sources
+        kept = self._bundle(captured, key)
+        now = self._key_by_now(key)
+        if now is not None:
+            self._bundle(captured, now)
+        return kept
+
+    def _key_by_now(self, key: Key) -> Key | None:
+        """What the next start will be for, where this one has downloaded its model: then the
+        model's commit is known, which is part of the key. A machine that has yet to download it
+        asks for what this start was for, so a bundle is made for both."""
+        if key.model.revision or not key.model.id.startswith("hf://"):
+            return None
+        try:
+            now = self._order.key()
+        except (ModelCacheError, OSError):
+            return None
+        # Nothing else may have changed meanwhile.
+        same = now.model.id == key.model.id and now.model_copy(update={"model": key.model}) == key
+        return now if same and now != key else None
+
+    def _bundle(self, captured: Captured, key: Key) -> Capturing:
+        order, sources = self._order, self._order.sources
         keeper = Keeper(sources.holding, order.durable, order.signing_key(), sources.name, key)
         bundle = keeper.keep(captured)
         archive = bundle.statement.archive
@@ -262,14 +290,16 @@ class _Run:
         """Tell what became of it: the rest of the lines, the root's note, the document."""
         order = self._order
         start = self._start(self._verdict, following, trouble, code)
-        told = [*lines(start)]
-        for line in told[1:] if self._verdict is not None else told:
+        said = [*lines(start)]
+        for line in said[1:] if self._verdict is not None else said:
             order.tell(line)
         try:
             write_last(order.sources.holding.layout, order.durable, start)
             order.done(start)
-        except (ModelCacheError, OSError) as error:
+        except ModelCacheError as error:
             order.tell(f"the report could not be written: {error}")
+        except OSError as error:
+            order.tell(f"the report could not be written: {told(error)}")
 
     def _start(
         self, verdict: Verdict | None, following: Following | None, trouble: str, code: int | None

@@ -10,12 +10,12 @@ from typing import Final
 
 import structlog
 
-from modelcache.compilecache.bundles.local import LocalBundle
+from modelcache.compilecache.bundles.local import ENVELOPE_NAME, LocalBundle
 from modelcache.compilecache.bundles.statement import Statement
 from modelcache.compilecache.bundles.trust import Trust
-from modelcache.compilecache.starts.holding import ENVELOPE, Held, Holding
+from modelcache.compilecache.starts.holding import Held, Holding
 from modelcache.errors import ModelCacheError, Untrusted
-from modelcache.planning.compilecaches import HeldBundle
+from modelcache.planning.compilechoosing import HeldBundle
 from modelcache.service.compilecache.outbox import Outbox
 
 log = structlog.get_logger(__name__)
@@ -99,7 +99,7 @@ class Bundles:
     def _open(self, held: Held) -> tuple[tuple[int, int, int], LocalBundle | str]:
         path = held.directory
         try:
-            found = (path / ENVELOPE).lstat()
+            found = (path / ENVELOPE_NAME).lstat()
             stamp = (found.st_ino, found.st_size, held.bytes)
             before = self._read.get(path)
             if before is not None and before[0] == stamp:

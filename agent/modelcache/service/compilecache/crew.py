@@ -10,10 +10,9 @@ import queue
 import random
 import threading
 import time
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -21,80 +20,23 @@ import structlog
 
 from modelcache.api import CompileCache
 from modelcache.compilecache.bundles.local import LocalBundle
-from modelcache.compilecache.bundles.trust import Trust
-from modelcache.compilecache.keys.differing import nearest
-from modelcache.compilecache.keys.parts import Key
-from modelcache.compilecache.places.fetching import Admitted, admit
-from modelcache.compilecache.places.protocol import Place, Placed
+from modelcache.compilecache.places.fetching import Admitted
+from modelcache.compilecache.places.protocol import Place
 from modelcache.compilecache.starts.holding import Holding
-from modelcache.compilecache.trees.scanning import Limits as TreeLimits
-from modelcache.errors import BrokenBundle, ModelCacheError, NotFound, Untrusted
-from modelcache.planning.compilecaches import Fetch, Look, Publish, Running, Work
-from modelcache.planning.compiletrials import Offer
+from modelcache.errors import ModelCacheError, NotFound
+from modelcache.planning.compileactions import Fetch, Look, Publish
+from modelcache.planning.compilebudget import Running
+from modelcache.service.compilecache.jobs import Job, Result
+from modelcache.service.compilecache.looking import Looking, own
 from modelcache.transfer import Cancel
 
 log = structlog.get_logger(__name__)
 
 STUCK_SECONDS: Final = 15.0
-_MOST_OFFERS: Final = 8
-"""So many of the newest generations of a key are looked into."""
-_MOST_OTHERS: Final = 8
-"""So many other keys are looked into, to say in what they differ."""
-_MOST_DIFFERENCES: Final = 3
-_MOST_KNOWN: Final = 512
 
 
 class GoneHere(NotFound):
     """What is to be published is not on this node any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One piece of work.
-
-    Attributes:
-        work: what is to be done.
-        spec: the object's `spec_digest`.
-        cache: the object.
-        key: this node's for it.
-        trust: whom this node trusts for it.
-        place: as `Need.place`.
-        limits: of what is taken.
-        hinted: hints that a look answers.
-        explain: whether a look that finds nothing is to say what is there for other keys.
-    """
-
-    work: Work
-    spec: str
-    cache: CompileCache
-    key: Key
-    trust: Trust
-    place: str
-    limits: TreeLimits
-    hinted: frozenset[str] = frozenset()
-    explain: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Looked:
-    """What a place has for a key: what can be used, and what can't with why.
-
-    `nearest`: in what the nearest bundle for another key differs, as a sentence.
-    """
-
-    offers: tuple[Offer, ...]
-    refused: Mapping[str, str]
-    nearest: str
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """The end of a job: what a look found, or an error, or neither."""
-
-    job: Job
-    looked: Looked | None = None
-    error: BaseException | None = None
-    stopped: bool = False
 
 
 class Bring(Protocol):
@@ -116,32 +58,6 @@ class _Work:
     cancel: Cancel
     thread: threading.Thread
     began: float
-
-
-@dataclass(slots=True)
-class _Admissions:
-    """What was decided of bundles: a digest is always the same bytes. Safe for threads."""
-
-    known: OrderedDict[tuple[object, ...], Admitted | str] = field(default_factory=OrderedDict)
-    mutex: threading.Lock = field(default_factory=threading.Lock)
-
-    def of(self, place: Place, placed: Placed, job: Job, cancel: Cancel) -> Admitted | str:
-        """The bundle, or why it is not taken. Raises as `fetching.admit` but for that."""
-        trust = job.trust
-        key = job.place, placed, tuple(trust.keys), frozenset(trust.digests)
-        with self.mutex:
-            found = self.known.get(key)
-        if found is not None:
-            return found
-        try:
-            found = admit(place, placed, trust, cancel, limits=job.limits)
-        except (Untrusted, BrokenBundle) as error:
-            found = str(error)
-        with self.mutex:
-            self.known[key] = found
-            while len(self.known) > _MOST_KNOWN:
-                self.known.popitem(last=False)
-        return found
 
 
 class Crew:
@@ -174,13 +90,17 @@ class Crew:
         self._on_end = on_end
         self._jitter = jitter
         self._clock = clock
-        self._admissions = _Admissions()
+        self._looking = Looking()
         self._work: dict[str, _Work] = {}
         self._left: list[_Work] = []
         self._ended: queue.SimpleQueue[tuple[Cancel, Result]] = queue.SimpleQueue()
 
     def start(self, job: Job) -> None:
-        """Begin; nothing runs for the object yet."""
+        """Begin; nothing runs for the object yet.
+
+        Raises:
+            ModelCacheError: no thread can be had.
+        """
         cancel = Cancel(self._cancel)
         name = job.work.name
         thread = threading.Thread(
@@ -189,8 +109,14 @@ class Crew:
             name=f"compile-{type(job.work).__name__.lower()}-{name}",
             daemon=True,
         )
+        try:
+            thread.start()
+        except RuntimeError as error:
+            cancel.close()
+            raise ModelCacheError(
+                f"no thread can be started ({error}): raise the limit of processes of the agent"
+            ) from error
         self._work[name] = _Work(job, cancel, thread, self._clock())
-        thread.start()
 
     def stop(self, name: str) -> None:
         """Stop what runs for an object; nobody is interested in its result, or waits for its
@@ -247,11 +173,12 @@ class Crew:
             match job.work:
                 case Look():
                     cancel.wait(self._jitter * random.random())  # noqa: S311 - no secret
-                    result = replace(result, looked=self._look(job, cancel))
+                    place = self._open_place(job.cache)
+                    result = replace(result, looked=self._looking.look(place, job, cancel))
                 case Fetch(_, digest):
                     self._fetch(job, digest, cancel)
                 case Publish(_, digest):
-                    self._publish(job, digest)
+                    self._publish(job, digest, cancel)
         except (ModelCacheError, OSError) as failure:
             result = replace(result, error=failure)
         except Exception as failure:
@@ -263,69 +190,25 @@ class Crew:
         self._ended.put((cancel, result))
         self._on_end()
 
-    def _look(self, job: Job, cancel: Cancel) -> Looked:
-        place = self._open_place(job.cache)
-        offers: list[Offer] = []
-        refused: dict[str, str] = {}
-        for placed in place.generations(job.key.digest)[:_MOST_OFFERS]:
-            try:
-                found = _own(self._admissions.of(place, placed, job, cancel), job)
-            except NotFound:
-                continue  # it was removed meanwhile
-            if isinstance(found, str):
-                refused[placed.digest] = found
-            else:
-                at = found.statement.created_at.timestamp()
-                offers.append(Offer(placed.digest, at))
-        said = ""
-        if job.explain and not offers:
-            said = self._nearest(place, job, cancel)
-        return Looked(tuple(offers), refused, said)
-
-    def _nearest(self, place: Place, job: Job, cancel: Cancel) -> str:
-        """In what the nearest of some bundles for other keys differs from what is wanted here."""
-        keys: list[Key] = []
-        names: dict[str, str] = {}
-        for key in place.keys()[:_MOST_OTHERS]:
-            for placed in place.generations(key)[:1]:
-                with suppress(NotFound):
-                    found = self._admissions.of(place, placed, job, cancel)
-                    if not isinstance(found, str):
-                        keys.append(found.statement.key)
-                        names[keys[-1].digest] = found.statement.name
-        told = nearest(job.key, keys)
-        if told is None:
-            return ""
-        other, differing = told
-        whose = names[other.digest]
-        whose = "" if whose == job.work.name else f" (of {whose})"
-        sentences = [difference.sentence for difference in differing[:_MOST_DIFFERENCES]]
-        if len(differing) > _MOST_DIFFERENCES:
-            sentences.append(f"and {len(differing) - _MOST_DIFFERENCES} more")
-        return f"the nearest bundle there{whose} differs: {', '.join(sentences)}"
-
     def _fetch(self, job: Job, digest: str, cancel: Cancel) -> None:
         place = self._open_place(job.cache)
-        wanted = (p for p in place.generations(job.key.digest) if p.digest == digest)
-        placed = next(wanted, None)
+        placed = place.find(digest, job.key.digest)
         if placed is None:
             raise NotFound(f"{place.uri} has the bundle {digest} no longer")
-        found = _own(self._admissions.of(place, placed, job, cancel), job)
-        if isinstance(found, str):
-            raise Untrusted(found)
+        found = own(place, placed, job, cancel)
         name = job.work.name
         layout = self._holding.layout
         into = layout.compile_bundle(name, placed.key, digest.removeprefix("sha256:"))
         # As no model is called.
         self._bring(place, found, into, cancel, name=f"compile/{name}")
 
-    def _publish(self, job: Job, digest: str) -> None:
+    def _publish(self, job: Job, digest: str, cancel: Cancel) -> None:
         hexadecimal = digest.removeprefix("sha256:")
         held = next((h for h in self._holding.of(job.work.name) if h.digest == hexadecimal), None)
         if held is None:
             raise GoneHere(f"{job.work.name}: the bundle {digest} is not on this node any more")
         place = self._open_place(job.cache)
-        fresh = place.publish(LocalBundle.open(held.directory))
+        fresh = place.publish(LocalBundle.open(held.directory), cancel)
         log.info(
             "bundle.published",
             compile_cache=job.work.name,
@@ -333,12 +216,3 @@ class Crew:
             place=place.uri,
             known=not fresh,
         )
-
-
-def _own(found: Admitted | str, job: Job) -> Admitted | str:
-    """The bundle if it is the object's own: another one may have the same key, and the same place,
-    and other publishers."""
-    name = job.work.name
-    if isinstance(found, str) or found.statement.name == name:
-        return found
-    return f"it is a bundle of {found.statement.name}, not of {name}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
 
-from modelcache.cluster.callers import Caller
+from modelcache.cluster.callers import MAX_TOKEN_BYTES, Caller
 from modelcache.cluster.client import Object
 from modelcache.compilecache.bundles.signing import SigningKey
 from modelcache.errors import AuthFailed, ClusterError, ModelCacheError, RateLimited
@@ -45,16 +47,20 @@ class Door:
     Attributes:
         identify: the caller of a token; raises as `cluster.callers.Callers.identify`.
         pod: a pod of this node by namespace and name, as `cluster.inuse.keep_use` keeps it.
+        pods_known: whether those are all of them now: an agent that has just started knows none.
         node: this node's name.
         asked: an object with this node's key.
+        looked: whether objects were looked at yet.
         best: the bundle that starts are seeded from, or would be.
         signing_key: signs what is taken; None: nothing is.
     """
 
     identify: Callable[[str], Caller]
     pod: Callable[[str, str], Object | None]
+    pods_known: Callable[[], bool]
     node: str
     asked: Callable[[str], Asked | None]
+    looked: Callable[[], bool]
     best: Callable[[str], Known | None]
     signing_key: Callable[[], SigningKey | None]
 
@@ -77,7 +83,12 @@ class Door:
             raise Refused(503, "Unavailable", why, retry_after=15) from error
         pod = self.pod(caller.namespace, caller.pod)
         here = pod is not None and pod.get("uid") == caller.pod_uid and not pod.get("ended")
-        if pod is None or not here or caller.node not in ("", self.node):
+        elsewhere = caller.node not in ("", self.node)
+        if not here and not elsewhere and not self.pods_known():
+            # What is refused for good is not brought again.
+            why = "the pods of this node are not known at this moment"
+            raise Refused(503, "Unavailable", why, retry_after=15)
+        if pod is None or not here or elsewhere:
             raise Refused(
                 403,
                 "OtherNode",
@@ -85,13 +96,34 @@ class Door:
             )
         return caller, pod
 
+    def claimed(self, token: str) -> str:
+        """The uid of the pod of this node that a token says it is for, unchecked; else nothing.
+
+        So that one pod's wrong tokens are not held against all that share its address: nobody knows
+        another pod's uid but who may read pods. The claims are those of
+        https://kubernetes.io/docs/reference/access-authn-authz/service-accounts-admin/
+        """
+        try:
+            payload = token[:MAX_TOKEN_BYTES].split(".")[1]
+            claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+            ours = claims["kubernetes.io"]
+            namespace, name, uid = ours["namespace"], ours["pod"]["name"], ours["pod"]["uid"]
+        except (LookupError, TypeError, ValueError, RecursionError):
+            return ""
+        if not (isinstance(namespace, str) and isinstance(name, str) and isinstance(uid, str)):
+            return ""
+        return uid if uid and (self.pod(namespace, name) or {}).get("uid") == uid else ""
+
     def wanted(self, name: str) -> Asked:
         """An object that selects this node.
 
         Raises:
             Refused
         """
-        asked = self.asked(name)
+        looked, asked = self.looked(), self.asked(name)
+        if asked is None and not looked:
+            why = "the CompileCaches of this node are not known yet"
+            raise Refused(503, "Unavailable", why, retry_after=15)
         if asked is None:
             raise Refused(404, "UnknownCache", f"no CompileCache {name} selects this node")
         return asked

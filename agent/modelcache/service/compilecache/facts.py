@@ -18,6 +18,8 @@ log = structlog.get_logger(__name__)
 _AGAIN_SECONDS: Final = 600.0
 _RETRY_SECONDS: Final = 30.0
 _HUNG_SECONDS: Final = 60.0
+_MOST_ASKING: Final = 4
+"""Questions without an answer: labels may change each minute, and threads that hang never end."""
 _NVIDIA: Final = "0x10de"
 _DISPLAY: Final = ("0x0300", "0x0302")
 """VGA and 3D controllers, by the first two bytes of a PCI device's class."""
@@ -65,6 +67,7 @@ class Facts:
         self._find = find
         self._clock = clock
         self._mutex = threading.Lock()
+        self._unanswered = 0
         self._asking: tuple[Mapping[str, str], float] | None = None
         self._answer: tuple[Mapping[str, str], NodeFacts | None, str, float] | None = None
 
@@ -79,14 +82,16 @@ class Facts:
                 if now - at >= wait and asking is None:
                     self._ask(labels, now)
                 return facts, why
-            if asking is None or (asking[0] != labels and now - asking[1] >= _HUNG_SECONDS):
+            hangs = asking is not None and now - asking[1] >= _HUNG_SECONDS
+            other = asking is not None and asking[0] != labels
+            if asking is None or (hangs and other and self._unanswered < _MOST_ASKING):
                 self._ask(labels, now)
                 return None, ""
-            hangs = now - asking[1] >= _HUNG_SECONDS
             return None, "the accelerator's driver gives no answer" if hangs else ""
 
     def _ask(self, labels: Mapping[str, str], now: float) -> None:
         asking = self._asking = labels, now
+        self._unanswered += 1
         threading.Thread(
             target=self._run, args=(labels, asking), name="node-facts", daemon=True
         ).start()
@@ -98,6 +103,7 @@ class Facts:
         except (ModelCacheError, OSError, ValueError) as error:
             why = str(error)
         with self._mutex:
+            self._unanswered -= 1
             if self._asking is asking:
                 self._asking = None
             before = self._answer

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -21,43 +21,41 @@ from modelcache.catalog import Catalog
 from modelcache.compilecache.bundles.signing import TrustedKeys
 from modelcache.compilecache.bundles.trust import Trust
 from modelcache.compilecache.keys.facts import NodeFacts
-from modelcache.compilecache.starts.holding import Holding, InUse
+from modelcache.compilecache.starts.holding import Holding
 from modelcache.compilecache.starts.marks import Marks
+from modelcache.compilecache.starts.using import InUse
 from modelcache.compilecache.trees.scanning import Limits as TreeLimits
-from modelcache.errors import BrokenBundle, BrokenContent, ModelCacheError, Untrusted
-from modelcache.planning.compilecaches import (
+from modelcache.errors import ModelCacheError
+from modelcache.planning.compileactions import (
     Action,
     Discard,
     Fetch,
-    HeldBundle,
     Hide,
-    Limits,
     Look,
-    Need,
     Publish,
-    Removal,
     Remove,
     Show,
     Stop,
-    idle,
-    plan,
 )
-from modelcache.planning.compiletrials import CompileTrial
+from modelcache.planning.compilebudget import Limits
+from modelcache.planning.compilecaches import plan
+from modelcache.planning.compilechoosing import Need
 from modelcache.planning.placement import selects
 from modelcache.service.compilecache.bundles import Bundles, Known
-from modelcache.service.compilecache.crew import Crew, GoneHere, Job, Result
+from modelcache.service.compilecache.crew import Crew
+from modelcache.service.compilecache.jobs import Job
 from modelcache.service.compilecache.needs import Asked, Needs
 from modelcache.service.compilecache.outbox import Outbox
 from modelcache.service.compilecache.starts import StartBook
 from modelcache.service.compilecache.surroundings import CompileSurroundings
-from modelcache.service.compilecache.telling import Round, Telling, is_doubtful
+from modelcache.service.compilecache.telling import Round, Telling
+from modelcache.service.compilecache.tries import Tries
+from modelcache.service.compilecache.unwanted import Unwanted
 from modelcache.service.unwanted import Keeping
-from modelcache.transfer import delay
 
 log = structlog.get_logger(__name__)
 
 CYCLE_SECONDS: Final = 10.0
-_EXPLAIN_SECONDS: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,17 +108,14 @@ class Keeper:
         self._models = models
         self._trusted = trusted
         self._surroundings = surroundings
-        self._keeping = keeping
         self._stopping = stopping
         self._limits = limits
         self._bundle_limits = bundle_limits
         self._clock = clock
         self._needs = Needs()
         self._bundles = Bundles(holdings.holding, holdings.outbox)
-        self._trials: dict[str, CompileTrial] = {}
-        self._explained: dict[str, float] = {}
-        self._idle_since: dict[tuple[str, str], float] = {}
-        self._unwanted: dict[str, float] = {}
+        self._tries = Tries(holdings.holding, holdings.outbox, clock)
+        self._unwanted = Unwanted(keeping)
         self._keys = TrustedKeys()
         self._telling = Telling(holdings.holding, holdings.starts, remembered)
         self._mutex = threading.Lock()
@@ -152,33 +147,34 @@ class Keeper:
         self._turn_to_keys()
         for result in self._crew.results():
             try:
-                self._judge(result, asked)
+                self._tries.judge(result, asked)
             except (ModelCacheError, OSError) as error:
                 # This node's own disk; what it was about is tried again.
                 log.warning("store.failed", compile_cache=result.job.work.name, message=str(error))
         known = self._read(asked)
-        orphans = self._orphans(catalog, asked, known)
+        orphans = self._unwanted.orphans(catalog, asked, known)
         needs = {name: self._need(name, each) for name, each in asked.items()}
         now = self._clock()
         held = {name: [each.bundle for each in found] for name, found in known.items()}
-        self._age(needs, held, now)
-        self._trials = {name: trial for name, trial in self._trials.items() if name in needs}
-        running = self._crew.running()
+        self._tries.keep(needs)
+        running, kept = self._crew.running(), self._surroundings.kept_compile_caches()
         planned = plan(
             needs,
             held,
-            self._trials,
+            self._tries.trials,
             running,
             now,
             self._limits,
             left_behind=self._crew.left_behind(),
             permitted=self._surroundings.permitted_bundles(),
-            idle_since=self._idle_since,
-            removal=self._removal(catalog, needs, held, now),
+            idle_since=self._unwanted.idle(needs, held, now),
+            removal=self._unwanted.removal(catalog, needs, held, kept, now),
         )
         fetching = [what.work for what in running.values()] + list(planned.actions)
         digests = {work.digest for work in fetching if isinstance(work, Fetch)}
-        self._surroundings.want_bundles(digests | {*planned.unpermitted})
+        digests |= {*planned.permitted}
+        most = len(digests) + planned.room
+        self._surroundings.want_bundles(digests | {*planned.unpermitted}, most)
         if not self._stopping():
             for action in planned.actions:
                 self._begin(action, asked, needs)
@@ -190,11 +186,13 @@ class Keeper:
                 known = self._read(asked)
         running = self._crew.running()
         self._telling.update(
-            Round(catalog, asked, needs, known, self._trials, running, planned.waiting, facts)
+            Round(catalog, asked, needs, known, self._tries.trials, running, planned.waiting, facts)
         )
         shown = {name: each for name, mine in known.items() for each in mine if each.bundle.shown}
         busy = {*running, *planned.waiting}
-        busy |= {name for name, need in needs.items() if need.key and not self._was_tried(name)}
+        busy |= {
+            name for name, need in needs.items() if need.key and not self._tries.was_tried(name)
+        }
         with self._mutex:
             self._asked, self._best = asked, shown
             self._round, self._busy = (catalog, models), frozenset(busy)
@@ -208,6 +206,11 @@ class Keeper:
         """An object that selects this node, as of the last round."""
         with self._mutex:
             return self._asked.get(name)
+
+    def has_looked(self) -> bool:
+        """Whether there was a round: before it, no object is known to select this node."""
+        with self._mutex:
+            return self._round is not None
 
     def best(self, name: str) -> Known | None:
         """The bundle that an object's starts are seeded from, as of the last round."""
@@ -240,7 +243,7 @@ class Keeper:
         """Begin anew where others are trusted than before: what was refused may be taken now."""
         keys = self._trusted()
         if [*keys] != [*self._keys]:
-            self._trials.clear()
+            self._tries.forget()
         self._keys = keys
 
     def _trust(self, cache: CompileCache) -> Trust:
@@ -251,24 +254,6 @@ class Keeper:
         found = self._bundles.read(trusts, Trust(self._keys))
         self._bytes = sum(each.held.bytes for known in found.values() for each in known)
         return found
-
-    def _orphans(
-        self,
-        catalog: Catalog,
-        asked: Container[str],
-        known: Mapping[str, tuple[Known, ...]],
-    ) -> list[str]:
-        """Objects that are gone, whose bundle is still shown and nobody vouches for any more: it
-        was pinned, or its key is not trusted now. Pods may have been made for them."""
-        if not catalog.models and not catalog.compile_caches and not self._keeping.also_when_empty:
-            return []
-        return [
-            name
-            for name, mine in known.items()
-            if name not in asked
-            and any(each.bundle.shown and not each.bundle.usable for each in mine)
-            and not is_doubtful(catalog, name)
-        ]
 
     def _need(self, name: str, asked: Asked) -> Need:
         key = asked.key.digest if asked.key is not None else None
@@ -282,35 +267,6 @@ class Keeper:
             published=self._surroundings.published(name, key),
             withdrawn=withdrawn,
         )
-
-    def _age(
-        self,
-        needs: Mapping[str, Need],
-        held: Mapping[str, list[HeldBundle]],
-        now: float,
-    ) -> None:
-        useless = {
-            (name, digest)
-            for name, need in needs.items()
-            for digest in idle(need, held.get(name, ()))
-        }
-        self._idle_since = {each: self._idle_since.get(each, now) for each in useless}
-
-    def _removal(
-        self, catalog: Catalog, needed: Container[str], held: Iterable[str], now: float
-    ) -> Removal | None:
-        after = self._keeping.seconds
-        kept = self._surroundings.kept_compile_caches()
-        empty = not catalog.models and not catalog.compile_caches
-        if after is None or (empty and not self._keeping.also_when_empty):
-            self._unwanted.clear()
-            return None
-        self._unwanted = {
-            name: self._unwanted.get(name, now)
-            for name in held
-            if name not in needed and not is_doubtful(catalog, name)
-        }
-        return Removal(after, self._unwanted, kept) if kept is not None else None
 
     # Carrying out
 
@@ -346,14 +302,10 @@ class Keeper:
             if name not in asked:
                 log.warning("store.failed", compile_cache=name, message=str(error))
                 return
-            self._fail(name, asked[name], error)
+            self._tries.fail(name, asked[name], error)
 
     def _start(self, work: Look | Fetch | Publish, asked: Asked, need: Need) -> None:
         assert asked.key is not None
-        now = self._clock()
-        explain = isinstance(work, Look) and now >= self._explained.get(work.name, 0.0)
-        if explain:
-            self._explained[work.name] = now + _EXPLAIN_SECONDS
         job = Job(
             work=work,
             spec=asked.spec,
@@ -363,74 +315,6 @@ class Keeper:
             place=need.place,
             limits=self._bundle_limits,
             hinted=need.published,
-            explain=explain,
+            explain=isinstance(work, Look) and self._tries.explains(work.name),
         )
         self._crew.start(job)
-
-    def _judge(self, result: Result, asked: Mapping[str, Asked]) -> None:
-        """Take in the end of a job."""
-        job, error = result.job, result.error
-        name = job.work.name
-        now = asked.get(name)
-        if isinstance(job.work, Publish) and (error is None or _is_final(error)):
-            # Whoever asks for the object now.
-            self._holdings.outbox.take(name, job.work.digest)
-            if error is not None:
-                log.error("bundle.not_published", compile_cache=name, message=str(error))
-                return
-        if now is None or (now.spec, now.key) != (job.spec, job.key):
-            return
-        if error is not None and result.stopped:
-            return
-        trial = self._trial(name, now)
-        if result.looked is not None:
-            looked = result.looked
-            said = looked.nearest or (trial.nearest if not job.explain else "")
-            self._trials[name] = trial.looked(
-                looked.offers, job.hinted, said, self._clock(), looked.refused
-            )
-            for digest, why in looked.refused.items():
-                if digest not in trial.refused:
-                    log.warning("bundle.refused", compile_cache=name, digest=digest, message=why)
-        elif isinstance(job.work, Fetch) and isinstance(error, Untrusted | BrokenBundle):
-            log.warning(
-                "bundle.refused", compile_cache=name, digest=job.work.digest, message=str(error)
-            )
-            self._trials[name] = trial.refuse(job.work.digest, str(error))
-        elif isinstance(job.work, Publish):
-            self._trials[name] = (
-                trial.not_published(error, self._clock(), delay)
-                if error is not None
-                else trial.published()
-            )
-        elif error is not None:
-            self._fail(name, now, error)
-        elif isinstance(job.work, Fetch) and not self._is_here(name, job.work.digest):
-            # Without a pause it would be fetched again and again.
-            lost = ModelCacheError("the bundle that was fetched is not there any more")
-            self._fail(name, now, lost)
-        else:
-            self._trials[name] = trial.succeeded()
-
-    def _was_tried(self, name: str) -> bool:
-        trial = self._trials.get(name)
-        return trial is not None and (trial.looked_at is not None or trial.failures > 0)
-
-    def _is_here(self, name: str, digest: str) -> bool:
-        hexadecimal = digest.removeprefix("sha256:")
-        return any(held.digest == hexadecimal for held in self._holdings.holding.of(name))
-
-    def _trial(self, name: str, asked: Asked) -> CompileTrial:
-        key = asked.key.digest if asked.key is not None else ""
-        trial = self._trials.get(name)
-        if trial is None or (trial.spec, trial.key) != (asked.spec, key):
-            return CompileTrial(asked.spec, key)
-        return trial
-
-    def _fail(self, name: str, asked: Asked, error: BaseException) -> None:
-        self._trials[name] = self._trial(name, asked).failed(error, self._clock(), delay)
-
-
-def _is_final(error: BaseException) -> bool:
-    """Whether a bundle will never be published: it is broken, or gone."""
-    return isinstance(error, BrokenBundle | BrokenContent | GoneHere)

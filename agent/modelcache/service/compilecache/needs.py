@@ -14,7 +14,7 @@ from modelcache.compilecache.keys.making import key_of_object
 from modelcache.compilecache.keys.models import model_of_manifest
 from modelcache.compilecache.keys.parts import Key
 from modelcache.errors import ModelCacheError
-from modelcache.planning.compilecaches import spec_digest
+from modelcache.planning.compilechoosing import spec_digest
 
 log = structlog.get_logger(__name__)
 

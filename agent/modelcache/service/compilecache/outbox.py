@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Container
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +14,7 @@ from modelcache.store.layout import Layout
 from modelcache.store.paths import children
 
 _FOLDER: Final = "outbox"
+_TRIES: Final = 10
 
 
 class Outbox:
@@ -29,9 +31,16 @@ class Outbox:
             InsufficientDisk: the disk is full.
         """
         with disk_errors():
-            self._durable.make_directory(self._folder / name)
             content = json.dumps({"digest": digest}).encode() + b"\n"
-            self._durable.write_file(self._path(name, digest), content)
+            for _ in range(_TRIES - 1):
+                with suppress(FileNotFoundError):
+                    return self._put(name, digest, content)
+                # `take` has removed the last note of the object, and the folder with it.
+            return self._put(name, digest, content)
+
+    def _put(self, name: str, digest: str, content: bytes) -> None:
+        self._durable.make_directory(self._folder / name)
+        self._durable.write_file(self._path(name, digest), content)
 
     def of(self, name: str) -> frozenset[str]:
         """Digests (`sha256:…`) of the bundles of a compile cache that are to be published."""

@@ -2,19 +2,17 @@
 
 Everything that can be refused is refused before a byte of the archive comes. Then it is received to
 a place that nobody sees, digested on the way, scanned as whoever unpacks it will (`bundles.
-unpacking`), signed, and put among this node's bundles together with the note that it is to be
-published. What crashes in between leaves nothing that anybody would seed from.
+unpacking`), admitted once more (`admitting`), signed, and put among this node's bundles together
+with the note that it is to be published. What crashes in between leaves nothing that anybody would
+seed from.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -23,72 +21,37 @@ from typing import Final
 import structlog
 
 from modelcache import __version__
-from modelcache.api import CompileCache
 from modelcache.cluster.callers import Caller
 from modelcache.compilecache.bundles.local import ENVELOPE_NAME, archive_name
-from modelcache.compilecache.bundles.signing import SigningKey, envelope_bytes
+from modelcache.compilecache.bundles.signing import envelope_bytes
 from modelcache.compilecache.bundles.statement import Producer, Statement
 from modelcache.compilecache.bundles.unpacking import check
-from modelcache.compilecache.keys.parts import Key
 from modelcache.compilecache.pods.protocol import (
-    MOST_FILES,
     CaptureAnswer,
-    CaptureDocument,
     StartDocument,
 )
 from modelcache.compilecache.starts.holding import Holding
-from modelcache.compilecache.trees.scanning import Limits as TreeLimits
 from modelcache.errors import (
     BrokenBundle,
     InsufficientDisk,
     UsageError,
 )
+from modelcache.service.compilecache.admitting import Admitting, Ticket, bundle_limits
 from modelcache.service.compilecache.door import Door, Refused
 from modelcache.service.compilecache.metrics import CompileMetrics
-from modelcache.service.compilecache.needs import Asked
 from modelcache.service.compilecache.outbox import Outbox
+from modelcache.service.compilecache.pacing import Pace
 from modelcache.service.compilecache.starts import StartBook
 from modelcache.store.space import Space
 from modelcache.transfer import Cancel
 
 log = structlog.get_logger(__name__)
 
-UNPACKED_TIMES: Final = 4
-"""A bundle may have so many times its archive's limit in it."""
-_MOST_OUTGOING: Final = 4
-"""Bundles of one object that wait for their place: one that is away fills no disk."""
-_MOST_HELD: Final = 16
-"""Bundles of one object on this node. What is of no use any more goes after some minutes."""
 _MOST_UPLOADS: Final = 2
 _MOST_STARTS: Final = 8
 _STARTS_SECONDS: Final = 60.0
 """A pod starts once, and again when it crashes: each is written to disk and told the cluster."""
-_MOST_PODS: Final = 1024
 _PART_BYTES: Final = 1024 * 1024
-
-
-def bundle_limits(max_bytes: int) -> TreeLimits:
-    """What is taken of bundles, from pods and from places. `max_bytes`: of an archive."""
-    return TreeLimits(files=MOST_FILES, bytes=UNPACKED_TIMES * max_bytes)
-
-
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """A capture that may come: nothing of it was read yet."""
-
-    name: str
-    cache: CompileCache
-    key: Key
-    capture: CaptureDocument
-    caller: Caller
-    signing_key: SigningKey
-    after: datetime | None
-    """When the bundle was made that this one replaces."""
-
-    @property
-    def size(self) -> int:
-        """Bytes of the archive."""
-        return self.capture.archive.size
 
 
 class Receiving:
@@ -109,6 +72,7 @@ class Receiving:
     ) -> None:
         """`max_bytes` of an archive; `on_change` is called when there is a new bundle."""
         self._door = door
+        self._admitting = Admitting(door, holding=holding, outbox=outbox, max_bytes=max_bytes)
         self._holding = holding
         self._outbox = outbox
         self._starts = starts
@@ -120,11 +84,15 @@ class Receiving:
         self._room = threading.BoundedSemaphore(_MOST_UPLOADS)
         self._mutex = threading.Lock()
         self._receiving: set[str] = set()
-        self._told: OrderedDict[str, list[float]] = OrderedDict()
+        self._pace = Pace(_MOST_STARTS, _STARTS_SECONDS)
 
     def refused(self, refusal: Refused) -> None:
         """Count what was refused."""
         self._metrics.refused(refusal.word)
+
+    def claimed(self, token: str) -> str:
+        """The uid of the pod of this node that a token says it is for; see `Door.claimed`."""
+        return self._door.claimed(token)
 
     # Bundles
 
@@ -145,35 +113,7 @@ class Receiving:
         """
         caller, _ = self._door.caller(token)
         with _asked_by(caller):
-            return self._admitted(name, digest, caller, header, length)
-
-    def _admitted(
-        self, name: str, digest: str, caller: Caller, header: str, length: int | None
-    ) -> Ticket | CaptureAnswer:
-        asked = self._door.wanted(name)
-        _check_publisher(caller, asked.cache)
-        signing_key = self._door.signing_key()
-        if signing_key is None:
-            raise Refused(
-                403, "NoSigningKey", "this node's agent has no signing key (--signing-key)"
-            )
-        capture = self._capture(header, digest, length)
-        self._check_origin(caller, asked, capture)
-        if asked.key is None:
-            why = asked.why or "this node's key is not known yet"
-            raise Refused(503, "KeyUnknown", why, retry_after=30)
-        best = self._door.best(name)
-        if best is not None and best.statement is not None:
-            statement = best.statement
-            same = statement.archive.digest == digest
-            # Somebody was first: with the whole of it, or with what has grown since the seed.
-            if same or capture.seeded != statement.digest:
-                return CaptureAnswer(
-                    digest=statement.digest, known=True, message="there is a bundle already"
-                )
-        self._check_room(name)
-        after = best.statement.created_at if best and best.statement else None
-        return Ticket(name, asked.cache, asked.key, capture, caller, signing_key, after)
+            return self._admitting.admit(name, digest, caller, header, length)
 
     def take(self, ticket: Ticket, read: Callable[[int], bytes]) -> CaptureAnswer:
         """Receive, scan, sign and keep.
@@ -196,33 +136,17 @@ class Receiving:
             except InsufficientDisk as error:
                 raise Refused(503, "InsufficientDisk", str(error), retry_after=300) from error
 
-    def _check_room(self, name: str) -> None:
-        """A publisher that brings one after the other fills no disk."""
-        outgoing, held = len(self._outbox.of(name)), len(self._holding.of(name))
-        if outgoing >= _MOST_OUTGOING or held >= _MOST_HELD:
-            raise Refused(
-                503,
-                "TooMany",
-                f"{held} bundles of {name} are on this node, {outgoing} of which are not at their"
-                " place yet: later",
-                retry_after=300,
-            )
-
-    def _check_again(self, ticket: Ticket) -> None:
-        """An upload takes time: what is signed is what may be signed now."""
-        asked = self._door.wanted(ticket.name)
-        _check_publisher(ticket.caller, asked.cache)
-        if asked.key != ticket.key:
-            raise Refused(409, "KeyChanged", "the object, or this node's key, has changed")
-
     def _take(self, ticket: Ticket, read: Callable[[int], bytes], staging: Path) -> CaptureAnswer:
         archive = staging / archive_name(ticket.capture.archive)
         _receive(ticket, read, archive)
-        self._check_again(ticket)
-        statement = self._statement(ticket)
         try:
-            envelope = envelope_bytes(ticket.signing_key.sign(statement))
+            statement = self._statement(ticket, None)
             check(archive, statement, limits=bundle_limits(self._max_bytes), cancel=self._cancel)
+            leave = self._admitting.admit_again(ticket)
+            if isinstance(leave, CaptureAnswer):
+                return leave
+            statement = self._statement(ticket, leave.after)
+            envelope = envelope_bytes(leave.signing_key.sign(statement))
         except BrokenBundle as error:
             log.warning(
                 "bundle.refused",
@@ -246,12 +170,12 @@ class Receiving:
         self._on_change()
         return CaptureAnswer(digest=statement.digest)
 
-    def _statement(self, ticket: Ticket) -> Statement:
+    def _statement(self, ticket: Ticket, after: datetime | None) -> Statement:
         now = datetime.now(UTC).replace(microsecond=0)
-        if ticket.after is not None:
+        if after is not None:
             # The newest is seeded from: not before the one that it grew from, whatever the clocks
             # of two nodes say.
-            now = max(now, ticket.after + timedelta(seconds=1))
+            now = max(now, after + timedelta(seconds=1))
         caller, capture = ticket.caller, ticket.capture
         return Statement(
             name=ticket.name,
@@ -267,55 +191,6 @@ class Receiving:
             evidence=capture.evidence,
             created_at=now,
         )
-
-    def _capture(self, header: str, digest: str, length: int | None) -> CaptureDocument:
-        try:
-            capture = CaptureDocument.from_header(header)
-        except UsageError as error:
-            raise Refused(400, "Malformed", str(error)) from error
-        archive = capture.archive
-        if archive.digest != digest:
-            raise Refused(400, "Malformed", "the path and the capture name different archives")
-        if length is None:
-            raise Refused(411, "LengthRequired", "say how long the archive is (Content-Length)")
-        if length != archive.size:
-            raise Refused(400, "Malformed", f"the archive has {archive.size} bytes, not {length}")
-        if length > self._max_bytes or archive.bytes > UNPACKED_TIMES * self._max_bytes:
-            raise Refused(
-                413,
-                "TooLarge",
-                f"{length} bytes, {archive.bytes} unpacked, are more than --max-bundle-size allows"
-                f" ({self._max_bytes}, {UNPACKED_TIMES} times as much unpacked)",
-            )
-        if archive.files > MOST_FILES:
-            raise Refused(
-                413, "TooLarge", f"{archive.files} files are more than {MOST_FILES}, the most here"
-            )
-        evidence = capture.evidence
-        if evidence.load_failures or evidence.save_failures:
-            raise Refused(422, "LoadFailed", "the start could not load or save all of its cache")
-        if evidence.loaded and not evidence.compiled:
-            raise Refused(422, "OnlyLoaded", "the start has compiled nothing")
-        return capture
-
-    def _check_origin(self, caller: Caller, asked: Asked, capture: CaptureDocument) -> None:
-        """That it was captured from the engine that the object describes."""
-        engine = asked.cache.spec.engine
-        if capture.cache_dir != engine.cache_dir:
-            raise Refused(
-                409,
-                "OtherDirectory",
-                f"it was captured below {capture.cache_dir}, and the object says"
-                f" {engine.cache_dir}: engines note absolute paths",
-            )
-        pod = self._door.pod(caller.namespace, caller.pod) or {}
-        image = engine.image.rpartition("@")[2]
-        if image not in pod.get("images", ()):
-            raise Refused(
-                409,
-                "OtherImage",
-                f"no container of the pod has the image {engine.image} of the object",
-            )
 
     @contextmanager
     def _turn(self, name: str) -> Iterator[None]:
@@ -346,7 +221,9 @@ class Receiving:
                 raise Refused(
                     403, "OtherCache", f"the pod doesn't ask for the compile cache {name}"
                 )
-            self._check_pace(caller.pod_uid)
+            if not self._pace.allows(caller.pod_uid):
+                why = f"the pod has told of {_MOST_STARTS} starts in a minute: later"
+                raise Refused(429, "Busy", why, retry_after=int(_STARTS_SECONDS))
             try:
                 start = StartDocument.read(body)
                 blames = caller.namespace in {p.namespace for p in asked.cache.spec.publishers}
@@ -356,18 +233,6 @@ class Receiving:
             except InsufficientDisk as error:
                 raise Refused(503, "InsufficientDisk", str(error), retry_after=300) from error
         self._metrics.started(name, start, self._cold_seconds(name, start.digest))
-
-    def _check_pace(self, pod_uid: str) -> None:
-        with self._mutex:
-            now = time.monotonic()
-            recent = [at for at in self._told.pop(pod_uid, ()) if now - at < _STARTS_SECONDS]
-            full = len(recent) >= _MOST_STARTS
-            self._told[pod_uid] = recent if full else [*recent, now]
-            while len(self._told) > _MOST_PODS:
-                self._told.popitem(last=False)
-        if full:
-            why = f"the pod has told of {_MOST_STARTS} starts in a minute: later"
-            raise Refused(429, "Busy", why, retry_after=int(_STARTS_SECONDS))
 
     def _cold_seconds(self, name: str, digest: str | None) -> float | None:
         best = self._door.best(name)
@@ -384,17 +249,6 @@ def _asked_by(caller: Caller) -> Iterator[None]:
     except Refused as refused:
         refused.caller = str(caller)
         raise
-
-
-def _check_publisher(caller: Caller, cache: CompileCache) -> None:
-    who = caller.namespace, caller.service_account
-    if who not in [(p.namespace, p.service_account) for p in cache.spec.publishers]:
-        raise Refused(
-            403,
-            "NotAPublisher",
-            f"{caller.namespace}/{caller.service_account} is not among the publishers of"
-            f" {cache.name}: its object's spec.publishers says who is",
-        )
 
 
 def _receive(ticket: Ticket, read: Callable[[int], bytes], archive: Path) -> None:

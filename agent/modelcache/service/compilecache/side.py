@@ -19,8 +19,9 @@ from modelcache.compilecache.starts.holding import Holding
 from modelcache.compilecache.starts.marks import Marks
 from modelcache.errors import UsageError
 from modelcache.origins import OriginSettings
-from modelcache.planning.compilecaches import Limits
+from modelcache.planning.compilebudget import Limits
 from modelcache.service.clusterside import ClusterSide
+from modelcache.service.compilecache.admitting import bundle_limits
 from modelcache.service.compilecache.crew import Crew
 from modelcache.service.compilecache.door import Door
 from modelcache.service.compilecache.facts import Facts
@@ -29,7 +30,7 @@ from modelcache.service.compilecache.keyring import Keyring
 from modelcache.service.compilecache.listener import Listener
 from modelcache.service.compilecache.metrics import CompileMetrics
 from modelcache.service.compilecache.outbox import Outbox
-from modelcache.service.compilecache.receiving import Receiving, bundle_limits
+from modelcache.service.compilecache.receiving import Receiving
 from modelcache.service.compilecache.starts import StartBook
 from modelcache.service.compilecache.surroundings import AloneWithCaches
 from modelcache.service.heartbeats import Task
@@ -120,8 +121,10 @@ class CompileSide:
             door = Door(
                 identify=Callers(cluster.client, AUDIENCE).identify,
                 pod=cluster.pod,
+                pods_known=cluster.knows_pods,
                 node=settings.node_name,
                 asked=self.keeper.asked,
+                looked=self.keeper.has_looked,
                 best=self.keeper.best,
                 signing_key=self._keys.signing_key,
             )

@@ -40,7 +40,7 @@ class StartBook:
         self._last = {each.name: (each.last_start, each.last_miss) for each in remembered}
         self._keys = {gone.digest: gone.key for each in remembered for gone in each.withdrawn}
         self._blamed: OrderedDict[tuple[str, str], None] = OrderedDict()
-        self._read: dict[Path, tuple[tuple[int, int], Mark]] = {}
+        self._read: dict[str, dict[Path, tuple[tuple[int, int], Mark]]] = {}
 
     def note(self, name: str, start: StartDocument, pod_uid: str, *, blames: bool = True) -> None:
         """Note a start.
@@ -91,13 +91,21 @@ class StartBook:
         return frozenset(digest for digest, mark in self._all(name) if mark.verified)
 
     def withdrawn(self, name: str) -> tuple[WithdrawnBundle, ...]:
-        """Bundles that several starts in a row failed to load."""
-        with self._mutex:
-            keys = dict(self._keys)
-        return tuple(
-            WithdrawnBundle(digest=digest, key=keys.get(digest, ""), message=mark.message)
+        """Bundles that several starts in a row failed to load, the last one first."""
+        gone = [
+            (mark.withdrawn_at, digest, mark.message)
             for digest, mark in self._all(name)
-            if mark.withdrawn
+            if mark.withdrawn_at is not None
+        ]
+        with self._mutex:
+            keys = {digest: self._keys.get(digest, "") for _, digest, _ in gone}
+        if not all(keys.values()):
+            # Withdrawn before this process; the report of then had no room for it, or is lost.
+            held = {f"sha256:{each.digest}": each.key for each in self._holding.of(name)}
+            keys = {digest: key or held.get(digest, "") for digest, key in keys.items()}
+        return tuple(
+            WithdrawnBundle(digest=digest, key=keys[digest], message=message)
+            for _, digest, message in sorted(gone, reverse=True)
         )
 
     def _mark(
@@ -130,7 +138,9 @@ class StartBook:
     def _all(self, name: str) -> list[tuple[str, Mark]]:
         """The marks of a compile cache's bundles, by digest."""
         folder = self._holding.layout.compile_mark(name, "").parent
-        found = []
+        with self._mutex:
+            before = self._read.get(name, {})
+        found: dict[Path, tuple[tuple[int, int], Mark]] = {}
         for path in children(folder):
             if path.suffix != ".json":
                 continue
@@ -139,11 +149,12 @@ class StartBook:
             except FileNotFoundError:
                 continue
             stamp = status.st_ino, status.st_mtime_ns
-            with self._mutex:
-                known = self._read.get(path)
+            known = before.get(path)
             if known is None or known[0] != stamp:
                 known = stamp, self._marks.of(name, path.stem)
-                with self._mutex:
-                    self._read[path] = known
-            found.append((f"sha256:{path.stem}", known[1]))
-        return found
+            found[path] = known
+        with self._mutex:
+            self._read.pop(name, None)
+            if found:
+                self._read[name] = found
+        return [(f"sha256:{path.stem}", mark) for path, (_, mark) in found.items()]

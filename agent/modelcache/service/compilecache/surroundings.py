@@ -27,9 +27,9 @@ class CompileSurroundings(Protocol):
     def permitted_bundles(self) -> Container[str] | None:
         """Digests of the bundles that may be fetched now; None: all."""
 
-    def want_bundles(self, digests: Collection[str]) -> None:
-        """Ask for the permits of fetches that run or are to run; whatever is not among them is
-        given back."""
+    def want_bundles(self, digests: Collection[str], most: int) -> None:
+        """Ask for the permits of fetches that run or are to run, of which `most` are of use;
+        whatever is not among them is given back."""
 
 
 class AloneWithCaches:
@@ -58,5 +58,5 @@ class AloneWithCaches:
         """Everything."""
         return
 
-    def want_bundles(self, digests: Collection[str]) -> None:
+    def want_bundles(self, digests: Collection[str], most: int) -> None:
         """Nobody gives any."""

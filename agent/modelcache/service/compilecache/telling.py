@@ -12,7 +12,8 @@ from modelcache.api.nodecache import CompileReport, CompileState
 from modelcache.catalog import Catalog, ObjectKey
 from modelcache.compilecache.keys.facts import NodeFacts
 from modelcache.compilecache.starts.holding import Holding
-from modelcache.planning.compilecaches import Need, Running
+from modelcache.planning.compilebudget import Running
+from modelcache.planning.compilechoosing import Need
 from modelcache.planning.compiledescribing import Known as Described
 from modelcache.planning.compiledescribing import describe
 from modelcache.planning.compiletrials import CompileTrial

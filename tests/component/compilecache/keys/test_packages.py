@@ -27,8 +27,12 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def install(python: Path, name: str, version: str) -> Path:
     (packages,) = (python.parent.parent / "lib").glob("python*/site-packages")
+    return note(packages, name, version)
+
+
+def note(packages: Path, name: str, version: str) -> Path:
     info = packages / f"{name}-{version}.dist-info"
-    info.mkdir()
+    info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
     return info
 
@@ -61,6 +65,21 @@ def test_neither_the_working_directory_nor_the_environment_has_a_say(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     assert installed_identity(python) == before
+
+
+def test_packages_of_the_users_own_and_of_its_path_count(tmp_path: Path) -> None:
+    """As the engine itself has them: pip install --user, PYTHONPATH."""
+    python = Path(sys.base_prefix) / "bin" / "python3"
+    env = {"HOME": str(tmp_path)}
+    before = installed_identity(python, env)
+    info = note(tmp_path / ".local" / "lib" / python.resolve().name / "site-packages", "torch", "2")
+    users = installed_identity(python, env)
+    shutil.rmtree(info)
+    note(tmp_path / "more", "torch", "3")
+    others = installed_identity(python, {**env, "PYTHONPATH": f"/none:{tmp_path / 'more'}"})
+    assert len({before, users, others}) == 3
+    assert installed_identity(python, env) == before
+    assert identity_of_command([str(python), "x.py"], env) == before
 
 
 def test_a_python_that_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,6 +135,8 @@ def test_what_begins_the_engine_in_its_turn_is_none(tmp_path: Path) -> None:
         identity_of_command([str(script)], {"PATH": "/bin:/usr/bin"})
     with pytest.raises(UsageError, match="begin the engine itself"):
         identity_of_command(["sh", "-c", f"cd /x && {sys.executable} x.py"], {})
+    with pytest.raises(UsageError, match="begins can't be told"):
+        identity_of_command(["nice", "uv", "run", "python", "x.py"], {"PATH": "/bin:/usr/bin"})
     script.write_text("#!/usr/bin/env python\n")
     with pytest.raises(UsageError, match="there is no program python"):
         identity_of_command([str(script)], {"PATH": str(tmp_path)})

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import threading
+import tracemalloc
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from google.oauth2 import service_account
 from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.s3.models import s3_backends
+from moto.s3.responses import S3Response
 
 from modelcache.api import parse_uri
 from modelcache.compilecache.bundles.statement import MAX_ENVELOPE_BYTES
@@ -19,10 +23,19 @@ from modelcache.compilecache.places import s3 as s3_module
 from modelcache.compilecache.places.buckets import BucketPlace
 from modelcache.compilecache.places.gcs import gcs_place
 from modelcache.compilecache.places.opening import open_place
-from modelcache.compilecache.places.protocol import LEFTOVER_SECONDS
+from modelcache.compilecache.places.protocol import LEFTOVER_SECONDS, folder_of
 from modelcache.compilecache.places.s3 import s3_place
-from modelcache.errors import AuthFailed, BrokenBundle, NotFound, OriginUnavailable, RateLimited
+from modelcache.errors import (
+    AuthFailed,
+    BrokenBundle,
+    Cancelled,
+    NotFound,
+    OriginUnavailable,
+    RateLimited,
+)
 from modelcache.origins import Network, OriginSettings, SecretStore
+from modelcache.transfer import Cancel
+from tests.component.origins.conftest import fetched
 from tests.support.bundles import a_bundle, a_key, noise
 from tests.support.gcs import Fault, GcsServer
 from tests.support.s3 import Answer, S3Server, S3Stub
@@ -126,6 +139,45 @@ def test_a_large_archive_goes_in_parts(
     assert head["ETag"].endswith('-3"')
     got = client.get_object(Bucket=bucket, Key=f"p/{placed.folder}/archive.tar.zst")
     assert got["Body"].read() == bundle.archive.read_bytes()
+
+
+def test_an_upload_to_s3_ends_in_the_middle_of_it(
+    bucket: str, client: S3Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_module, "PART_BYTES", 5 * 1024 * 1024)
+    put, cancel, parts = S3Response.upload_part, Cancel(), []
+
+    def stopping(self: S3Response) -> Any:
+        parts.append(self.path)
+        cancel.set()
+        return put(self)
+
+    monkeypatch.setattr(S3Response, "upload_part", stopping)
+    place = s3_place(parse_uri(f"s3://{bucket}/p"), secret=None, network=Network())
+    bundle = a_bundle(tmp_path / "b", noise(40 * 1024 * 1024))
+    before = set(threading.enumerate())
+    with pytest.raises(Cancelled):
+        place.publish(bundle, cancel)
+    assert len(parts) <= 4  # of eight, two at a time
+    assert "Uploads" not in client.list_multipart_uploads(Bucket=bucket)
+    assert names(client, bucket) == []
+    left = {thread.name for thread in set(threading.enumerate()) - before}
+    assert not {name for name in left if "ThreadPool" in name}, "a process would wait for them"
+
+
+def test_a_machine_with_much_bandwidth_has_no_other_client(
+    place: BucketPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By itself boto3 takes one there that has no bound of ours: most with GPUs are such ones."""
+    made: list[object] = []
+
+    def other_client(*given: object) -> None:
+        made.append(given)
+
+    monkeypatch.setattr("awscrt.s3.is_optimized_for_system", lambda: True)
+    monkeypatch.setattr("boto3.s3.transfer.create_crt_transfer_manager", other_client)
+    assert place.publish(a_bundle(tmp_path / "b"))
+    assert made == []
 
 
 def test_an_envelope_without_an_end_is_not_read_to_it(
@@ -267,3 +319,124 @@ def test_what_google_refuses(google: str, gcs: GcsServer, tmp_path: Path) -> Non
         place.publish(a_bundle(tmp_path / "b"))
     gcs.faults.clear()
     assert place.keys() == ()
+
+
+def test_an_envelope_that_google_keeps_compressed_is_no_bomb(
+    google: str, gcs: GcsServer, tmp_path: Path
+) -> None:
+    """An object's writer may say that it is stored as gzip, and clients unpack that themselves."""
+    place = gcs_place(parse_uri(f"gs://{google}/p"), secret=None, network=Network())
+    bundle = a_bundle(tmp_path / "b")
+    place.publish(bundle)
+    (placed,) = place.generations(bundle.statement.key.digest)
+    name = f"p/{placed.folder}/bundle.json"
+    bomb = gzip.compress(bytes(256 * MAX_ENVELOPE_BYTES))
+    assert len(bomb) < MAX_ENVELOPE_BYTES
+    gcs.put(google, name, bomb, content_encoding="gzip")
+    tracemalloc.start()
+    try:
+        assert len(place.envelope(placed)) <= MAX_ENVELOPE_BYTES
+        assert tracemalloc.get_traced_memory()[1] < 16 * MAX_ENVELOPE_BYTES
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_envelope_of_google_without_an_end_is_not_read_to_it(
+    google: str, gcs: GcsServer, tmp_path: Path
+) -> None:
+    """Whoever answers may pass over which part was asked for."""
+    place = gcs_place(parse_uri(f"gs://{google}/p"), secret=None, network=Network())
+    bundle = a_bundle(tmp_path / "b")
+    place.publish(bundle)
+    (placed,) = place.generations(bundle.statement.key.digest)
+    gcs.faults.append(Fault(200, where="bundle.json", body=bytes(64 * MAX_ENVELOPE_BYTES)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(BrokenBundle, match="longer than any envelope"):
+            place.envelope(placed)
+        assert tracemalloc.get_traced_memory()[1] < 16 * MAX_ENVELOPE_BYTES
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_archive_that_lies_there_already_is_not_sent_over(
+    google: str, gcs: GcsServer, tmp_path: Path
+) -> None:
+    """Who may create objects, and nothing more, may not put one in another's place; and a node that
+    reads the old one would lose it under its hands."""
+    place = gcs_place(parse_uri(f"gs://{google}/p"), secret=None, network=Network())
+    bundle = a_bundle(tmp_path / "b", noise(50_000))
+    folder = folder_of(bundle.statement.key.digest, bundle.digest)
+    name = f"p/{folder}/archive.tar.zst"
+    left = gcs.put(google, name, bundle.archive.read_bytes())  # by one that was killed then
+    assert place.publish(bundle)
+    blob = gcs.client().bucket(google).get_blob(name)
+    assert blob is not None
+    assert blob.generation == left
+
+
+def test_another_archive_that_lies_there_gives_way(
+    google: str, gcs: GcsServer, tmp_path: Path
+) -> None:
+    place = gcs_place(parse_uri(f"gs://{google}/p"), secret=None, network=Network())
+    bundle = a_bundle(tmp_path / "b", noise(50_000))
+    folder = folder_of(bundle.statement.key.digest, bundle.digest)
+    size = bundle.statement.archive.size
+    gcs.put(google, f"p/{folder}/archive.tar.zst", bytes(size))
+    assert place.publish(bundle)
+    (placed,) = place.generations(bundle.statement.key.digest)
+    got = fetched(place.locate(placed, bundle.statement.archive))
+    assert got == bundle.archive.read_bytes()
+
+
+# What goes wrong while cleaning up
+
+
+def test_a_server_that_knows_no_list_of_uploads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Plain(S3Stub):
+        def answer(self, method: str, path: str, headers: Mapping[str, str]) -> Answer:
+            if method == "GET" and "uploads" in path:
+                return Answer(501, "NotImplemented")
+            return super().answer(method, path, headers)
+
+    with Plain(GET=EMPTY_LIST, PUT=Answer(headers={"ETag": '"x"'})) as stub:
+        place = stubbed(stub, monkeypatch)
+        assert place.publish(a_bundle(tmp_path / "b")), "the bundle is there: that was no failure"
+    assert any("uploads" in request for request in stub.requests)
+
+
+def test_what_another_finishes_meanwhile_is_no_leftover(
+    place: BucketPlace, bucket: str, client: S3Client, tmp_path: Path
+) -> None:
+    """A bundle half of which was there for a day is finished while another is sent."""
+    slow, other = a_bundle(tmp_path / "s", b"slow"), a_bundle(tmp_path / "o", b"other")
+    key = slow.statement.key.digest
+    left = f"p/{folder_of(key, other.digest)}/archive.tar.zst"
+    client.put_object(Bucket=bucket, Key=left, Body=b"half")
+    age(bucket, left)
+
+    class Sending:
+        """As the bucket; in the middle of its first upload the other publishes."""
+
+        def __init__(self) -> None:
+            self._bucket, self._first = place._bucket, True
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._bucket, name)
+
+        def put(self, name: str, *given: Any) -> None:
+            if self._first:
+                self._first = False
+                assert place.publish(other)
+            self._bucket.put(name, *given)
+
+    slowly = BucketPlace(parse_uri(f"s3://{bucket}/p"), Sending())
+    assert slowly.publish(slow)
+    assert {placed.digest for placed in place.generations(key)} == {slow.digest, other.digest}
+    for bundle in (slow, other):
+        found = place.find(bundle.digest)
+        assert found is not None
+        got = fetched(place.locate(found, bundle.statement.archive))
+        assert got == bundle.archive.read_bytes()

@@ -13,9 +13,11 @@ import pytest
 
 from modelcache.compilecache.bundles.local import LocalBundle
 from modelcache.compilecache.bundles.signing import SigningKey
+from modelcache.compilecache.places.images import tag_of
 from tests.component.compilecache.places.conftest import place_uri
 from tests.support.bundles import a_bundle, a_key, noise
 from tests.support.cluster.waiting import eventually
+from tests.support.registry import OCI_MANIFEST, Registry
 from tests.support.s3 import ACCESS_KEY, SECRET_KEY
 from tests.unit.cli.conftest import Command, command
 
@@ -70,6 +72,25 @@ def test_from_one_machine_to_another(
     )
 
 
+def test_a_directory_by_its_path(
+    command: Command,
+    bundle: LocalBundle,
+    public_key: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "place").mkdir()
+    empty = command("compile", "ls", "place")
+    assert empty.out.splitlines()[-1] == f"file://{tmp_path}/place: there is no bundle"
+    published = command("compile", "publish", bundle.directory, "place")
+    assert published.out == f"{bundle.digest} published: file://{tmp_path}/place\n"
+    key = bundle.statement.key.digest
+    assert key[:12] in command("compile", "ls", "place", "--key", key).out
+    pulled = command("compile", "pull", "place", "--out", "out", "--digest", bundle.digest)
+    assert (pulled.code, bundle.digest in pulled.out) == (0, True)
+
+
 def test_what_is_not_trusted_is_not_fetched(
     command: Command, shared: str, public_key: Path, tmp_path: Path
 ) -> None:
@@ -105,6 +126,39 @@ def test_what_can_t_be_meant(
     ended = command("compile", "pull", shared, "--out", tmp_path / "out", *given)
     assert ended.code == 2
     assert said in ended.mistake
+
+
+def test_a_list_tells_what_can_t_be_read(
+    command: Command, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Whoever cleans a place up has to see what lies there."""
+    uri = place_uri("oci", request, tmp_path)
+    good = a_bundle(tmp_path / "b", signed_by=KEY)
+    assert command("compile", "publish", good.directory, uri).code == 0
+    registry: Registry = request.getfixturevalue("registry")
+    repository = uri.removeprefix(f"oci://{registry.host}/")
+    statement = good.statement
+    tag = tag_of(statement.key.digest, good.digest, statement.created_at)
+    named = f"/v2/{repository}/manifests/{tag}"
+    manifest = json.loads(registry.ask("GET", named, Accept=OCI_MANIFEST).data)
+    other = f"sha256:{'b' * 64}"
+    manifest["annotations"]["dev.modelcache.digest"] = other
+    manifest["config"] = registry.push_blob(repository, b"config", manifest["config"]["mediaType"])
+    tag = tag_of(statement.key.digest, other, statement.created_at)
+    registry.push_manifest(repository, tag, manifest)
+    data = registry.storage / "docker/registry/v2/blobs/sha256"
+    digest = manifest["config"]["digest"].removeprefix("sha256:")
+    (data / digest[:2] / digest / "data").write_bytes(b"change")
+    listed = command("compile", "ls", uri, "-o", "json")
+    assert listed.code == 0, listed.err
+    spoiled = {each["digest"]: "message" in each for each in listed.document["bundles"]}
+    assert spoiled == {good.digest: False, other: True}
+
+
+def test_a_key_that_is_none_is_told(command: Command, shared: str) -> None:
+    ended = command("compile", "ls", shared, "--key", "abc")
+    assert ended.code == 2
+    assert "is no key" in ended.mistake
 
 
 def test_what_is_not_there(command: Command, shared: str, public_key: Path, tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ import pytest
 
 from modelcache.compilecache.places.opening import open_place
 from modelcache.compilecache.places.protocol import Place
-from modelcache.errors import BrokenBundle, ModelCacheError, NotFound, UsageError
+from modelcache.errors import BrokenBundle, Cancelled, ModelCacheError, NotFound, UsageError
 from modelcache.origins import OriginSettings
+from modelcache.transfer import Cancel
 from tests.component.origins.conftest import fetched
 from tests.support.bundles import a_bundle, a_key, noise
 
@@ -143,3 +144,38 @@ def test_other_schemes_are_no_places(settings: OriginSettings) -> None:
     for uri in ("https://host/path/file", "hf://org/name"):
         with pytest.raises(UsageError, match="no place for bundles"):
             open_place(uri, None, settings)
+
+
+class After(Cancel):
+    """Cancelled at the `count`-th look whether it is; until then it counts them."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.left = count
+
+    def check(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.set()
+        super().check()
+
+
+def test_a_publisher_that_is_stopped_leaves_nothing_that_is_seen(
+    place: Place, tmp_path: Path
+) -> None:
+    bundle = a_bundle(tmp_path / "b", noise(3 * 1024 * 1024))
+    counting = After(1_000_000)
+    other = a_bundle(tmp_path / "o", noise(3 * 1024 * 1024, 1))
+    assert place.publish(other, counting)
+    looks = 1_000_000 - counting.left
+    assert looks >= 4
+    for look in (1, looks // 2, looks):
+        with pytest.raises(Cancelled):
+            place.publish(bundle, After(look))
+        (placed,) = place.generations(bundle.statement.key.digest)
+        assert placed.digest == other.digest
+    assert place.publish(bundle)
+    found = place.find(bundle.digest)
+    assert found is not None
+    got = fetched(place.locate(found, bundle.statement.archive))
+    assert got == bundle.archive.read_bytes()

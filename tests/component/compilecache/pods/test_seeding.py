@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import pytest
 from modelcache.compilecache.bundles.signing import envelope_bytes, unsigned
 from modelcache.compilecache.pods import seeding
 from modelcache.compilecache.pods.seeding import read_report
-from modelcache.compilecache.starts import holding
+from modelcache.compilecache.starts import using
 from tests.support.agent import COMMAND, modelcache
 from tests.support.podcaches import NAME, SEED, Pod
 from tests.support.trees import content
@@ -96,6 +97,28 @@ def with_a_broken_envelope(pod: Pod) -> None:
     (pod.holds(SEED).directory / "bundle.json").write_text("{")
 
 
+def leading_in_circles(pod: Pod) -> None:
+    (pod.bundles / NAME).mkdir()
+    (pod.bundles / NAME / "current").symlink_to("current")
+
+
+def with_a_file_for_a_bundle(pod: Pod) -> None:
+    (pod.bundles / NAME).mkdir()
+    (pod.bundles / NAME / "current").write_bytes(b"")
+
+
+def with_a_fifo_for_an_envelope(pod: Pod) -> None:
+    envelope = pod.holds(SEED).directory / "bundle.json"
+    envelope.unlink()
+    os.mkfifo(envelope)
+
+
+def with_a_link_for_an_archive(pod: Pod) -> None:
+    archive = pod.holds(SEED).archive
+    archive.rename(archive.with_name("elsewhere"))
+    archive.symlink_to("elsewhere")
+
+
 def without_bundles(pod: Pod) -> None:
     pod.bundles.rmdir()
 
@@ -116,6 +139,10 @@ def nothing(pod: Pod) -> None:
         leading_out,
         without_an_archive,
         with_a_broken_envelope,
+        with_a_fifo_for_an_envelope,
+        with_a_link_for_an_archive,
+        with_a_file_for_a_bundle,
+        leading_in_circles,
     ],
 )
 def test_whatever_is_wrong_the_pod_starts(pod: Pod, wrong: Callable[[Pod], None]) -> None:
@@ -125,6 +152,19 @@ def test_whatever_is_wrong_the_pod_starts(pod: Pod, wrong: Callable[[Pod], None]
     assert report.why
     assert content(pod.cache_dir) == {}
     assert read_report(pod.work) == report
+
+
+@pytest.mark.parametrize("odd", ["a file", "a fifo"])
+def test_a_cache_directory_that_is_none(pod: Pod, odd: str) -> None:
+    pod.holds(SEED)
+    shutil.rmtree(pod.cache_dir)
+    if odd == "a file":
+        pod.cache_dir.write_bytes(b"")
+    else:
+        os.mkfifo(pod.cache_dir)
+    report = pod.seeding.run()
+    assert (report.how, bool(report.why)) == ("nothing", True)
+    assert "defect" not in report.why
 
 
 def test_a_bundle_of_so_many_files_that_the_container_would_be_killed_is_left(pod: Pod) -> None:
@@ -179,7 +219,7 @@ def test_one_that_is_replaced_while_it_is_opened(pod: Pod, monkeypatch: pytest.M
             replaced.append(pod.holds({"other": b"o"}))
             first.archive.unlink()
             (first.directory / "bundle.json").unlink()
-        return holding.in_use(directory)
+        return using.in_use(directory)
 
     monkeypatch.setattr(seeding, "in_use", in_use)
     report = pod.seeding.run()

@@ -342,9 +342,8 @@ def test_one_that_is_stopped_leaves_nothing_half_made(
 def test_one_that_is_stopped_while_it_hands_over(pod: Pod, agent: CompileAgent) -> None:
     pod.engine.compiles({"new": b"n"})
     pod.engine.serves()
+    agent.hangs_after = 1
     with SidecarProcess(pod, agent.port, agent.token_file, "--stay") as process:
-        agent.wait_for(lambda: bool(agent.starts))
-        agent.hangs = True
         process.wait_for_event("capture.captured")
         agent.wait_for(lambda: agent.requests == 2)
         assert process.terminate() == 0
@@ -357,14 +356,14 @@ def test_what_a_killed_one_left_the_next_one_takes_away(
 ) -> None:
     pod.engine.compiles({"new": b"n"})
     pod.engine.serves()
+    agent.hangs_after = 1
     with SidecarProcess(pod, agent.port, agent.token_file) as process:
-        agent.wait_for(lambda: bool(agent.starts))
-        agent.hangs = True
         agent.wait_for(lambda: agent.requests == 2)
         process.kill()
     assert not agent.captures
     assert staged(pod)
-    agent.hangs = False
+    assert len(agent.starts) == 1
+    agent.hangs_after = None
     assert beside(pod, agent).run(Cancel()).outcome == "delivered"
     assert captured(agent, tmp_path) == {"new": b"n"}
     # It was told of before.

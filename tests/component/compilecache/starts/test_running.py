@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,30 @@ from modelcache.compilecache.starts.marks import WITHDRAWN_AFTER
 from modelcache.store.durable import Durable
 from modelcache.store.layout import Layout
 from tests.support.agent import COMMAND, modelcache
+from tests.support.cluster.waiting import eventually
 from tests.support.trees import content
 
 ENGINE = Path(__file__).parents[3] / "support" / "fakeengine.py"
 NAME = "torch-fakeengine"
+OBJECT = """\
+apiVersion: modelcache.dev/v1alpha1
+kind: CachedModel
+metadata: {{name: tiny}}
+spec: {{source: {{uri: "hf://org/tiny@main"}}}}
+---
+apiVersion: modelcache.dev/v1alpha1
+kind: CompileCache
+metadata: {{name: tiny-torch}}
+spec:
+  model: tiny
+  engine:
+    name: torch
+    image: {image}
+    args: [{engine}]
+    env: [{{name: TORCH_SOMETHING, value: "1"}}]
+    cacheDir: {cache_dir}
+  bundles: {{uri: "file:///nowhere"}}
+"""
 
 
 @dataclass(frozen=True)
@@ -132,11 +153,7 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(folder)
 
 
-def until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.005)
+until = partial(eventually, timeout=60.0, pause=0.005)
 
 
 def test_what_one_start_compiled_the_next_is_given(machine: Machine) -> None:
@@ -151,6 +168,27 @@ def test_what_one_start_compiled_the_next_is_given(machine: Machine) -> None:
     assert [each["state"] for each in machine.explain()] == ["Verified"]
 
 
+def test_a_model_that_the_first_start_downloads_is_known_to_the_next(machine: Machine) -> None:
+    """Its commit is part of the key, and nobody knows it before."""
+    hub = Path(os.environ["HF_HOME"]) / "hub" / "models--org--tiny"
+    served = ("--model", "org/tiny", "--downloads", str(hub))
+    options = ("--engine", "vllm", "--name", NAME, "--bundles", machine.place)
+    first = machine.start(*served, options=options)
+    assert (first.out, hub.exists()) == ("compiled\n", True)
+    assert first.report["key"]["model"]["revision"] == ""
+    machine.forget_cache()
+    second = machine.start(*served, options=options)
+    assert second.out == "loaded\n"
+    assert second.report["key"]["model"]["revision"] == "c" * 40
+    # And a machine that has not downloaded it yet is given the same.
+    shutil.rmtree(hub)
+    machine.forget_cache()
+    third = machine.start(*served, options=options)
+    assert (third.out, third.report["key"]) == ("loaded\n", first.report["key"])
+    assert len({each.key for each in machine.holding.of(NAME)}) == 2
+    assert len(list(machine.place.glob("*/*/bundle.json"))) == 2
+
+
 def test_a_directory_of_an_earlier_start_is_as_good(machine: Machine) -> None:
     machine.start()
     file = machine.cache_dir / "inductor" / "fxgraph" / "0.bin"
@@ -158,6 +196,12 @@ def test_a_directory_of_an_earlier_start_is_as_good(machine: Machine) -> None:
     assert machine.start().report["result"] == "Hit"
     assert file.stat().st_ino == inode
     assert len(machine.holding.of(NAME)) == 1
+
+
+def test_a_start_that_wants_no_seed_compiles_whatever_is_there(machine: Machine) -> None:
+    machine.start()
+    ended = machine.start(options=("--no-seed",))
+    assert (ended.out, ended.report["result"]) == ("compiled\n", "Miss")
 
 
 def test_what_grew_is_captured_whole_as_a_new_generation_and_two_stay(machine: Machine) -> None:
@@ -210,6 +254,23 @@ def test_other_machines_have_it_by_the_place(machine: Machine, tmp_path: Path) -
     assert (second.out, second.report["seeding"]["source"]) == ("loaded\n", "place")
 
 
+def test_the_engine_of_an_object_on_a_machine_that_has_no_root_yet(machine: Machine) -> None:
+    catalog = machine.folder / "catalog.yaml"
+    catalog.write_text(
+        OBJECT.format(engine=ENGINE, cache_dir=machine.cache_dir, image=f"torch@sha256:{'ab' * 32}")
+    )
+    options = ("-f", catalog)
+    first = machine.start(options=options, env={"TORCH_SOMETHING": "1"})
+    (held,) = machine.holding.of("tiny-torch")
+    assert first.report["capturing"]["digest"] == f"sha256:{held.digest}"
+    machine.forget_cache()
+    assert machine.start(options=options, env={"TORCH_SOMETHING": "1"}).out == "loaded\n"
+    machine.forget_cache()
+    other = machine.start(options=options)
+    assert other.out == "compiled\n"
+    assert "TORCH_SOMETHING is set there only" in other.report["seeding"]["message"]
+
+
 def test_what_a_stranger_published_is_not_run(machine: Machine) -> None:
     machine.start(options=("--bundles", machine.place))
     machine.forget_cache()
@@ -218,6 +279,18 @@ def test_what_a_stranger_published_is_not_run(machine: Machine) -> None:
     assert second.out == "compiled\n"
     assert "keys trusted here" in second.report["seeding"]["message"]
     assert machine.holding.of(NAME) == ()
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> tuple[Machine, Key]:
+    """One with a bundle of a first start, for tests that sign it anew; and that start's key."""
+    folder = tmp_path_factory.mktemp("started") / "machine"
+    folder.mkdir()
+    (folder.parent / "place").mkdir()
+    machine = Machine(folder)
+    machine.start()
+    (held,) = machine.holding.of(NAME)
+    return machine, held.open().statement.key
 
 
 @pytest.mark.parametrize(
@@ -233,20 +306,18 @@ def test_what_a_stranger_published_is_not_run(machine: Machine) -> None:
     ],
 )
 def test_a_bundle_for_something_else_is_never_seeded_and_explain_names_the_part(
-    machine: Machine, part: str, name: str, change: dict[str, Any]
+    started: tuple[Machine, Key], part: str, name: str, change: dict[str, Any]
 ) -> None:
-    def altered(key: Key) -> Key:
-        return key.model_copy(
-            update={
-                field: getattr(key, field).model_copy(update=value)
-                if isinstance(value, dict)
-                else value
-                for field, value in change.items()
-            }
-        )
-
-    machine.start()
-    other = machine.sign_again(altered)
+    machine, key = started
+    altered = key.model_copy(
+        update={
+            field: getattr(key, field).model_copy(update=value)
+            if isinstance(value, dict)
+            else value
+            for field, value in change.items()
+        }
+    )
+    other = machine.sign_again(lambda _: altered)
     machine.forget_cache()
     ended = machine.start(options=("--no-capture",))
     assert ended.out == "compiled\n"
@@ -375,16 +446,52 @@ def test_a_cache_directory_with_something_else_in_it_is_left_alone(machine: Mach
     assert machine.holding.of(NAME) == ()
 
 
+def test_a_cache_directory_that_cannot_be_made_is_told_with_what_to_do(machine: Machine) -> None:
+    machine.cache_dir.write_text("no directory")
+    ended = machine.start()
+    assert (ended.code, ended.out) == (0, "compiled\n")
+    assert "give --cache-dir a directory" in ended.report["seeding"]["message"]
+
+
+def test_a_start_of_which_no_key_is_known_says_why_nothing_is_captured(machine: Machine) -> None:
+    report = machine.folder / "report.json"
+    ours = ("--root", machine.root, "--cache-dir", machine.cache_dir, "--report", report)
+    ended = modelcache("compile", "run", *ours, "--", "sh", "-c", "exit 3")
+    assert ended.returncode == 3
+    why = json.loads(report.read_text())["capturing"]["message"]
+    assert why == "what the command was started for is not known"
+
+
+def test_a_report_that_cannot_be_written_is_told(machine: Machine) -> None:
+    ended = machine.start(options=("--report", machine.folder / "no" / "report.json"))
+    assert (ended.code, ended.out) == (0, "compiled\n")
+    assert f"could not be written: {machine.folder}/no/report.json: No such file" in ended.err
+
+
+def test_what_explain_is_asked_wrongly(machine: Machine) -> None:
+    machine.start()
+    held = machine.holding.of(NAME)[0].directory
+    for arguments, code, why in (
+        (["typo"], 4, f"of a compile cache typo in {machine.root}; known there: {NAME}"),
+        ([str(held.parent)], 4, "there is no bundle in"),
+        ([str(held / "bundle.json")], 4, "give the directory that has its bundle.json"),
+        ([NAME, "-f", "no.yaml"], 2, "-f says what a command is the engine of"),
+    ):
+        asked = modelcache("compile", "explain", *arguments, "--root", machine.root)
+        assert (asked.returncode, why in asked.stderr) == (code, True), asked.stderr
+
+
 def test_two_starts_do_not_share_a_cache_directory(machine: Machine, tmp_path: Path) -> None:
     hold = tmp_path / "hold"
-    hold.touch()
+    os.mkfifo(hold)
     first = machine.begin("--hold", str(hold))
     marker = machine.cache_dir / ".modelcache-run.json"
     until(lambda: marker.exists() and _is_locked(marker))
     second = machine.start()
     assert (second.code, second.out) == (0, "compiled\n")
     assert "another start has the cache directory" in second.report["seeding"]["message"]
-    hold.unlink()
+    # Fails where nobody waits.
+    os.close(os.open(hold, os.O_WRONLY | os.O_NONBLOCK))
     assert first.wait(60) == 0
     assert first.stdout is not None
     assert first.stdout.read() == "compiled\n"

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from modelcache.api import CompileCache, Manifest, parse_uri
+from modelcache.api.nodecache import CompileReport, NodeCache
 from modelcache.compilecache.bundles.local import LocalBundle
 from modelcache.compilecache.bundles.signing import SigningKey
 from modelcache.compilecache.keys.facts import NodeFacts
@@ -16,7 +17,9 @@ from modelcache.compilecache.keys.making import key_of_object
 from modelcache.compilecache.keys.models import model_of_manifest
 from modelcache.compilecache.keys.parts import Key
 from modelcache.compilecache.places.directories import DirectoryPlace
+from modelcache.service.agent import Agent
 from modelcache.service.compilecache.facts import find_out
+from modelcache.settings import AgentSettings
 from modelcache.store import Store
 from tests.support.bundles import a_bundle
 
@@ -116,3 +119,22 @@ def catalog(path: Path, *documents: dict[str, Any]) -> Path:
     """A catalog's file."""
     path.write_text("---\n".join(yaml.safe_dump(each) for each in documents))
     return path
+
+
+def run(bench: Bench, *caches: dict[str, Any], **settings: Any) -> dict[str, CompileReport]:
+    """One agent that tries everything once; what it reports in the end."""
+    path = catalog(bench.folder / "catalog.yaml", bench.cached_model(), *caches)
+    found = AgentSettings(
+        root=bench.root,
+        catalog=path,
+        node_name="n1",
+        listen="",
+        file_roots=(bench.folder,),
+        keep_free="0",
+        **{"trusted_keys": bench.trusted, **settings},
+    )
+    agent = Agent(found, once=True)
+    agent.run()
+    written = NodeCache.model_validate_json((bench.root / "node.json").read_bytes())
+    assert written.status is not None
+    return {report.name: report for report in written.status.compile_caches}

@@ -5,41 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from modelcache.api.nodecache import CompileReport, CompileState, NodeCache
+from modelcache.api.nodecache import CompileState
 from modelcache.compilecache.bundles.signing import SigningKey
-from modelcache.service.agent import Agent
-from modelcache.settings import AgentSettings
-from tests.component.service.compilecache.place import Bench, catalog, compile_cache
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    found = Bench(tmp_path)
-    run(found)  # the model alone
-    return found
-
-
-def run(bench: Bench, *caches: dict[str, Any], **settings: Any) -> dict[str, CompileReport]:
-    """One agent that tries everything once; what it reports in the end."""
-    path = catalog(bench.folder / "catalog.yaml", bench.cached_model(), *caches)
-    found = AgentSettings(
-        root=bench.root,
-        catalog=path,
-        node_name="n1",
-        listen="",
-        file_roots=(bench.folder,),
-        keep_free="0",
-        **{"trusted_keys": bench.trusted, **settings},
-    )
-    agent = Agent(found, once=True)
-    agent.run()
-    written = NodeCache.model_validate_json((bench.root / "node.json").read_bytes())
-    assert written.status is not None
-    return {report.name: report for report in written.status.compile_caches}
+from tests.component.service.compilecache.place import Bench, compile_cache, run
 
 
 def shown(bench: Bench, name: str = "tiny") -> Path | None:
@@ -129,6 +100,15 @@ def test_a_bundle_of_another_object_with_the_same_key_is_not_taken(bench: Bench)
     assert shown(bench, "second") is None
 
 
+def test_what_nobody_vouches_for_hides_no_good_bundle_behind_it(bench: Bench) -> None:
+    """Who may write to a place, and can't sign, keeps nobody from what is good there."""
+    cache = compile_cache(bench.uri)
+    good = bench.publish(bench.key(cache))
+    for number in range(12):
+        bench.publish(bench.key(cache), f"junk {number}".encode(), signed=number % 2 > 0, name="x")
+    assert run(bench, cache)["tiny"].digest == good.digest
+
+
 def test_a_pinned_digest_is_enough(bench: Bench) -> None:
     cache = compile_cache(bench.uri)
     bundle = bench.publish(bench.key(cache), signed=False)
@@ -176,7 +156,7 @@ def test_another_image_hides_what_was_for_the_old_one(bench: Bench) -> None:
     assert "image" in (report.message or "") or "identity" in (report.message or "")
     assert shown(bench) is None
     # Changed back: what is here is shown again, with nothing fetched.
-    (bench.place / "gone").mkdir()
+    bench.place.rename(bench.folder / "away")
     assert run(bench, cache)["tiny"].state is CompileState.READY
 
 

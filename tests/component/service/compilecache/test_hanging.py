@@ -11,7 +11,6 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,17 +24,9 @@ from modelcache.service.compilecache.outbox import Outbox
 from modelcache.settings import AgentSettings
 from modelcache.store import Store
 from modelcache.store.durable import Durable
-from tests.component.service.compilecache.place import Bench, catalog, compile_cache
-from tests.component.service.compilecache.test_file_catalog import run
+from tests.component.service.compilecache.place import Bench, catalog, compile_cache, run
 from tests.support.bundles import a_bundle
 from tests.support.cluster.waiting import eventually
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    found = Bench(tmp_path)
-    run(found)  # the model alone
-    return found
 
 
 @pytest.fixture

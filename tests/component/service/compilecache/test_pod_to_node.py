@@ -16,20 +16,13 @@ from modelcache.compilecache.pods.serving import Serving
 from modelcache.compilecache.pods.sidecar import Sidecar
 from modelcache.compilecache.starts.capturing import Patience
 from modelcache.transfer import Cancel
+from tests.component.service.compilecache.node import Node
 from tests.component.service.compilecache.place import compile_cache
-from tests.component.service.compilecache.test_receiving import Node
 from tests.support.podcaches import Pod, pod
 from tests.support.trees import content
 
 NAME = "tiny"
 GRAPHS = {"graphs/one.py": b"one" * 1000, "graphs/two.so": b"two" * 1000}
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    found = Node(tmp_path / "node")
-    yield found
-    found.listener.close()
 
 
 @pytest.fixture

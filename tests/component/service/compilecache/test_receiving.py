@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import shutil
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry
 
 from modelcache.api import CompileCache
 from modelcache.cluster.callers import Caller
@@ -20,116 +21,24 @@ from modelcache.compilecache.bundles.local import LocalBundle
 from modelcache.compilecache.bundles.signing import SigningKey, TrustedKeys
 from modelcache.compilecache.bundles.trust import Trust
 from modelcache.compilecache.engines.evidence import Evidence
-from modelcache.compilecache.pods.protocol import CaptureDocument
-from modelcache.compilecache.starts.holding import Holding
-from modelcache.compilecache.starts.marks import Marks
-from modelcache.errors import AuthFailed, ClusterError, RateLimited
-from modelcache.service.compilecache.bundles import Bundles, Known
-from modelcache.service.compilecache.door import Door
-from modelcache.service.compilecache.listener import Listener
-from modelcache.service.compilecache.metrics import CompileMetrics
+from modelcache.compilecache.keys.parts import Key
+from modelcache.compilecache.pods.protocol import CAPTURE_HEADER, CaptureDocument, bundle_path
+from modelcache.errors import ClusterError, RateLimited
 from modelcache.service.compilecache.needs import Asked
-from modelcache.service.compilecache.outbox import Outbox
-from modelcache.service.compilecache.receiving import Receiving
-from modelcache.service.compilecache.starts import StartBook
-from modelcache.store import Store
 from modelcache.store.durable import Durable
-from modelcache.transfer import Cancel
-from tests.component.service.compilecache.place import IMAGE_DIGEST, compile_cache
+from tests.component.service.compilecache.node import MAX_BYTES, Node
+from tests.component.service.compilecache.place import compile_cache
 from tests.component.service.compilecache.pods import (
     Answered,
     capture,
     everything_below,
     put,
     start,
-    tell,
 )
 from tests.support.bundles import a_bundle, a_key, noise
 
-MAX_BYTES = 2_000_000
 ONLY_LOADED = Evidence(source="files", loaded=3)
 NOT_ALL_LOADED = Evidence(source="files", compiled=1, load_failures=1)
-
-
-class Node:
-    """One node's listener; what the cluster would say is set by the test."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        store = Store(folder / "root")
-        self.root = store.layout.root
-        durable = Durable(store.layout.scratch)
-        self.holding = Holding(store.layout, durable)
-        self.outbox = Outbox(store.layout, durable)
-        self.marks = Marks(store.layout, durable)
-        self.starts = StartBook(self.holding, self.marks)
-        self.signing: SigningKey | None = SigningKey.generate()
-        self.caller: Caller | Exception = Caller("default", "engine", "p", "uid-p", "n1")
-        self.pods: dict[str, dict[str, Any]] = {
-            "default/p": {"uid": "uid-p", "images": [IMAGE_DIGEST], "compile": "tiny"}
-        }
-        publishers = [{"namespace": "default", "serviceAccount": "engine"}]
-        cache = CompileCache.from_document(compile_cache("file:///nowhere", publishers=publishers))
-        self.asked = {"tiny": Asked(cache, "spec", a_key())}
-        self.ask: Callable[[str], Asked | None] = self.asked.get
-        self.registry = CollectorRegistry()
-        self.news = threading.Event()
-        receiving = Receiving(
-            Door(
-                identify=self._identify,
-                pod=lambda namespace, name: self.pods.get(f"{namespace}/{name}"),
-                node="n1",
-                asked=lambda name: self.ask(name),
-                best=self.best,
-                signing_key=lambda: self.signing,
-            ),
-            holding=self.holding,
-            outbox=self.outbox,
-            starts=self.starts,
-            space=store.space,
-            max_bytes=MAX_BYTES,
-            cancel=Cancel(),
-            on_change=self.news.set,
-            metrics=CompileMetrics(self.registry, lambda: ()),
-        )
-        self.listener = Listener(("127.0.0.1", 0), receiving, question_seconds=2.0)
-        self.listener.start()
-        self.before = everything_below(self.root)
-        self.asked_of: Callable[[str], None] = lambda _token: None
-        self._numbers = iter(range(1000))
-
-    def _identify(self, token: str) -> Caller:
-        self.asked_of(token)
-        if token != "token":
-            raise AuthFailed("no such token")
-        if isinstance(self.caller, Exception):
-            raise self.caller
-        return self.caller
-
-    def best(self, name: str) -> Known | None:
-        assert self.signing is not None
-        trust = Trust(TrustedKeys(self.signing.public))
-        known = Bundles(self.holding, self.outbox).read({name: trust}, trust).get(name, ())
-        return next((each for each in known if each.bundle.shown), None)
-
-    def bundle(self, content: bytes = b"a") -> LocalBundle:
-        return a_bundle(self.folder / f"b{next(self._numbers)}", content)
-
-    def put(self, bundle: LocalBundle | None = None, name: str = "tiny", **more: Any) -> Answered:
-        return put(self.listener.address, name, bundle or self.bundle(), **more)
-
-    def tell(self, *arguments: Any, **more: Any) -> Answered:
-        return tell(self.listener.address, "tiny", *arguments, **more)
-
-    def metric(self, name: str, **labels: str) -> float:
-        return self.registry.get_sample_value(name, labels) or 0.0
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    found = Node(tmp_path)
-    yield found
-    found.listener.close()
 
 
 def test_what_a_publisher_brings_is_signed_and_kept_and_is_to_be_published(node: Node) -> None:
@@ -197,6 +106,21 @@ def a_pod_that_the_server_says_is_elsewhere(node: Node) -> None:
     node.caller = Caller("default", "engine", "p", "uid-p", "n2")
 
 
+def pods_that_are_not_known_yet(node: Node) -> None:
+    """An agent that has just started: what it refuses for good is lost."""
+    node.pods.clear()
+    node.pods_known = False
+
+
+def objects_that_were_not_looked_at_yet(node: Node) -> None:
+    node.asked.clear()
+    node.looked = False
+
+
+def an_object_that_is_not_there(node: Node) -> None:
+    node.asked.clear()
+
+
 def no_publisher(node: Node) -> None:
     node.caller = Caller("default", "other", "p", "uid-p", "n1")
 
@@ -227,6 +151,9 @@ def a_key_that_is_not_known(node: Node) -> None:
         (a_pod_that_was_made_anew, 403, "OtherNode"),
         (a_pod_that_has_ended, 403, "OtherNode"),
         (a_pod_that_the_server_says_is_elsewhere, 403, "OtherNode"),
+        (pods_that_are_not_known_yet, 503, "Unavailable"),
+        (objects_that_were_not_looked_at_yet, 503, "Unavailable"),
+        (an_object_that_is_not_there, 404, "UnknownCache"),
         (no_publisher, 403, "NotAPublisher"),
         (a_publishers_name_in_another_namespace, 403, "NotAPublisher"),
         (no_signing_key, 403, "NoSigningKey"),
@@ -353,7 +280,93 @@ def test_who_is_no_publisher_any_more_when_it_has_come_is_refused(node: Node) ->
     assert everything_below(node.root) == node.before
 
 
+def when_it_has_come(node: Node, change: Callable[[], object]) -> None:
+    """Do something while an archive comes: the object is asked for when it is announced, and when
+    it is there."""
+    calls = iter(range(100))
+
+    def ask(name: str) -> Asked | None:
+        if next(calls) == 1:
+            change()
+        return node.asked.get(name)
+
+    node.ask = ask
+
+
+def test_it_is_signed_by_the_key_of_the_moment_and_not_by_one_that_was_taken_away(
+    node: Node,
+) -> None:
+    new = SigningKey.generate()
+    when_it_has_come(node, lambda: setattr(node, "signing", new))
+    assert node.put().status == 201
+    (held,) = node.holding.of("tiny")
+    Trust(TrustedKeys(new.public)).admit(LocalBundle.open(held.directory).envelope_bytes)
+
+
+def test_without_a_signing_key_any_more_nothing_is_taken(node: Node) -> None:
+    when_it_has_come(node, lambda: setattr(node, "signing", None))
+    answer = node.put()
+    assert (answer.status, answer.reason, answer.continued) == (403, "NoSigningKey", True)
+    assert everything_below(node.root) == node.before
+
+
+@pytest.mark.parametrize("key", [None, a_key("org/other")], ids=["unknown", "another"])
+def test_a_key_that_is_not_known_for_a_moment_is_no_other(node: Node, key: Key | None) -> None:
+    """The node's labels change, say: what comes then is not lost."""
+    changed = replace(node.asked["tiny"], key=key)
+    when_it_has_come(node, lambda: node.asked.update(tiny=changed))
+    answer = node.put()
+    expected = (409, "KeyChanged") if key else (503, "KeyUnknown")
+    assert (answer.status, answer.reason) == expected
+    assert everything_below(node.root) == node.before
+
+
+def a_note_goes(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last note of an object goes, with its folder, just when another is put there."""
+    real = Durable.make_directory
+
+    def make(durable: Durable, folder: Path) -> None:
+        real(durable, folder)
+        if folder.parent.name == "outbox" and gone:
+            node.outbox.take("tiny", gone.pop())
+
+    gone = [f"sha256:{'6' * 64}"]
+    node.outbox.put("tiny", gone[0])
+    monkeypatch.setattr(Durable, "make_directory", make)
+
+
+def test_a_note_is_put_though_the_last_one_goes_at_that_moment(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_note_goes(node, monkeypatch)
+    answer = node.put()
+    assert answer.status == 201
+    assert node.outbox.of("tiny") == {answer.document["digest"]}
+
+
 # Who comes second
+
+
+def test_what_came_from_another_node_meanwhile_was_first(node: Node) -> None:
+    """A large archive takes minutes: the node may be shown another's in between."""
+
+    def come() -> None:
+        assert node.signing is not None
+        bundle = a_bundle(node.folder / "other", b"first", key=a_key(), signed_by=node.signing)
+        with node.holding.staging() as staging:
+            for path in bundle.directory.iterdir():
+                shutil.copy(path, staging)
+            held = node.holding.add(staging, "tiny", a_key().digest, bundle.digest)
+        node.holding.show("tiny", held.key, held.digest)
+        first.append(bundle.digest)
+
+    first: list[str] = []
+    when_it_has_come(node, come)
+    answer = node.put(node.bundle(b"second"))
+    assert answer.continued
+    assert (answer.document["known"], answer.document["digest"]) == (True, first[0])
+    assert [f"sha256:{held.digest}" for held in node.holding.of("tiny")] == first
+    assert not node.outbox.of("tiny")
 
 
 def test_the_first_cold_start_wins(node: Node) -> None:
@@ -452,30 +465,71 @@ def test_a_start_is_believed_to_who_asked_for_the_cache_only(node: Node) -> None
 # The listener
 
 
-def test_one_address_has_few_connections_and_silence_ends_them(node: Node) -> None:
+def test_who_asks_gets_in_however_many_keep_silent(node: Node) -> None:
+    """Behind a hostPort all pods of a node may have one address."""
+    node.listener._server.first_seconds = 60.0  # so that nobody's time is up
     with ExitStack() as stack:
-        opened = [
-            stack.enter_context(socket.create_connection(node.listener.address, timeout=0.1))
-            for _ in range(8)
-        ]
-        assert sum(map(is_closed, opened)) == 4
-        # One byte now and then keeps none open beyond its time.
-        survivor = next(each for each in opened if not is_closed(each))
+
+        def connect() -> socket.socket:
+            connection = socket.create_connection(node.listener.address, timeout=20)
+            return stack.enter_context(connection)
+
+        silent = [connect() for _ in range(40)]
+        assert all(each.recv(1) == b"" for each in silent[:8])
+        assert node.put().status == 201
+        assert silent[8].recv(1) == b""
+
+
+def test_one_byte_now_and_then_keeps_no_connection_open(node: Node) -> None:
+    with socket.create_connection(node.listener.address) as connection:
         began = time.monotonic()
-        while not is_closed(survivor) and time.monotonic() - began < 10:
+        while not is_closed(connection) and time.monotonic() - began < 10:
             with suppress(OSError):
-                survivor.sendall(b"G")
+                connection.sendall(b"G")
         assert time.monotonic() - began < 8
     assert node.put().status == 201
 
 
 def is_closed(connection: socket.socket) -> bool:
+    connection.settimeout(0.1)
     try:
         return connection.recv(1) == b""
     except TimeoutError:
         return False
     except OSError:
         return True
+
+
+def test_what_a_publisher_brings_comes_however_many_others_come(node: Node) -> None:
+    bundle = node.bundle(noise(100_000))
+    content = bundle.archive.read_bytes()
+    with ExitStack() as stack:
+        first = begin(node, bundle, stack)
+        first.sendall(content[:1000])
+        flood = [
+            stack.enter_context(socket.create_connection(node.listener.address, timeout=20))
+            for _ in range(80)
+        ]
+        # So many came that the first would have gone, if it could.
+        assert all(each.recv(1) == b"" for each in flood[:40])
+        first.sendall(content[1000:])
+        assert first.recv(100).startswith(b"HTTP/1.1 201 ")
+
+
+def begin(node: Node, bundle: LocalBundle, stack: ExitStack) -> socket.socket:
+    """A connection over which an archive may come now."""
+    said = capture(bundle)
+    connection = stack.enter_context(socket.create_connection(node.listener.address, timeout=20))
+    head = (
+        f"PUT {bundle_path('tiny', bundle.statement.archive.digest)} HTTP/1.1",
+        "Authorization: Bearer token",
+        f"Content-Length: {said.archive.size}",
+        "Expect: 100-continue",
+        f"{CAPTURE_HEADER}: {said.to_header()}",
+    )
+    connection.sendall("\r\n".join((*head, "", "")).encode())
+    assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    return connection
 
 
 def test_a_head_has_a_bound_in_all_and_not_only_in_each_line(node: Node) -> None:
@@ -496,3 +550,42 @@ def test_an_address_with_many_wrong_tokens_does_not_take_all_questions(node: Nod
         answer = node.put(token=f"wrong{number}")
         assert answer.status == (401 if number < 8 else 429)
     assert len(asked) == 8
+
+
+def a_token(uid: str, name: str = "p", namespace: str = "default") -> str:
+    """As kubelet projects it, but for the signature."""
+    claims = {"kubernetes.io": {"namespace": namespace, "pod": {"name": name, "uid": uid}}}
+    return f"e30.{base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip('=')}.x"
+
+
+def test_wrong_tokens_of_one_pod_are_not_held_against_all_of_its_address(node: Node) -> None:
+    """Behind a hostPort all pods of a node may have one address."""
+    node.tokens.add(a_token("uid-p"))
+    node.pods["default/q"] = {"uid": "uid-q", "images": [], "compile": "tiny"}
+    asked: list[str] = []
+    node.asked_of = asked.append
+    # Its own uid is all that a pod knows: others' are guessed in vain.
+    for wrong, uid in (("uid-q", "q"), ("uid-p-guessed", "p"), ("", "p")):
+        statuses = [node.put(token=a_token(wrong, uid)).status for _ in range(9)]
+        assert statuses[0] in (401, 429)
+        assert statuses[8] == 429
+    assert len(asked) == 16
+    assert node.put(token=a_token("uid-p")).status == 201
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"e30",
+        b"[" * 12_000,
+        b'{"kubernetes.io": 1}',
+        b'{"kubernetes.io": {"pod": []}}',
+        b"\xff",
+        b'{"kubernetes.io": {"namespace": [], "pod": {"name": {}, "uid": 1}}}',
+    ],
+)
+def test_a_token_that_can_not_be_read_is_none(node: Node, payload: bytes) -> None:
+    token = f"a.{base64.urlsafe_b64encode(payload).decode()}.b"
+    for each in (token, "a.%%%.b", "a.b", "."):
+        assert node.put(token=each).status == 401

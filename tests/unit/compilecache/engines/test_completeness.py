@@ -46,6 +46,12 @@ def test_both_trees_of_vllm(tmp_path: Path) -> None:
     assert missing(tmp_path) == ""
 
 
+def test_a_model_without_content_is_none_however_old(tmp_path: Path) -> None:
+    put_aot(tmp_path, "rank_0_0")
+    next(tmp_path.rglob("model")).write_bytes(b"")
+    assert "has no model" in missing(tmp_path, later=2 * STALE_SECONDS)
+
+
 def test_a_tree_that_was_made_elsewhere(tmp_path: Path) -> None:
     put_jit(tmp_path, noted=Path("/var/cache/modelcache"))
     assert missing(tmp_path) == ""

@@ -51,6 +51,10 @@ def factors(**values: str) -> EngineHashes:
         (log(loaded=1, compiled=1), True, 5, Result.PARTIAL, MissReason.GREW),
         (log(compiled=1), False, 9, Result.MISS, MissReason.NOTHING_SEEDED),
         (log(compiled=1), True, 9, Result.MISS, MissReason.UNKNOWN),
+        # "Compiles" from Inductor's own cache: what is compiled anew is written.
+        (log(compiled=1), True, 0, Result.HIT, None),
+        (log(loaded=1, compiled=1), True, 0, Result.HIT, None),
+        (log(compiled=1), False, 0, Result.MISS, MissReason.NOTHING_SEEDED),
         (log(load_failures=1, loaded=1), True, 9, Result.PARTIAL, MissReason.LOAD_FAILED),
         (log(load_failures=1, compiled=1), True, 9, Result.MISS, MissReason.LOAD_FAILED),
         # The log says nothing of compiling.
@@ -150,6 +154,13 @@ def test_the_models_path(argv: list[str], env: dict[str, str], told: str) -> Non
         assert told in verdict.message
 
 
+def test_no_secret_of_the_models_address_is_told() -> None:
+    argv = ["vllm", "serve", "https://me:S3cret@host/model.gguf?sig=S3cret"]
+    verdict = missed(argv=argv, env={"HF_HUB_OFFLINE": "1"})
+    assert verdict.reason is MissReason.MODEL_PATH
+    assert "S3cret" not in verdict.message
+
+
 def test_a_model_by_its_name_is_no_path() -> None:
     before, after = factors(config_hash="a"), factors(config_hash="b")
     verdict = missed(argv=["vllm", "serve", "org/llama"], before=before, after=after)
@@ -186,6 +197,21 @@ def test_many_factors_are_not_all_named() -> None:
 def test_a_cache_that_is_disabled(facts: dict[str, Any]) -> None:
     assert missed(**facts).reason is MissReason.CACHE_DISABLED
     assert missed(env={"VLLM_DISABLE_COMPILE_CACHE": "0"}).reason is MissReason.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        ({"env": {"VLLM_DISABLE_COMPILE_CACHE": "1"}}, MissReason.CACHE_DISABLED),
+        ({"elsewhere": (OUTSIDE,)}, MissReason.CACHE_ELSEWHERE),
+        ({"evidence": log(compiled=1, cache_dirs=("/root/x",))}, MissReason.CACHE_ELSEWHERE),
+    ],
+)
+def test_nothing_new_is_no_hit_where_nothing_is_written(
+    facts: dict[str, Any], reason: MissReason
+) -> None:
+    verdict = missed(**{"new_files": 0, **facts})
+    assert (verdict.result, verdict.reason) == (Result.MISS, reason)
 
 
 def test_the_engine_says_that_its_cache_is_elsewhere() -> None:

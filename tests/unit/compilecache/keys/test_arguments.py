@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
+import time
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelcache.compilecache.keys.arguments import (
-    normal_arguments,
-    parallel_of,
-    program_of,
-    read_arguments,
-)
+from modelcache.compilecache.keys.arguments import program_of, read_arguments
 from modelcache.compilecache.keys.parts import ParallelLayout
 
 ENGINES = st.sampled_from(["vllm", "sglang", "torch", "neuron", "mine"])
@@ -30,6 +27,14 @@ TOKENS = st.one_of(
     st.sampled_from(["--", "-", "-c", "-m", "-O3", "serve", "vllm", "python", "sh", "-lc", "env"]),
     st.sampled_from(["token=a b", "Bearer x", "hf_abcdefgh1", "key-hf_abcdefgh1", "tini", "A=b"]),
 )
+
+
+def normal_arguments(engine: str, argv: Sequence[str]) -> tuple[str, ...]:
+    return read_arguments(engine, argv).normal
+
+
+def parallel_of(argv: Sequence[str]) -> ParallelLayout:
+    return read_arguments("vllm", argv).parallel
 
 
 @given(ENGINES, st.lists(TOKENS, max_size=8))
@@ -73,6 +78,9 @@ def test_the_order_of_options_and_how_they_are_joined_does_not_matter(
         "-c 'vllm serve \"org/model\" --dtype bfloat16 --max-model-len 8192'",
         "nohup vllm serve org/model --dtype=bfloat16 --max-model-len=8192",
         "tini -- vllm serve --dtype=bfloat16 --max-model-len=8192 --host :: org/model",
+        "ddtrace-run vllm serve org/model --dtype=bfloat16 --max-model-len=8192",
+        "uv run --with x vllm serve org/model --dtype=bfloat16 --max-model-len=8192",
+        "conda run -n e vllm serve org/model --dtype=bfloat16 --max-model-len=8192",
     ],
 )
 def test_one_engine_begun_in_many_ways(line: str) -> None:
@@ -123,6 +131,29 @@ def test_json_is_written_in_one_way() -> None:
     )
 
 
+def test_the_order_within_what_may_be_a_secret_does_not_matter() -> None:
+    """`pass` is a word that secrets have; vLLM's pass_config is none."""
+    one, other = (
+        normal_arguments("vllm", ["m", "-cc", json.dumps({"pass_config": passes})])
+        for passes in (
+            {"enable_fusion": True, "enable_noop": True},
+            {"enable_noop": True, "enable_fusion": True},
+        )
+    )
+    assert one == other
+
+
+def test_json_of_what_pods_say_to_each_other_is_left_out() -> None:
+    argv = ["m", "--ec-transfer-config", '{"engine_id": "pod-1"}', "--lora-modules", "a=/x", "b=/y"]
+    assert normal_arguments("vllm", argv) == ()
+
+
+def test_a_flag_that_is_told_its_value_is_one_however_it_is_told() -> None:
+    for value in ("True", "false"):
+        said = read_arguments("vllm", ["serve", "--enable-chunked-prefill", value, "org/model"])
+        assert said == read_arguments("vllm", ["org/model", f"--enable-chunked-prefill={value}"])
+
+
 def test_a_program_of_ones_own() -> None:
     argv = ["python", "-u", "serve.py", "--layers", "4", "--", "x"]
     assert normal_arguments("torch", argv) == ("--layers=4", "--", "serve.py", "x")
@@ -150,11 +181,23 @@ def test_a_script_that_is_more_than_a_command_counts_as_a_whole() -> None:
         ("nohup ./serve --x", "./serve"),
         ("sh -c 'exec ./serve --x'", "./serve"),
         ("nice sh -c 'cd /x; ./serve'", "sh"),
+        ("opentelemetry-instrument vllm serve x", "vllm"),
+        ("env A=b uv run vllm serve x", "uv"),
         ("", ""),
     ],
 )
 def test_the_program(line: str, program: str) -> None:
     assert program_of(shlex.split(line)) == program
+
+
+@pytest.mark.parametrize("words", [["env"], ["nice"], ["sh", "-c", "nice"], ["env", "A=b"]])
+def test_programs_that_begin_each_other_for_ever_take_no_time(words: list[str]) -> None:
+    """Whoever may make a pod says what stands in its command: a mebibyte of it, too."""
+    argv = [*words * 10_000, "vllm"]
+    began = time.process_time()
+    read_arguments("vllm", argv)
+    program_of(argv)
+    assert time.process_time() - began < 2.0
 
 
 def test_a_script_with_continued_lines_and_quotes() -> None:
@@ -171,6 +214,7 @@ def test_what_the_line_puts_into_the_environment_counts() -> None:
     assert found.model == "org/model"
     assert found.normal[:2] == ("--a=b", "--env=VLLM_X=1")
     assert found.normal[2].startswith("--env=HF_TOKEN=sha256:")
+    assert normal_arguments("vllm", ["env", "A=b"]) == ("--env=A=b",)
     script = "VLLM_X=1 vllm serve org/model --a=b"
     assert normal_arguments("vllm", ["sh", "-c", script]) == found.normal[:2]
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelcache.compilecache.engines.table import BUILT_IN
 from modelcache.compilecache.keys.environment import normal_environment
 
 
@@ -43,12 +45,21 @@ def test_what_matters(name: str) -> None:
             "SGLANG_DG_CACHE_DIR",
             "VLLM_RAY_BUNDLE_INDICES",
         ),
+        # What the downward API has of a pod.
+        *("VLLM_POD_UID", "VLLM_POD_NAMESPACE", "SGLANG_POD_IPS", "VLLM_HOST_IPS", "VLLM_PODNAME"),
+        *("VLLM_SERVICE_ACCOUNT_NAME", "VLLM_NODENAME", "VLLM_PORT_8000_SCTP_PROTO"),
         *("NEURON_COMPILE_CACHE_URL", "TORCHINDUCTOR_FX_GRAPH_CACHE", "TORCH_EXTENSIONS_DIR"),
     ],
 )
 def test_what_does_not(name: str) -> None:
     for engine in ("vllm", "sglang", "torch", "neuron", "mine"):
         assert normal_environment(engine, {name: "1"}) == {}
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_what_a_start_with_a_cache_sets_does_not(name: str) -> None:
+    """Or a start that sets it itself, which is the same, would have another key."""
+    assert normal_environment(name, BUILT_IN[name].environment(Path("/cache"))) == {}
 
 
 def test_each_engine_has_its_own() -> None:

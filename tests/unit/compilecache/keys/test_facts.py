@@ -96,6 +96,25 @@ def test_a_mig_profile_with_media_extensions() -> None:
     assert found == of_devices([mig("1g.10gb+me")])
 
 
+@pytest.mark.parametrize("profile", ["1g.10gb+me", "1g.10gb+me.all", "1g.10gb-me", "7g.80gb"])
+def test_a_mig_profile_as_labels_can_have_it(profile: str) -> None:
+    """What no label may have in it GFD leaves out; a resource's name has a dot instead."""
+    label = profile.replace("+", "")
+    found = of({**GFD, "nvidia.com/gpu.product": f"NVIDIA-H100-80GB-HBM3-MIG-{label}"})
+    assert found == of_devices([mig(profile)])
+    mixed = f"nvidia.com/mig-{profile.replace('+', '.')}.product"
+    assert found == of({**GFD, "nvidia.com/gpu.replicas": "0", mixed: "x"})
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [("Orin (nvgpu)", "Orin-nvgpu"), ("NVIDIA  Graphics Device", "NVIDIA-Graphics-Device")],
+)
+def test_a_name_that_no_label_can_have(name: str, label: str) -> None:
+    found = of_devices([Device(vendor="nvidia", product=name)])
+    assert found == of({"nvidia.com/gpu.product": label})
+
+
 @pytest.mark.parametrize(
     ("labels", "said"),
     [

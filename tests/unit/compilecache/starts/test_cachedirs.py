@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from modelcache.compilecache.bundles.manifest import BundleManifest
-from modelcache.compilecache.starts.cachedirs import Taken, taken
+from modelcache.compilecache.starts.cachedirs import CacheDirectory, Taken, taken
 from modelcache.compilecache.starts.seednotes import write_note
 
 KEY, OTHER = "a" * 64, "b" * 64
@@ -77,6 +77,26 @@ def test_what_an_earlier_start_left_stays_as_long_as_it_is_of_use(
     assert (tmp_path / ".modelcache-seed.json").exists() == (stays and before[1] is not None)
 
 
+@pytest.mark.parametrize("digest", [None, DIGEST])
+def test_what_was_half_emptied_is_of_use_to_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digest: str | None
+) -> None:
+    left(tmp_path, KEY, digest)
+
+    def killed(path: Path) -> None:
+        (path / "code.py").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as cut_short:
+        cut_short.setattr(f"{CacheDirectory.__module__}.shutil.rmtree", killed)
+        with taken(tmp_path) as directory, pytest.raises(KeyboardInterrupt):
+            directory.prepare(OTHER, None)
+    assert names(tmp_path) == {"inductor"}
+    with taken(tmp_path) as directory:
+        assert not directory.prepare(KEY, digest)
+    assert names(tmp_path) == set()
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"x" * 5000])
 def test_a_marker_that_says_nothing_is_no_leave_to_remove(tmp_path: Path, content: bytes) -> None:
     left(tmp_path, KEY)
@@ -84,6 +104,13 @@ def test_a_marker_that_says_nothing_is_no_leave_to_remove(tmp_path: Path, conten
     with taken(tmp_path) as directory, pytest.raises(Taken):
         directory.prepare(KEY, DIGEST)
     assert names(tmp_path) == {"inductor"}
+
+
+def test_a_start_that_wants_no_seed_begins_with_nothing(tmp_path: Path) -> None:
+    left(tmp_path, KEY, DIGEST)
+    with taken(tmp_path) as directory:
+        assert not directory.prepare(KEY, None, keep=False)
+    assert names(tmp_path) == set()
 
 
 def test_a_link_goes_and_what_it_leads_to_stays(tmp_path: Path) -> None:

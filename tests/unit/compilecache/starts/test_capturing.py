@@ -329,14 +329,21 @@ class TestWatch:
     def test_once_ready_only_the_second_patience_counts(self, cache_dir: Path, into: Path) -> None:
         now = 0.0
 
-        def evidence() -> Evidence:
-            nonlocal now
-            now += 60
-            return replace_ready(now > 300)
+        class Ticking(Cancel):
+            def wait(self, seconds: float) -> None:
+                nonlocal now
+                now += 60
 
         patience = replace(IMPATIENT, ready=1000, settle=100, quiet=1e9)
         with pytest.raises(NotCaptured, match="within 100 s: waiting until nothing changes"):
-            self.watch(cache_dir, into, patience=patience, evidence=evidence, clock=lambda: now)
+            self.watch(
+                cache_dir,
+                into,
+                patience=patience,
+                evidence=lambda: replace_ready(now > 300),
+                cancel=Ticking(),
+                clock=lambda: now,
+            )
         assert 400 <= now <= 500
 
     @pytest.mark.parametrize(("slowness", "pause"), [(0.0, 5.0), (1.0, 20.0), (100.0, 45.0)])
@@ -361,6 +368,33 @@ class TestWatch:
                 clock=itertools.count(0, slowness).__next__,
             )
         assert waits == [pause]
+
+    def test_what_is_slow_to_be_seen_of_the_start_is_a_slow_look(
+        self, cache_dir: Path, into: Path
+    ) -> None:
+        now, waits = 0.0, list[float]()
+
+        class Noting(Cancel):
+            def wait(self, seconds: float) -> None:
+                waits.append(seconds)
+                self.set()
+                self.check()
+
+        def evidence() -> Evidence:
+            nonlocal now
+            now += 1.0  # the files of a large tree, say
+            return replace_ready(False)
+
+        with pytest.raises(Cancelled):
+            self.watch(
+                cache_dir,
+                into,
+                evidence=evidence,
+                patience=Patience(ready=1e9),
+                cancel=Noting(),
+                clock=lambda: now,
+            )
+        assert waits == [20.0]
 
     def test_a_start_that_only_loaded_ends_it_at_once(self, cache_dir: Path, into: Path) -> None:
         loaded = Evidence(source="log", ready=True, loaded=1)

@@ -8,8 +8,9 @@ from hashlib import sha256
 
 import pytest
 
-from modelcache.compilecache.starts import holding as module
-from modelcache.compilecache.starts.holding import Held, Holding, InUse, in_use
+from modelcache.compilecache.starts import using
+from modelcache.compilecache.starts.holding import Held, Holding
+from modelcache.compilecache.starts.using import InUse, in_use
 from modelcache.errors import NotFound, UnsafePath
 from modelcache.store import Store
 from modelcache.store.durable import Durable
@@ -175,7 +176,7 @@ def test_a_lock_that_somebody_keeps_does_not_hold_up_a_start(
     holding: Holding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = put(holding)
-    monkeypatch.setattr(module, "_PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr(using, "_PATIENCE_SECONDS", 0.01)
     fd = os.open(held.directory / "bundle.json", os.O_RDONLY)
     fcntl.flock(fd, fcntl.LOCK_EX)
     with in_use(held.directory):

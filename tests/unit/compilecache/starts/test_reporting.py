@@ -56,7 +56,7 @@ def test_a_miss_says_why_and_what_was_captured() -> None:
     assert [*lines(start)] == [
         "miss, 40.0 s of compiling: set X",
         "not seeded: there is no bundle yet",
-        "captured as 111111111111 (9 files, 2.0 s, published to s3://b)",
+        "captured for m as 111111111111 (9 files, 2.0 s, published to s3://b)",
         "and another thing",
     ]
 
@@ -64,6 +64,14 @@ def test_a_miss_says_why_and_what_was_captured() -> None:
 def test_what_was_captured_and_not_published_says_so() -> None:
     start = a_start(capturing=Capturing(digest=DIGEST, message="it was not published: no"))
     assert "but: it was not published: no" in [*lines(start)]
+
+
+def test_what_an_earlier_start_left_is_told() -> None:
+    told = [*lines(a_start(seeding=Seeding(source="kept", message="there is no bundle yet")))]
+    assert told[1:] == [
+        "started with what an earlier start had left in the cache directory",
+        "not seeded: there is no bundle yet",
+    ]
 
 
 def test_the_last_start_is_read_again(store: Store, durable: Durable) -> None:

@@ -10,6 +10,7 @@ from modelcache.compilecache.keys.facts import NodeFacts
 from modelcache.compilecache.keys.parts import Accelerator, Cpu
 from modelcache.errors import AcceleratorUnknown
 from modelcache.service.compilecache.facts import Facts, find_out
+from tests.support.cluster.waiting import eventually
 
 CPU = Cpu(arch="x86_64", isa="x86-64-v3")
 FACTS = NodeFacts(Accelerator(vendor="nvidia", product="NVIDIA-L4"), CPU)
@@ -57,6 +58,24 @@ def test_a_driver_that_hangs_is_told_and_holds_nobody_up() -> None:
     assert "gives no answer" in why
     assert len(driver.asked) == 1
     driver.let.set()
+
+
+def test_a_driver_that_hangs_is_not_asked_over_and_over_because_labels_change() -> None:
+    driver = Driver()
+    for number in range(50):
+        driver.facts.look({"changes": str(number)})
+        driver.now += 61.0
+    found, why = driver.facts.look({"changes": "again"})
+    assert found is None
+    assert "gives no answer" in why
+    assert len(driver.asked) <= 4
+    driver.let.set()
+    eventually(
+        lambda: driver.facts.look({"changes": "again"}),
+        lambda found: found == (FACTS, ""),
+        timeout=20,
+        what="the answer",
+    )
 
 
 def test_other_labels_are_another_question() -> None:
