@@ -11,7 +11,16 @@ from pydantic import Field, field_validator
 
 from modelcache.settings.compilecaches import CompileSettings
 from modelcache.settings.shared import ClusterSettings, FetchSettings, LogSettings
-from modelcache.settings.values import Listen, NodeName, Paths, Seconds, Texts, parse_listen
+from modelcache.settings.values import (
+    Listen,
+    NodeName,
+    Paths,
+    Seconds,
+    SecondsOrNever,
+    Size,
+    Texts,
+    parse_listen,
+)
 
 
 class AgentSettings(FetchSettings, ClusterSettings, CompileSettings, LogSettings):
@@ -52,10 +61,23 @@ class AgentSettings(FetchSettings, ClusterSettings, CompileSettings, LogSettings
         " before it asks an origin what a model is, since all nodes learn of it at once.",
         validate_default=True,
     )
-    delete_unwanted_after: Seconds | None = Field(
+    delete_unwanted_after: SecondsOrNever = Field(
         "10m",
         description="With --cluster: how long content is kept that nothing wants any more, such as"
         " 10m, 1d or never. While a pod uses it, it stays in any case.",
+        validate_default=True,
+    )
+    scrub_every: SecondsOrNever = Field(
+        "7d",
+        ge=60,
+        le=31_536_000,
+        description="How often each file is read back and compared with its digest, such as 7d;"
+        " never for not at all.",
+        validate_default=True,
+    )
+    scrub_rate: Size = Field(
+        "50Mi",
+        description="Bytes a second that are read back at most.",
         validate_default=True,
     )
     node_name: NodeName = Field(
