@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +36,8 @@ from modelcache.store.listings import Listings
 from modelcache.store.locking import Turns, locks_work
 from modelcache.store.manifests import Manifests
 from modelcache.store.needs import Needs
+from modelcache.store.paths import relative_path
+from modelcache.store.quarantine import Quarantine
 from modelcache.store.receipts import Receipts
 from modelcache.store.reservations import KeepFree, Space
 from modelcache.store.sweeping import Sweeping
@@ -75,6 +77,7 @@ class Store:
         )
         self.listings = Listings(self.layout.listings, self._durable)
         self.needs = Needs(self.layout.needs, self._durable)
+        self.quarantine = Quarantine(self.layout, self._durable)
         self._manifests = Manifests(self.layout, self._durable)
         self._receipts = Receipts(self.layout.receipts)
         self._turns = Turns(self.layout.lock)
@@ -243,13 +246,14 @@ class Store:
     def withdraw(self, manifest: Manifest, damages: list[Damage]) -> None:
         """Stop showing a snapshot that is damaged, and every other that shares a bad blob.
 
-        Good blobs stay, so that only the bad ones are fetched again.
+        Good blobs stay, so that only the bad ones are fetched again, and of those the bad ranges:
+        they go into quarantine.
         """
-        bad = {damage.sha256 for damage in damages if damage.blob}
+        bad = {damage.sha256: damage for damage in damages if damage.blob}
         with self._turns.take():
             # First: whatever comes between, a look tells that the snapshots are not whole.
-            for digest in bad:
-                self.blobs.set_aside(digest)
+            for damage in bad.values():
+                self._set_aside(manifest, damage)
             for other in self.manifests():
                 mine = (other.model, other.snapshot) == (manifest.model, manifest.snapshot)
                 if not mine and not any(file.sha256 in bad for file in other.files):
@@ -258,7 +262,15 @@ class Store:
                 self._unshow(other, {other.snapshot})
                 self._remove_hub(other)
 
-    def _note_good(self, manifest: Manifest, bad: set[str]) -> None:
+    def _set_aside(self, manifest: Manifest, damage: Damage) -> None:
+        file = next(each for each in manifest.files if each.sha256 == damage.sha256)
+        model, blob = manifest.model, self.blobs.path(file.sha256)
+        if not self.quarantine.take(blob, file, model=model, what=damage.what):
+            # Its name is gone; the view may have the content still.
+            view = self.layout.view(model, manifest.snapshot) / relative_path(file.path)
+            self.quarantine.keep(view, file, model=model, what=damage.what)
+
+    def _note_good(self, manifest: Manifest, bad: Container[str]) -> None:
         try:
             for file in manifest.files:
                 if file.sha256 not in bad:
@@ -306,6 +318,7 @@ class Store:
             digests |= {file.sha256 for file in files}
             self._receipts.drop(name, snapshot)
         digests |= self.needs.drop_model(name) - self.needs.of_all()
+        self.quarantine.drop(lambda each: each.model == name)
         self._durable.unlink(self.layout.current(name))
         for folder in (
             self.layout.manifests / name,
@@ -373,6 +386,7 @@ class Store:
         self._receipts.sweep(older_than)
         self.listings.sweep(self.blobs, older_than)
         self.needs.sweep(older_than)
+        self.quarantine.sweep(lambda each: self.blobs.path(each.digest).exists())
         with self._turns.take():
             sweeping.manifests()
             sweeping.views(self._manifests)
