@@ -28,6 +28,7 @@ from modelcache.planning.planner import (
 )
 from modelcache.planning.sources import source_digest
 from modelcache.planning.trials import Resolved, Trial
+from modelcache.service.diskwatch import DiskWatch
 from modelcache.service.inventory import Inventory, Snapshots
 from modelcache.service.surroundings import Node, Surroundings
 from modelcache.service.telling import Telling, is_missing
@@ -69,10 +70,11 @@ class Reconciler:
         keeping: Keeping,
         stopping: Callable[[], bool],
         wake: Callable[[], None],
+        disk: DiskWatch | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`stopping` says whether nothing new is to begin; `wake` asks for another cycle; `clock`
-        gives seconds since the epoch."""
+        """`stopping` says whether nothing new is to begin; `wake` asks for another cycle;
+        `disk` is left alone while it is down; `clock` gives seconds since the epoch."""
         self._store = store
         self._inventory = inventory
         self._crew = crew
@@ -81,6 +83,7 @@ class Reconciler:
         self._limits = limits
         self._keeping = keeping
         self._stopping = stopping
+        self._disk = disk or DiskWatch(store.layout)
         self._wake = wake
         self._clock = clock
         self._catalog: Catalog | None = None
@@ -109,9 +112,16 @@ class Reconciler:
         catalog, node = self._catalog, self._surroundings.node()
         if catalog is None or node is None:
             return _CYCLE_SECONDS
+        if self._disk.is_down:
+            return self._leave_alone()
         self._take_in(catalog, node)
         results = self._crew.results()
-        inventory = self._inventory.read()
+        try:
+            inventory = self._inventory.read()
+        except OSError as error:
+            if self._disk.is_to_blame(error):
+                return self._leave_alone()
+            raise
         for result in results:
             self._judge(result, inventory)
         now = self._clock()
@@ -139,6 +149,13 @@ class Reconciler:
         if planned.wake_at is None:
             return _CYCLE_SECONDS
         return min(_CYCLE_SECONDS, max(0.05, planned.wake_at - now))
+
+    def _leave_alone(self) -> float:
+        """Stop what runs, and begin nothing, till the disk is well: what is reported stays."""
+        for name in self._crew.running():
+            self._crew.stop(name)
+        self._crew.results()
+        return _CYCLE_SECONDS
 
     @property
     def settled(self) -> bool:
@@ -228,6 +245,7 @@ class Reconciler:
         except (ModelCacheError, OSError) as error:
             model = self._wanted.get(action.name)
             if model is None:
+                self._disk.noted(error)
                 log.warning("store.failed", model=action.name, message=str(error))
                 return
             source = source_digest(model.spec.source)
@@ -285,6 +303,7 @@ class Reconciler:
         self._trials[name] = trial.succeeded()
 
     def _fail(self, name: str, trial: Trial | None, source: str, error: BaseException) -> None:
+        self._disk.noted(error)
         if trial is None or trial.source != source:
             trial = Trial(source)
         self._found.pop(name, None)

@@ -13,7 +13,7 @@ from modelcache.store.partial import SMALL_BYTES, Partial, Piece
 from modelcache.store.quarantine import Quarantined
 from modelcache.store.reservations import DiskSpace, KeepFree, Reservation
 from modelcache.store.store import Overtaken, Store
-from modelcache.store.verifying import Damage
+from modelcache.store.verifying import Damage, Reading
 from modelcache.store.views import Staging
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Partial",
     "Piece",
     "Quarantined",
+    "Reading",
     "Reservation",
     "Staging",
     "Store",

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Callable, Collection, Container, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,6 +41,7 @@ from modelcache.store.paths import relative_path
 from modelcache.store.quarantine import Quarantine
 from modelcache.store.receipts import Receipts
 from modelcache.store.reservations import KeepFree, Space
+from modelcache.store.scrublog import ScrubLog
 from modelcache.store.sweeping import Sweeping
 from modelcache.store.verifying import Damage, describe, look, read_back
 from modelcache.store.views import Staging
@@ -78,6 +80,7 @@ class Store:
         self.listings = Listings(self.layout.listings, self._durable)
         self.needs = Needs(self.layout.needs, self._durable)
         self.quarantine = Quarantine(self.layout, self._durable)
+        self.scrub_log = ScrubLog(self.layout.scrub_log, self._durable)
         self._manifests = Manifests(self.layout, self._durable)
         self._receipts = Receipts(self.layout.receipts)
         self._turns = Turns(self.layout.lock)
@@ -223,25 +226,52 @@ class Store:
         on_bytes: Callable[[int], None] = lambda _: None,
         stop: Callable[[], None] = lambda: None,
     ) -> list[Damage]:
-        """Read a snapshot back, whole. See `verifying.read_back`."""
+        """Read a snapshot back, whole. See `verifying.read_back`.
+
+        What is whole is noted in the scrub log.
+        """
         damages = {damage.path: damage for damage in self.look(manifest)}
         digests: dict[str, Damage | None] = {}
-        view = self.layout.view(manifest.model, manifest.snapshot)
         for file in manifest.files:
             if file.path in damages and damages[file.path].blob:
                 continue
-            blob = self.blobs.path(file.sha256)
             if file.sha256 not in digests:
+                blob = self.blobs.path(file.sha256)
                 digests[file.sha256] = read_back(blob, file, on_bytes, stop)
+                if digests[file.sha256] is None:
+                    self.note_checked(file.sha256)
             damage = digests[file.sha256]
             if damage is not None:
                 damages[file.path] = replace(damage, path=file.path)
-            elif file.path not in damages and not blob.samefile(view / file.path):
-                # A copy, because the blob had no more links to give; or what somebody put there.
-                damage = read_back(view / file.path, file, on_bytes, stop)
+            elif file.path not in damages:
+                damage = self.check_view(manifest, file, on_bytes, stop)
                 if damage is not None:
-                    damages[file.path] = replace(damage, blob=False)
+                    damages[file.path] = damage
         return list(damages.values())
+
+    def check_view(
+        self,
+        manifest: Manifest,
+        file: ManifestFile,
+        on_bytes: Callable[[int], None] = lambda _: None,
+        stop: Callable[[], None] = lambda: None,
+    ) -> Damage | None:
+        """What is wrong with a file's place in the plain view, whose blob is whole.
+
+        Raises:
+            FileNotFoundError: one of both is gone.
+        """
+        view = self.layout.view(manifest.model, manifest.snapshot) / relative_path(file.path)
+        if self.blobs.path(file.sha256).samefile(view):
+            return None
+        # A copy, because the blob had no more links to give; or what somebody put there.
+        damage = read_back(view, file, on_bytes, stop)
+        return None if damage is None else replace(damage, blob=False)
+
+    def note_checked(self, digest: str) -> None:
+        """Note that a blob was read back just now, and is whole."""
+        with suppress(InsufficientDisk, OSError):  # it is read back sooner than need be
+            self.scrub_log.note(digest, time.time())
 
     def withdraw(self, manifest: Manifest, damages: list[Damage]) -> None:
         """Stop showing a snapshot that is damaged, and every other that shares a bad blob.

@@ -36,6 +36,7 @@ class Damage:
         what: for a person.
         ranges: the byte ranges (start, end) that are wrong, where that is known.
         blob: whether the blob itself is wrong or gone, not only a view's name for it.
+        unreadable: whether the disk failed to give it: it may be the disk that is out of order.
     """
 
     path: str
@@ -43,6 +44,7 @@ class Damage:
     what: str
     ranges: tuple[tuple[int, int], ...] = ()
     blob: bool = True
+    unreadable: bool = False
 
 
 def look(layout: Layout, blobs: Blobs, manifest: Manifest) -> list[Damage]:
@@ -181,7 +183,7 @@ class Reading:
             return None
         else:
             what = "its content has changed"
-        return Damage(path, self._digest, what, self._wrong())
+        return Damage(path, self._digest, what, self._wrong(), unreadable=bool(self._complaint))
 
     def _wrong(self) -> tuple[tuple[int, int], ...]:
         size = self._offset if self._size is None else self._size
@@ -216,7 +218,8 @@ def read_back(
     except OSError as error:
         if error.errno not in ROT:
             raise
-        return Damage(file.path, file.sha256, f"can't be read: {error.strerror}")
+        what = f"can't be read: {error.strerror}"
+        return Damage(file.path, file.sha256, what, unreadable=True)
     return reading.damage(file.path)
 
 
