@@ -31,6 +31,7 @@ _SLICE_SECONDS: Final = 10.0
 """A round reads for so long, then shows that it is alive."""
 _PAUSE_SECONDS: Final = 10.0
 _LOOK_SECONDS: Final = 300.0
+_HEAL_SECONDS: Final = 10.0
 _FAILED_SECONDS: Final = 3600.0
 _CHECK_BYTES: Final = 16 * 1024 * 1024
 """So often a blob being read is looked for: one that was evicted is to be free, too."""
@@ -85,7 +86,8 @@ class Scrubber:
         """Blobs that could not be read for want of something else than the disk, and when."""
         self._current: tuple[Stored, Reading] | None = None
         self._ends_at = 0.0
-        self._healing: dict[str, float] | None = None
+        self._healing: set[str] | None = None
+        """What is in quarantine and not whole again."""
 
     def cycle(self) -> float:
         """Read for some seconds, if anything is due.
@@ -93,7 +95,11 @@ class Scrubber:
         Returns:
             Seconds until the next round is due.
         """
+        wait = self._cycle()
         self._watch_quarantine()
+        return min(wait, _HEAL_SECONDS) if self._healing else wait
+
+    def _cycle(self) -> float:
         if self._every is None:
             return _LOOK_SECONDS
         if self._busy() or self._disk.is_down:
@@ -111,7 +117,6 @@ class Scrubber:
             for due, blob in in_order(blobs, self._known(), self._every, now)
             if blob.digest not in self._failed
         ]
-        self._metrics.oldest(min((due - self._every for due, _ in order), default=now))
         self._ends_at = time.monotonic() + _SLICE_SECONDS
         try:
             with io_priority("idle"):
@@ -124,6 +129,8 @@ class Scrubber:
         finally:
             self._store.scrub_log.sync()
             self._rewrite(blobs)
+            whole = (self._checked.get(d, each.arrived) for d, each in blobs.items())
+            self._metrics.oldest(min(whole, default=now))
         return _LOOK_SECONDS
 
     def _known(self) -> dict[str, float]:
@@ -202,8 +209,8 @@ class Scrubber:
 
     def _note_whole(self, digest: str) -> None:
         assert self._checked is not None
-        self._checked[digest] = self._clock()
-        self._store.note_checked(digest)
+        self._checked[digest] = now = self._clock()
+        self._store.note_checked(digest, now)
 
     def _check_views(self, owners: list[tuple[Manifest, ManifestFile]]) -> None:
         for manifest, file in owners:
@@ -258,12 +265,10 @@ class Scrubber:
 
     def _watch_quarantine(self) -> None:
         """Tell of what is whole again."""
-        quarantined = {each.digest: each.at for each in self._store.quarantine.all()}
+        quarantined = {each.digest for each in self._store.quarantine.all()}
         there = {each for each in quarantined if self._store.blobs.path(each).exists()}
-        if self._healing is None:
-            self._healing = {}  # what was healed before this process is no news
-        else:
-            for digest in there & self._healing.keys():
-                self._metrics.healed()
-                log.info("blob.healed", blob=digest)
-        self._healing = {d: at for d, at in quarantined.items() if d not in there}
+        # What was healed before this process is no news.
+        for digest in there & (self._healing or set()):
+            self._metrics.healed()
+            log.info("blob.healed", blob=digest)
+        self._healing = quarantined - there

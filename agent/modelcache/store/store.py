@@ -268,10 +268,10 @@ class Store:
         damage = read_back(view, file, on_bytes, stop)
         return None if damage is None else replace(damage, blob=False)
 
-    def note_checked(self, digest: str) -> None:
-        """Note that a blob was read back just now, and is whole."""
+    def note_checked(self, digest: str, at: float | None = None) -> None:
+        """Note that a blob was read back, and is whole: now, or so many seconds since the epoch."""
         with suppress(InsufficientDisk, OSError):  # it is read back sooner than need be
-            self.scrub_log.note(digest, time.time())
+            self.scrub_log.note(digest, time.time() if at is None else at)
 
     def withdraw(self, manifest: Manifest, damages: list[Damage]) -> None:
         """Stop showing a snapshot that is damaged, and every other that shares a bad blob.
