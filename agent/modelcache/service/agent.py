@@ -337,6 +337,7 @@ class Agent:
             probe.write_bytes(b"ok")
             probe.unlink(missing_ok=True)
         except OSError as error:
+            self._disk.noted(error)
             return text(503, f"the disk can't be written: {error.strerror}")
         return text(200, "ok")
 

@@ -26,7 +26,7 @@ from modelcache.host.coldread import ColdFile
 HANGS_SECONDS: Final = 30.0
 """A probe that takes longer doesn't come back, as far as anybody can wait for it."""
 
-_USUAL_SECONDS: Final = 60.0
+_USUAL_SECONDS: Final = 30.0
 _FIRST_SECONDS: Final = 5.0
 _MOST_SECONDS: Final = 300.0
 _CALM_SECONDS: Final = 3600.0

@@ -11,6 +11,7 @@ from modelcache.api import CachedModel, ModelReport
 from modelcache.catalog import Catalog, Document
 from modelcache.origins import OriginSettings
 from modelcache.planning.planner import Limits
+from modelcache.service.diskwatch import DiskWatch
 from modelcache.service.inventory import Inventory
 from modelcache.service.progress import ProgressBook
 from modelcache.service.reconciling import Keeping, Reconciler
@@ -38,7 +39,8 @@ class Daemon:
         self.cancel = Cancel()
         self.store = Store(root)
         self.engine = Engine(QUICK)
-        self.inventory = Inventory(self.store)
+        self.disk = DiskWatch(self.store.layout)
+        self.inventory = Inventory(self.store, self.disk.is_to_blame)
         progress = ProgressBook()
         self.telling = Telling(progress, self.inventory.paths)
         self.crew = Crew(
@@ -59,6 +61,7 @@ class Daemon:
             keeping=keeping,
             stopping=self.cancel.is_set,
             wake=self.news.set,
+            disk=self.disk,
             clock=lambda: self.now,
         )
 

@@ -27,7 +27,7 @@ def test_it_is_well_until_something_is_wrong(disk: Sickness) -> None:
     assert disk.health(0).state is DiskState.OK
     disk.probed(None, 0)
     assert disk.health(0).reason == "DiskHealthy"
-    assert disk.pause() == 60
+    assert disk.pause() == 30
 
 
 def test_one_bad_sector_makes_no_disk_down(disk: Sickness) -> None:
