@@ -68,7 +68,7 @@ class ScrubLog:
             os.close(fd)
 
     def rewrite(self, checked: Mapping[str, float], there: Container[str]) -> None:
-        """Keep one line for each blob that is there, if there are many more.
+        """Keep one line for each blob that is there, if there are many more lines.
 
         Raises:
             InsufficientDisk: the disk is full.
@@ -81,6 +81,8 @@ class ScrubLog:
             now = self._path.stat().st_size
         except FileNotFoundError:
             return
-        if now > 2 * len(content) + 4096:
+        if not content:
+            self._durable.unlink(self._path)
+        elif now > 2 * len(content) + 4096:
             with disk_errors(len(content)):
                 self._durable.write_file(self._path, content)

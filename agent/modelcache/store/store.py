@@ -226,10 +226,7 @@ class Store:
         on_bytes: Callable[[int], None] = lambda _: None,
         stop: Callable[[], None] = lambda: None,
     ) -> list[Damage]:
-        """Read a snapshot back, whole. See `verifying.read_back`.
-
-        What is whole is noted in the scrub log.
-        """
+        """Read a snapshot back, whole. See `verifying.read_back`."""
         damages = {damage.path: damage for damage in self.look(manifest)}
         digests: dict[str, Damage | None] = {}
         for file in manifest.files:
@@ -238,8 +235,6 @@ class Store:
             if file.sha256 not in digests:
                 blob = self.blobs.path(file.sha256)
                 digests[file.sha256] = read_back(blob, file, on_bytes, stop)
-                if digests[file.sha256] is None:
-                    self.note_checked(file.sha256)
             damage = digests[file.sha256]
             if damage is not None:
                 damages[file.path] = replace(damage, path=file.path)
@@ -417,6 +412,9 @@ class Store:
         self.listings.sweep(self.blobs, older_than)
         self.needs.sweep(older_than)
         self.quarantine.sweep(lambda each: self.blobs.path(each.digest).exists())
+        with suppress(InsufficientDisk):  # it stays as long as it is
+            there = {path.name for path, _ in self.blobs.all()}
+            self.scrub_log.rewrite(self.scrub_log.read(), there)
         with self._turns.take():
             sweeping.manifests()
             sweeping.views(self._manifests)

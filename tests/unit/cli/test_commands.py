@@ -124,6 +124,13 @@ def test_show(command: Command, root: Path) -> None:
     assert len(document["snapshots"][0]["files"]) == 2
 
 
+def test_what_was_verified_is_not_soon_scrubbed(command: Command, root: Path) -> None:
+    command("verify", "--root", root)
+    log = (root / "ingest" / "scrubbed").read_text()
+    blobs = {path.name for path in root.glob("blobs/sha256/*/*")}
+    assert {line.split()[0] for line in log.splitlines() if line} == blobs
+
+
 def test_verify(command: Command, root: Path) -> None:
     assert "whole" in command("verify", "--root", root).out
     document = command("verify", "tiny", "--root", root, "-o", "json").document

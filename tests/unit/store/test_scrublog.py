@@ -69,13 +69,18 @@ def test_a_link_in_its_place_is_not_followed(log: ScrubLog, store: Store) -> Non
     assert other.read_bytes() == b""
 
 
-def test_verifying_notes_what_is_whole(store: Store) -> None:
-    manifest = put(store, "m", {"good": b"good", "bad": b"bad"})
-    blob = store.blobs.path(digest_of(b"bad"))
-    blob.chmod(0o600)
-    blob.write_bytes(b"BAD")
-    store.verify(manifest)
-    assert store.scrub_log.read().keys() == {digest_of(b"good")}
+def test_a_sweep_forgets_what_is_gone(store: Store) -> None:
+    for name in ("a", "b"):
+        put(store, name, {"w": name.encode()})
+        store.note_checked(digest_of(name.encode()))
+    for second in range(200):
+        store.note_checked(digest_of(b"a"), second)
+    store.evict("a")
+    store.sweep()
+    assert store.scrub_log.read().keys() == {digest_of(b"b")}
+    store.evict("b")
+    store.sweep()
+    assert not store.layout.scrub_log.exists()
 
 
 def test_notes_survive_a_power_cut_once_they_are_synced(
