@@ -30,7 +30,7 @@ _USUAL_SECONDS: Final = 30.0
 _FIRST_SECONDS: Final = 5.0
 _MOST_SECONDS: Final = 300.0
 _CALM_SECONDS: Final = 3600.0
-_PROBES_TO_BEWELL: Final = 2
+_PROBES_TO_BE_WELL: Final = 2
 _BLOCK_BYTES: Final = 4096
 
 _SICK: Final = frozenset(
@@ -149,7 +149,7 @@ class Sickness:
     def _succeeded(self) -> None:
         self._failures = 0
         self._successes += 1
-        if self._successes >= _PROBES_TO_BEWELL:
+        if self._successes >= _PROBES_TO_BE_WELL:
             self._down = None
 
     def pause(self) -> float:
