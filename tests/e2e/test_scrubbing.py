@@ -136,5 +136,5 @@ def test_ten_gibibytes_are_scrubbed_past_the_page_cache(tmp_path: Path) -> None:
         f"{read / GIB:.0f} GiB in {took:.0f} s, {used:.1f} s of CPU; of {there} pages in memory"
         f" {lost} went, and {brought} others came"
     )
-    assert there > (GIB // 2 + 300 * MIB) // mmap.PAGESIZE
+    assert there >= (GIB // 2 + 300 * MIB) // mmap.PAGESIZE
     assert (lost, brought) == (0, 0)

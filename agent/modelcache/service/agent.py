@@ -14,12 +14,14 @@ from modelcache.api import ModelReport, NodeCache
 from modelcache.catalog import FileCatalog, Severity
 from modelcache.catalog.watching import CatalogWatch
 from modelcache.compilecache.starts.holding import Holding
+from modelcache.errors import StoreDamaged
 from modelcache.metrics import CONTENT_TYPE, DiskMetrics, Metrics, ScrubMetrics
 from modelcache.planning.planner import Limits
 from modelcache.service.clusterside import ClusterSide, boot_id
 from modelcache.service.compilecache.side import CompileSide
 from modelcache.service.diskwatch import DiskWatch
 from modelcache.service.endpoints import Answer, Endpoints, document, host_and_port, text
+from modelcache.service.farewell import say_that_the_disk_is_down
 from modelcache.service.heartbeats import Task, Tasks
 from modelcache.service.inventory import Inventory
 from modelcache.service.logs import log_event
@@ -35,7 +37,7 @@ from modelcache.service.working import Crew
 from modelcache.settings import AgentSettings
 from modelcache.store import KeepFree, Store
 from modelcache.store.durable import Durable
-from modelcache.store.sickness import DiskState
+from modelcache.store.sickness import DiskState, sick_error
 from modelcache.transfer import Cancel, ModelFetcher
 from modelcache.transfer.events import fan_out
 
@@ -64,7 +66,12 @@ class Agent:
         self._once = once
         self._cancel = Cancel()
         keep_bytes, keep_ratio = settings.keep_free_parts
-        self._store = Store(settings.root, keep_free=KeepFree(keep_bytes, keep_ratio))
+        try:
+            self._store = Store(settings.root, keep_free=KeepFree(keep_bytes, keep_ratio))
+        except StoreDamaged as error:
+            if settings.cluster and sick_error(error) is not None:
+                say_that_the_disk_is_down(settings, error)
+            raise
         self.progress = ProgressBook()
         self._metrics = Metrics(lambda: self._reporter.current())
         self._engine, origins = outfit(settings, self._store.layout.root, settings.file_roots)
