@@ -20,6 +20,7 @@ class Reason(StrEnum):
     ORIGIN_UNAVAILABLE = "OriginUnavailable"
     CHECKSUM_MISMATCH = "ChecksumMismatch"
     INSUFFICIENT_DISK = "InsufficientDisk"
+    DISK_FAILED = "DiskFailed"
     UNSAFE_PATH = "UnsafePath"
     UNSAFE_FORMAT = "UnsafeFormat"
     CANCELLED = "Cancelled"
@@ -69,6 +70,12 @@ class ChecksumMismatch(ModelCacheError):
     reason = Reason.CHECKSUM_MISMATCH
     retryable = True
     exit_code = 5
+
+
+class DiskFailed(ModelCacheError):
+    """The cache's own disk can't be read or written. Tried again, as all is, but not soon."""
+
+    reason = Reason.DISK_FAILED
 
 
 class InsufficientDisk(ModelCacheError):
@@ -226,6 +233,7 @@ EXIT_CODES = {
     Reason.ORIGIN_UNAVAILABLE: OriginUnavailable.exit_code,
     Reason.CHECKSUM_MISMATCH: ChecksumMismatch.exit_code,
     Reason.INSUFFICIENT_DISK: InsufficientDisk.exit_code,
+    Reason.DISK_FAILED: DiskFailed.exit_code,
     Reason.UNSAFE_PATH: UnsafePath.exit_code,
     Reason.UNSAFE_FORMAT: UnsafeFormat.exit_code,
     Reason.CANCELLED: Cancelled.exit_code,

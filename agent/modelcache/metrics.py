@@ -198,6 +198,98 @@ class ControllerMetrics:
         return generate_latest(self.registry)
 
 
+class ScrubMetrics:
+    """What is read back of the cache, and what comes of it. Safe for threads."""
+
+    def __init__(
+        self, registry: CollectorRegistry, quarantine: Callable[[], Iterable[int]]
+    ) -> None:
+        """`quarantine` gives the bytes of each blob in it, at each scrape."""
+        self._bytes = Counter(
+            "modelcache_scrubbed_bytes",
+            "Bytes of the cache that were read back and compared with their digests.",
+            registry=registry,
+        )
+        self._damaged = Counter(
+            "modelcache_scrub_damaged_files",
+            "Files that scrubbing found damaged; they were withdrawn.",
+            registry=registry,
+        )
+        self._healed = Counter(
+            "modelcache_healed_files",
+            "Damaged files that are whole again.",
+            registry=registry,
+        )
+        self._oldest = Gauge(
+            "modelcache_scrub_oldest_timestamp_seconds",
+            "When the file that waits for the longest was last known to be whole, in Unix time.",
+            registry=registry,
+        )
+        registry.register(_QuarantineCollector(quarantine))
+
+    def read(self, size: int) -> None:
+        """Count bytes."""
+        self._bytes.inc(size)
+
+    def damaged(self) -> None:
+        """Count a file."""
+        self._damaged.inc()
+
+    def healed(self) -> None:
+        """Count a file."""
+        self._healed.inc()
+
+    def oldest(self, at: float) -> None:
+        """Note when the one that waits for the longest was whole, in seconds since the epoch."""
+        self._oldest.set(at)
+
+
+class _QuarantineCollector(Collector):
+    def __init__(self, quarantine: Callable[[], Iterable[int]]) -> None:
+        self._quarantine = quarantine
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        sizes = list(self._quarantine())
+        yield GaugeMetricFamily(
+            "modelcache_quarantined_files",
+            "Damaged files that are kept aside.",
+            value=float(len(sizes)),
+        )
+        yield GaugeMetricFamily(
+            "modelcache_quarantined_bytes", "Bytes of disk that they have.", value=float(sum(sizes))
+        )
+
+
+class DiskMetrics:
+    """How the cache's disk is."""
+
+    def __init__(self, registry: CollectorRegistry, state: Callable[[], str]) -> None:
+        """`state` gives ok, failing or down, at each scrape."""
+        registry.register(_DiskStateCollector(state))
+
+
+class _DiskStateCollector(Collector):
+    def __init__(self, state: Callable[[], str]) -> None:
+        self._state = state
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        found = GaugeMetricFamily(
+            "modelcache_disk_state",
+            "1 for the state that the cache's disk is in: ok, failing or down.",
+            labels=["state"],
+        )
+        now = self._state()
+        for each in ("ok", "failing", "down"):
+            found.add_metric([each], float(each == now))
+        yield found
+
+
 @dataclass(frozen=True, slots=True)
 class ControllerState:
     """What is true of the controller at one moment.

@@ -236,7 +236,7 @@ class NodeCacheStatus(ApiModel):
     """What is in force of the catalog, and what is wrong with it."""
     conditions: Conditions = ()
     """ModelCacheReady: whether all wanted models are ready now. (The Node's condition of this name
-    stays true until the next boot.)"""
+    stays true until the next boot.) ModelCacheDiskHealthy: whether the disk is well."""
 
 
 class NodeMeta(ObjectMeta):

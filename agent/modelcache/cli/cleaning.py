@@ -11,7 +11,7 @@ from modelcache.cli.options import Output, flag, settings
 from modelcache.cli.output import Format, print_json
 from modelcache.cluster.cleaning import Cleaning
 from modelcache.cluster.client import Client
-from modelcache.service.reporting import READY_CONDITION
+from modelcache.service.reporting import DISK_CONDITION, READY_CONDITION
 from modelcache.settings import CleanupSettings
 
 _flag = partial(flag, kind=CleanupSettings)
@@ -40,7 +40,7 @@ def cleanup(
         cleaning = Cleaning(
             client,
             startup_taints=found.startup_taints,
-            condition=READY_CONDITION,
+            conditions=(READY_CONDITION, DISK_CONDITION),
             tell=lambda line: print(line, file=sys.stderr, flush=True),
         )
         cleaning.stop_agents(found.namespace, found.agents_end)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -23,17 +25,20 @@ from modelcache.planning.using import User, Uses
 from modelcache.service.looking import model_reports
 from modelcache.service.using import Using
 from modelcache.settings import AgentSettings
-from modelcache.store import Store
+from modelcache.store import Quarantined, Store
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
 
 
 def ls(root: Root = None, output: Output = Format.TABLE) -> None:
     """List the models of the cache."""
-    reports = model_reports(open_store(root), measure=True)
+    store = open_store(root)
+    reports, aside = model_reports(store, measure=True), store.quarantine.all()
     if output is Format.JSON:
-        print_json("ModelList", {"items": [report.to_document() for report in reports]})
-    elif not reports:
+        items = [report.to_document() for report in reports]
+        print_json("ModelList", {"items": items, "quarantine": [_plain(each) for each in aside]})
+        return
+    if not reports:
         print("The cache is empty.")
     else:
         columns = [
@@ -50,6 +55,22 @@ def ls(root: Root = None, output: Output = Format.TABLE) -> None:
         ]
         print_table(columns, [_row(report) for report in reports])
         print_notes({r.name: r.message for r in reports if r.message})
+    if aside:
+        noun = "file is" if len(aside) == 1 else "files are"
+        size = human_bytes(sum(each.bytes for each in aside))
+        line = f"{len(aside)} damaged {noun} kept aside ({size}), the last one of {aside[-1].model}"
+        print(line, file=sys.stderr)
+
+
+def _plain(each: Quarantined) -> dict[str, object]:
+    return {
+        "sha256": each.digest,
+        "model": each.model,
+        "bytes": each.bytes,
+        "message": each.what,
+        "since": datetime.fromtimestamp(each.at, UTC).isoformat(timespec="seconds"),
+        "path": str(each.data),
+    }
 
 
 def _row(report: ModelReport) -> list[str]:

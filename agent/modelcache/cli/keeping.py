@@ -79,6 +79,10 @@ def _verify(
             )
             if found:
                 damages.append((manifest, found))
+            bad = {damage.sha256 for damage in found}
+            for file in manifest.files:
+                if file.sha256 not in bad:
+                    store.note_checked(file.sha256)  # the agent needn't read it so soon again
     return damages
 
 

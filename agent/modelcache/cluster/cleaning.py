@@ -46,7 +46,8 @@ class Leftover:
     node: str
     patch: tuple[Object, ...]
     """RFC 6902, for labels and taints: it fails where they are others by now."""
-    condition: bool
+    conditions: tuple[str, ...]
+    """The types of those of ours that it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +62,15 @@ class Cleaned:
     """NodeCaches deleted."""
 
 
-def leftover(node: Object, startup_taints: Collection[str], condition: str) -> Leftover | None:
+def leftover(
+    node: Object, startup_taints: Collection[str], conditions: Collection[str]
+) -> Leftover | None:
     """What is ours on a node; None: nothing.
 
     Args:
         node: as the API server has it.
         startup_taints: keys of taints that are ours, with whatever value and effect.
-        condition: the type of the node condition.
+        conditions: the types of the node conditions.
     """
     metadata = node["metadata"]
     name, labels = metadata["name"], metadata.get("labels") or {}
@@ -79,9 +82,9 @@ def leftover(node: Object, startup_taints: Collection[str], condition: str) -> L
     steps += taint_removal(taints, startup_taints)
     if steps:
         steps.insert(0, same_node(metadata["uid"]))
-    conditions = (node.get("status") or {}).get("conditions") or ()
-    has_condition = any(each.get("type") == condition for each in conditions)
-    return Leftover(name, tuple(steps), has_condition) if steps or has_condition else None
+    found = {each.get("type") for each in (node.get("status") or {}).get("conditions") or ()}
+    ours = tuple(each for each in conditions if each in found)
+    return Leftover(name, tuple(steps), ours) if steps or ours else None
 
 
 class Cleaning:
@@ -92,14 +95,14 @@ class Cleaning:
         client: Client,
         *,
         startup_taints: Collection[str],
-        condition: str,
+        conditions: Collection[str],
         tell: Callable[[str], None] = lambda _: None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """`tell` is given lines for a person; the taints and the condition as in `leftover`."""
+        """`tell` is given lines for a person; the taints and the conditions as in `leftover`."""
         self._client = client
         self._startup_taints = startup_taints
-        self._condition = condition
+        self._conditions = conditions
         self._tell = tell
         self._sleep = sleep
 
@@ -163,7 +166,7 @@ class Cleaning:
         seen, found = 0, []
         for page in self._client.pages(NODES):
             seen += len(page.items)
-            left = (leftover(node, self._startup_taints, self._condition) for node in page.items)
+            left = (leftover(node, self._startup_taints, self._conditions) for node in page.items)
             found += [each for each in left if each is not None]
         return seen, found
 
@@ -172,12 +175,12 @@ class Cleaning:
         try:
             if what.patch:
                 self._client.patch(NODES, what.node, what.patch, Patch.JSON)
-            if what.condition:
-                gone = {"type": self._condition, "$patch": "delete"}
+            if what.conditions:
+                gone = [{"type": each, "$patch": "delete"} for each in what.conditions]
                 self._client.patch(
                     NODES,
                     what.node,
-                    {"status": {"conditions": [gone]}},
+                    {"status": {"conditions": gone}},
                     Patch.STRATEGIC,
                     subresource="status",
                 )

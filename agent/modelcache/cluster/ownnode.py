@@ -7,8 +7,8 @@ off by hand comes back.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from modelcache.api import Condition
@@ -24,18 +24,24 @@ def is_ours(label: str) -> bool:
     return label.startswith(OUR_LABELS)
 
 
-def keep_node(condition: str) -> Callable[[Object], Object]:
-    """What of a Node a Mirror keeps: a node's heartbeat is no news, nor are its images."""
+def keep_node(condition: str, also: Collection[str] = ()) -> Callable[[Object], Object]:
+    """What of a Node a Mirror keeps: a node's heartbeat is no news, nor are its images.
+
+    `condition` is the type of our first condition, `also` are those of the others.
+    """
 
     def keep(node: Object) -> Object:
         metadata, status = node["metadata"], node.get("status") or {}
-        ours = [c for c in status.get("conditions") or () if c["type"] == condition]
+        conditions = status.get("conditions") or ()
+        ours = [c for c in conditions if c["type"] == condition]
+        others = {c["type"]: _compared(c) for c in conditions if c["type"] in also}
         return {
             "name": metadata["name"],
             "uid": metadata["uid"],
             "version": int(metadata["resourceVersion"]),
             "labels": metadata.get("labels") or {},
             "condition": _compared(ours[0]) if ours else None,
+            **({"others": others} if also else {}),
         }
 
     return keep
@@ -49,6 +55,8 @@ class NodeView:
     uid: str
     labels: Mapping[str, str]
     condition: Mapping[str, str] | None
+    others: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Our other conditions, by type."""
 
     @property
     def ours(self) -> dict[str, str]:
@@ -60,14 +68,19 @@ class OwnNode:
     """This node. Safe for threads."""
 
     def __init__(
-        self, client: Client, name: str, condition: str, seen: Callable[[], Object | None]
+        self,
+        client: Client,
+        name: str,
+        condition: str,
+        seen: Callable[[], Object | None],
+        also: Collection[str] = (),
     ) -> None:
-        """`seen` gives what a Mirror with `keep_node` has; `condition` is the type of ours."""
+        """`seen` gives what a Mirror with `keep_node` has; `condition` and `also` are as there."""
         self._client = client
         self._name = name
         self._condition = condition
         self._seen = seen
-        self._keep = keep_node(condition)
+        self._keep = keep_node(condition, also)
         self._mutex = threading.Lock()
         self._written: Object | None = None
 
@@ -81,7 +94,10 @@ class OwnNode:
             # as integers (KEP-5504; it was always so with etcd).
             if self._written is not None and self._written["uid"] == seen["uid"]:
                 seen = max(seen, self._written, key=lambda node: int(node["version"]))
-        return NodeView(seen["name"], seen["uid"], seen["labels"], seen["condition"])
+        return NodeView(
+            *(seen["name"], seen["uid"], seen["labels"], seen["condition"]),
+            seen.get("others") or {},
+        )
 
     def label(self, wanted: Mapping[str, str]) -> bool:
         """Have the node carry these labels of ours and no others; whether that took a write.
@@ -110,7 +126,9 @@ class OwnNode:
             return False
         document: dict[str, Any] = condition.to_document()
         document.pop("observedGeneration", None)
-        if view.condition == _compared(document):
+        is_first = condition.type == self._condition
+        found = view.condition if is_first else view.others.get(condition.type)
+        if found == _compared(document):
             return False
         # For who reads node conditions as kubelet writes them.
         document["lastHeartbeatTime"] = document["lastTransitionTime"]

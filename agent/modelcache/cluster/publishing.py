@@ -173,6 +173,7 @@ class Publisher:
         condition: str,
         boot_id: str,
         before: NodeCache | None,
+        disk_condition: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Nothing is asked yet.
@@ -183,19 +184,23 @@ class Publisher:
             condition: the type of the node's condition.
             boot_id: of this boot of the node.
             before: what was reported before this process: of that, no event tells again.
+            disk_condition: the type of the condition that says how the disk is; None: there is
+                none.
             clock: a monotonic one, in seconds.
         """
         self._node = node
-        self._telling = _Events(events, before)
+        self._telling = _Events(events, before, disk_condition)
         self._compiled = CompileEvents(events, before)
         self._report = report
         self._condition = condition
+        self._disk_condition = disk_condition
         self._boot_id = boot_id
         self._steps = [
             _Step(what, write, clock)
             for what, write in (
                 ("labels", self._label),
                 ("condition", self._set_condition),
+                *([("disk", self._set_disk_condition)] if disk_condition else []),
                 ("nodecache", writer.write),
             )
         ]
@@ -231,9 +236,15 @@ class Publisher:
             log.info("node.condition", status=condition.status, reason=condition.reason)
         return None
 
+    def _set_disk_condition(self, status: NodeCacheStatus, _view: NodeView) -> float | None:
+        found = _of_type(status, self._disk_condition)
+        if found is not None and self._node.set_condition(found):
+            log.info("node.condition", status=found.status, reason=found.reason)
+        return None
+
     def _node_condition(self, status: NodeCacheStatus, view: NodeView) -> Condition | None:
         """The condition as the node carries it: true for the rest of a boot once it was."""
-        found = next((c for c in status.conditions if c.type == self._condition), None)
+        found = _of_type(status, self._condition)
         if found is None:
             return None
         latched = status.ready_in_boot is not None and status.ready_in_boot == self._boot_id
@@ -256,9 +267,14 @@ class Publisher:
 class _Events:
     """Tells of changes of state between one report and the next."""
 
-    def __init__(self, recorder: Recording, before: NodeCache | None) -> None:
+    def __init__(
+        self, recorder: Recording, before: NodeCache | None, disk_condition: str | None = None
+    ) -> None:
         self._recorder = recorder
+        self._disk_condition = disk_condition
         status = before.status if before else None
+        disk = _of_type(status, disk_condition) if status else None
+        self._disk_reason = disk.reason if disk else None
         self._before = {model.name: model for model in status.models} if status else {}
         self._unlabelled = status.unlabelled if status else ()
 
@@ -271,6 +287,7 @@ class _Events:
         for name in sorted({*self._before, *now}):
             self._tell(regarding, name, self._before.get(name), now.get(name))
         self._tell_of_labels(regarding, report.status.unlabelled)
+        self._tell_of_the_disk(regarding, _of_type(report.status, self._disk_condition))
         self._before, self._unlabelled = now, report.status.unlabelled
 
     def _tell(
@@ -292,11 +309,25 @@ class _Events:
                 regarding, "Warning", f"Model{new.reason.value}", "Fetch", note, related
             )
 
+    def _tell_of_the_disk(self, regarding: Object, disk: Condition | None) -> None:
+        if disk is None:
+            return
+        is_well = disk.status == "True"
+        was, self._disk_reason = self._disk_reason, disk.reason
+        if disk.reason == was or (was is None and is_well):
+            return
+        kind = "Normal" if is_well else "Warning"
+        self._recorder.record(regarding, kind, disk.reason, "Probe", disk.message)
+
     def _tell_of_labels(self, regarding: Object, unlabelled: tuple[str, ...]) -> None:
         if unlabelled and unlabelled != self._unlabelled:
             note = f"{len(unlabelled)} ready models have no label: the node carries as many as it"
             note += f" may ({', '.join(unlabelled[:5])}{', …' if len(unlabelled) > 5 else ''})"
             self._recorder.record(regarding, "Warning", "TooManyModels", "Label", note)
+
+
+def _of_type(status: NodeCacheStatus, kind: str | None) -> Condition | None:
+    return next((each for each in status.conditions if each.type == kind), None)
 
 
 def _owner(node: NodeView) -> Object:

@@ -83,13 +83,25 @@ def resident_bytes(fd: int, size: int) -> int:
     return _resident(fd, 0, size)
 
 
-def drop(fd: int) -> None:
-    """Drop a file's pages, but for those that are mapped somewhere or not yet on the disk.
+def resident_pages(fd: int, start: int, length: int) -> bytes:
+    """Which pages of a range are in the page cache: a byte for each, 1 or 0.
+
+    `start` is at a page's beginning. Who is not told is told that all are: see above.
 
     Raises:
         OSError
     """
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    return bytes(_residents(fd, start, length))
+
+
+def drop(fd: int, start: int = 0, length: int = 0) -> None:
+    """Drop a range of a file's pages, but for those that are mapped somewhere or not yet on the
+    disk. `length` 0: to its end.
+
+    Raises:
+        OSError
+    """
+    os.posix_fadvise(fd, start, length, os.POSIX_FADV_DONTNEED)
 
 
 def warm(
@@ -263,13 +275,17 @@ def _mincore(fd: int, start: int, length: int) -> int:
 
     `start` is at a page's beginning.
     """
+    return min(length, _residents(fd, start, length).count(1) * mmap.PAGESIZE)
+
+
+def _residents(fd: int, start: int, length: int) -> bytearray:
     pages = bytearray(-(-length // mmap.PAGESIZE))
     into = (ctypes.c_char * len(pages)).from_buffer(pages)
     with _mapped(fd, start, length) as address:
         if _libc.mincore(address, length, ctypes.addressof(into)):
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number), _name(fd))
-    return min(length, pages.count(1) * mmap.PAGESIZE)
+    return pages
 
 
 @contextmanager

@@ -13,13 +13,17 @@ from modelcache import __version__
 from modelcache.api import ModelReport, NodeCache
 from modelcache.catalog import FileCatalog, Severity
 from modelcache.catalog.watching import CatalogWatch
-from modelcache.metrics import CONTENT_TYPE, Metrics
+from modelcache.compilecache.starts.holding import Holding
+from modelcache.errors import StoreDamaged
+from modelcache.metrics import CONTENT_TYPE, DiskMetrics, Metrics, ScrubMetrics
 from modelcache.planning.planner import Limits
 from modelcache.service.clusterside import ClusterSide, boot_id
 from modelcache.service.compilecache.side import CompileSide
+from modelcache.service.diskwatch import DiskWatch
 from modelcache.service.endpoints import Answer, Endpoints, document, host_and_port, text
 from modelcache.service.evicting import Evicting, Rules
 from modelcache.service.evictionnews import EvictionNews
+from modelcache.service.farewell import say_that_the_disk_is_down
 from modelcache.service.heartbeats import Task, Tasks
 from modelcache.service.inventory import Inventory
 from modelcache.service.logs import log_event
@@ -29,12 +33,15 @@ from modelcache.service.progress import ProgressBook
 from modelcache.service.reconciling import Reconciler
 from modelcache.service.reporting import Reporter, is_unreadable, read_node_report
 from modelcache.service.residency import Residency, resident_of
+from modelcache.service.scrubbing import Scrubber
 from modelcache.service.surroundings import Alone, Node
 from modelcache.service.telling import Telling, is_missing
 from modelcache.service.unwanted import Keeping
 from modelcache.service.using import LastUses, Using
 from modelcache.service.working import Crew
 from modelcache.settings import AgentSettings
+from modelcache.store.durable import Durable
+from modelcache.store.sickness import DiskState, sick_error
 from modelcache.transfer import Cancel, ModelFetcher
 from modelcache.transfer.events import fan_out
 
@@ -46,6 +53,8 @@ _LEAVE_SECONDS = 2.0
 _DAY = 86_400.0
 # Generous: a commit of many files holds the store for a while, and a restart has it begin anew.
 _LATE_SECONDS = 600.0
+# A read at the idle priority waits for as long as others read.
+_SCRUB_LATE_SECONDS = 6 * 3600.0
 
 
 class Agent:
@@ -60,11 +69,21 @@ class Agent:
         self._settings = settings
         self._once = once
         self._cancel = Cancel()
-        self._store = store_of(settings)
+        try:
+            self._store = store_of(settings)
+        except StoreDamaged as error:
+            if settings.cluster and sick_error(error) is not None:
+                say_that_the_disk_is_down(settings, error)
+            raise
         self.progress = ProgressBook()
         self._metrics = Metrics(lambda: self._reporter.current())
         self._engine, origins = outfit(settings, self._store.layout.root, settings.file_roots)
-        inventory = Inventory(self._store)
+        self._disk = DiskWatch(
+            self._store.layout,
+            on_change=lambda: self._disk_changed(),
+            wake=lambda: self._tasks["disk"].wake(),
+        )
+        inventory = Inventory(self._store, self._disk.is_to_blame)
         before = read_node_report(self._store.layout)
         self._residency = Residency(
             self._store.shown,
@@ -144,9 +163,25 @@ class Agent:
             limits=Limits(fetching=settings.models_at_once),
             keeping=keeping,
             stopping=self._cancel.is_set,
+            disk=self._disk,
             wake=self._wake,
             last_used=self._store.last_use.of,
         )
+        self._scrubber = Scrubber(
+            store=self._store,
+            holding=Holding(self._store.layout, Durable(self._store.layout.scratch)),
+            every=settings.scrub_every,
+            rate=settings.scrub_rate,
+            busy=self.progress.is_moving,
+            disk=self._disk,
+            metrics=ScrubMetrics(
+                self._metrics.registry,
+                lambda: [each.bytes for each in self._store.quarantine.all()],
+            ),
+            cancel=self._cancel,
+            on_damage=self._wake,
+        )
+        DiskMetrics(self._metrics.registry, lambda: self._disk.health.state.value)
         self._reporter = Reporter(
             store=self._store,
             node_name=settings.node_name,
@@ -156,6 +191,8 @@ class Agent:
             compile_caches=self._compiled.reports,
             max_labels=settings.max_labels,
             boot_id=boot_id(),
+            disk=lambda: self._disk.health,
+            on_error=self._disk.noted,
             on_news=self._cluster.publish if self._cluster else lambda: None,
         )
         self._tasks = {
@@ -164,6 +201,8 @@ class Agent:
             "report": Task("report", self._reporter.cycle, late_after=_LATE_SECONDS),
             "residency": Task("residency", self._residency.cycle, late_after=_LATE_SECONDS),
             "use": Task("use", self._last_uses.cycle, late_after=_LATE_SECONDS),
+            "disk": Task("disk", self._disk.cycle, late_after=_LATE_SECONDS),
+            "scrub": Task("scrub", self._scrubber.cycle, late_after=_SCRUB_LATE_SECONDS),
             "sweep": Task("sweep", self._sweep, late_after=3 * _SWEEP_SECONDS),
         }
         clusters = self._cluster.tasks.values() if self._cluster else ()
@@ -293,10 +332,18 @@ class Agent:
         return wait
 
     def _end_if_settled(self) -> None:
-        if self._once and self._reconciler.settled and self._compiled.keeper.settled:
+        if self._once and (
+            self._disk.is_down or (self._reconciler.settled and self._compiled.keeper.settled)
+        ):
             self.stop()
 
+    def _disk_changed(self) -> None:
+        self._tasks["report"].wake()
+        self._wake()
+
     def _sweep(self) -> float:
+        if self._disk.is_down:
+            return _SWEEP_SECONDS
         # What an origin that is away for some days had given is not to be fetched again.
         self._store.sweep(older_than=7 * _DAY if self.missing else _DAY)
         self._compiled.sweep()
@@ -316,11 +363,15 @@ class Agent:
             return text(503, "the catalog was not read yet")
         if is_unreadable(catalog) and self._files is not None:
             return text(503, f"nothing of the catalog can be read: {catalog.problems[0]}")
+        health = self._disk.health
+        if health.state is DiskState.DOWN:
+            return text(503, health.message)
         probe: Path = self._store.layout.scratch / "readyz"
         try:
             probe.write_bytes(b"ok")
             probe.unlink(missing_ok=True)
         except OSError as error:
+            self._disk.noted(error)
             return text(503, f"the disk can't be written: {error.strerror}")
         return text(200, "ok")
 

@@ -30,7 +30,7 @@ from modelcache.cluster.watching import Mirror
 from modelcache.planning.labelling import COMPILE_LABEL, MODEL_LABEL
 from modelcache.planning.using import Uses
 from modelcache.service.heartbeats import Task
-from modelcache.service.reporting import READY_CONDITION
+from modelcache.service.reporting import DISK_CONDITION, READY_CONDITION
 from modelcache.service.surroundings import Node
 from modelcache.settings import AgentSettings
 from modelcache.transfer import Cancel
@@ -88,7 +88,7 @@ class ClusterSide:
             self.client,
             NODES,
             fields=mine,
-            keep=keep_node(READY_CONDITION),
+            keep=keep_node(READY_CONDITION, (DISK_CONDITION,)),
             on_change=self._node_changed,
         )
         self._pods = Mirror(
@@ -119,6 +119,7 @@ class ClusterSide:
             self._name,
             READY_CONDITION,
             lambda: self._nodes.objects.get(self._name),
+            (DISK_CONDITION,),
         )
         self._recorder = Recorder(self.client, "modelcache.dev/agent", self._name)
         self._publisher = Publisher(
@@ -129,6 +130,7 @@ class ClusterSide:
             condition=READY_CONDITION,
             boot_id=boot_id(),
             before=before,
+            disk_condition=DISK_CONDITION,
         )
         self._permits = (
             Permits(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
@@ -33,8 +34,13 @@ class _Look:
 class Inventory:
     """The committed snapshots, each looked at now and then for whether it is whole."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(
+        self, store: Store, on_error: Callable[[BaseException], bool] = lambda _: False
+    ) -> None:
+        """`on_error` is asked about a look that failed: whether the disk is down, so that nothing
+        is known."""
         self._store = store
+        self._on_error = on_error
         self._looks: dict[tuple[str, str], _Look] = {}
         self._paths: dict[str, Paths] = {}
         self._counted: list[Manifest] = []
@@ -83,6 +89,8 @@ class Inventory:
         try:
             whole = not self._store.look(manifest)
         except OSError as error:
+            if self._on_error(error):
+                raise
             # Not to be read is not there; and it is no other model's fault.
             log.warning("model.unreadable", model=manifest.model, message=str(error))
             whole = False

@@ -9,6 +9,7 @@ from typing import TextIO
 import structlog
 
 from modelcache.transfer.events import (
+    BytesSalvaged,
     Event,
     FetchEnded,
     FetchStarted,
@@ -81,6 +82,8 @@ def log_event(event: Event) -> None:
             bytes=event.size,
             held_bytes=event.held,
         )
+    elif isinstance(event, BytesSalvaged):
+        log.info("file.salvaged", model=event.model, path=event.path, bytes=event.size)
     elif isinstance(event, Retried):
         log.warning(
             "fetch.retry",

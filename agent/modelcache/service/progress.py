@@ -93,6 +93,11 @@ class ProgressBook:
         with self._mutex:
             return self._ended.get(model)
 
+    def is_moving(self) -> bool:
+        """Whether anything is being fetched that doesn't wait for an origin to come back."""
+        with self._mutex:
+            return any(progress.reason is None for progress in self._fetches.values())
+
     def all(self) -> dict[str, Progress]:
         """All fetches under way."""
         with self._mutex:

@@ -28,6 +28,7 @@ from modelcache.planning.planner import (
 )
 from modelcache.planning.sources import source_digest
 from modelcache.planning.trials import Resolved, Trial
+from modelcache.service.diskwatch import DiskWatch
 from modelcache.service.evicting import Evicting
 from modelcache.service.inventory import Inventory, Snapshots
 from modelcache.service.surroundings import Node, Surroundings
@@ -61,11 +62,12 @@ class Reconciler:
         stopping: Callable[[], bool],
         wake: Callable[[], None],
         last_used: Callable[[str, str], float | None] = lambda *_: None,
+        disk: DiskWatch | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`stopping` says whether nothing new is to begin; `wake` asks for another cycle;
         `last_used` gives when a model's snapshot was last used, as `clock` gives the time: in
-        seconds since the epoch."""
+        seconds since the epoch; `disk` is left alone while it is down."""
         self._store = store
         self._inventory = inventory
         self._crew = crew
@@ -74,6 +76,7 @@ class Reconciler:
         self._evicting = evicting
         self._limits = limits
         self._stopping = stopping
+        self._disk = disk or DiskWatch(store.layout)
         self._wake = wake
         self._clock = clock
         self._catalog: Catalog | None = None
@@ -104,9 +107,16 @@ class Reconciler:
         catalog, node = self._catalog, self._surroundings.node()
         if catalog is None or node is None:
             return _CYCLE_SECONDS
+        if self._disk.is_down:
+            return self._leave_alone()
         self._take_in(catalog, node)
         results = self._crew.results()
-        inventory = self._inventory.read()
+        try:
+            inventory = self._inventory.read()
+        except OSError as error:
+            if self._disk.is_to_blame(error):
+                return self._leave_alone()
+            raise
         for result in results:
             self._judge(result, inventory)
         now = self._clock()
@@ -147,6 +157,13 @@ class Reconciler:
         if planned.wake_at is None:
             return longest
         return min(longest, max(0.05, planned.wake_at - now))
+
+    def _leave_alone(self) -> float:
+        """Stop what runs, and begin nothing, till the disk is well: what is reported stays."""
+        for name in self._crew.running():
+            self._crew.stop(name)
+        self._crew.results()
+        return _CYCLE_SECONDS
 
     @property
     def settled(self) -> bool:
@@ -265,6 +282,7 @@ class Reconciler:
         except (ModelCacheError, OSError) as error:
             model = self._wanted.get(action.name)
             if model is None:
+                self._disk.noted(error)
                 log.warning("store.failed", model=action.name, message=str(error))
                 return
             source = source_digest(model.spec.source)
@@ -326,6 +344,7 @@ class Reconciler:
         self._trials[name] = trial.succeeded()
 
     def _fail(self, name: str, trial: Trial | None, source: str, error: BaseException) -> None:
+        self._disk.noted(error)
         if trial is None or trial.source != source:
             trial = Trial(source)
         self._found.pop(name, None)

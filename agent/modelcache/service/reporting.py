@@ -25,14 +25,16 @@ from modelcache.api import (
 )
 from modelcache.api.nodecache import CompileReport, NodeMeta
 from modelcache.catalog import Catalog
-from modelcache.errors import ModelCacheError
+from modelcache.errors import ModelCacheError, Reason
 from modelcache.planning.labelling import compile_labels, labels, unlabelled
-from modelcache.store import Layout, Store
+from modelcache.store import DiskSpace, Layout, Store
 from modelcache.store.durable import Durable
+from modelcache.store.sickness import WELL, DiskState, Health
 
 log = structlog.get_logger(__name__)
 
 READY_CONDITION = "ModelCacheReady"
+DISK_CONDITION = "ModelCacheDiskHealthy"
 _WRITE_SECONDS = 1.0
 
 
@@ -49,6 +51,28 @@ def is_unreadable(catalog: Catalog) -> bool:
     return not catalog.complete and not catalog.documents
 
 
+def not_shown(reports: Sequence[ModelReport], health: Health) -> tuple[ModelReport, ...]:
+    """What is to be said of models whose disk is down: none is ready."""
+    why = {"state": ModelState.FAILED, "reason": Reason.DISK_FAILED, "message": health.message}
+    return tuple(
+        report.model_copy(update=why) if report.state is ModelState.READY else report
+        for report in reports
+    )
+
+
+def disk_condition(health: Health, before: Condition | None, now: datetime) -> Condition:
+    """Whether the disk is well."""
+    status: Literal["True", "False"] = "True" if health.state is DiskState.OK else "False"
+    same = before is not None and before.status == status
+    return Condition(
+        type=DISK_CONDITION,
+        status=status,
+        reason=health.reason,
+        message=health.message,
+        last_transition_time=before.last_transition_time if before and same else now,
+    )
+
+
 def ready_condition(
     reports: Sequence[ModelReport], catalog: Catalog, before: Condition | None, now: datetime
 ) -> Condition:
@@ -59,7 +83,8 @@ def ready_condition(
     status: Literal["True", "False", "Unknown"]
     message = f"{len(wanted) - len(missing)} of {len(wanted)} models are ready"
     if missing:
-        status, reason = "False", "ModelsFailing" if failed else "ModelsPending"
+        down = any(report.reason is Reason.DISK_FAILED for report in missing)
+        status, reason = "False", "ModelsFailing" if failed or down else "ModelsPending"
         message += "; " + "; ".join(f"{r.name}: {r.reason or r.state}" for r in missing[:5])
     elif is_unreadable(catalog):
         status, reason = "Unknown", "CatalogUnreadable"
@@ -90,10 +115,13 @@ class Reporter:
         max_labels: int,
         boot_id: str = "",
         compile_caches: Callable[[], tuple[CompileReport, ...]] = lambda: (),
+        disk: Callable[[], Health] = lambda: WELL,
+        on_error: Callable[[BaseException], None] = lambda _: None,
         on_news: Callable[[], None] = lambda: None,
     ) -> None:
         """`reports` and `catalog` give None as long as nothing is known: nothing is reported.
 
+        `disk` says how the disk is; `on_error` is told what keeps the report from being written;
         `on_news` is called when there is a report that is new.
         """
         self._store = store
@@ -104,6 +132,8 @@ class Reporter:
         self._used = used
         self._max_labels = max_labels
         self._compile_caches = compile_caches
+        self._disk = disk
+        self._on_error = on_error
         self._boot_id = boot_id
         self._on_news = on_news
         self._mutex = threading.Lock()
@@ -113,8 +143,10 @@ class Reporter:
         before = read_node_report(store.layout)
         conditions = before.status.conditions if before and before.status else ()
         self._condition = next((c for c in conditions if c.type == READY_CONDITION), None)
+        self._disk_condition = next((c for c in conditions if c.type == DISK_CONDITION), None)
         self._ready_in_boot = before.status.ready_in_boot if before and before.status else None
         self._latest: NodeCache | None = None
+        self._space = DiskSpace(capacity=0, available=0, reserved=0)
 
     @property
     def latest(self) -> NodeCache | None:
@@ -126,12 +158,17 @@ class Reporter:
         reports, catalog = self._reports(), self._catalog()
         if reports is None or catalog is None:
             return None
-        compiled = self._compile_caches()
-        space = self._store.space.measure()
+        compiled, health = self._compile_caches(), self._disk()
+        down = health.state is DiskState.DOWN
+        if down:
+            reports = not_shown(reports, health)
+        space = self._measured(down)
         now = datetime.now(UTC).replace(microsecond=0)
         with self._mutex:
             self._condition = ready_condition(reports, catalog, self._condition, now)
             condition = self._condition
+            self._disk_condition = disk_condition(health, self._disk_condition, now)
+            of_the_disk = self._disk_condition
             if condition.status == "True":
                 self._ready_in_boot = self._boot_id or None
             ready_in_boot = self._ready_in_boot
@@ -142,7 +179,7 @@ class Reporter:
                 root=str(self._store.layout.root),
                 labels={
                     **labels(reports, self._max_labels),
-                    **compile_labels(compiled, self._max_labels),
+                    **compile_labels(() if down else compiled, self._max_labels),
                 },
                 unlabelled=unlabelled(reports, self._max_labels),
                 ready_in_boot=ready_in_boot,
@@ -157,9 +194,18 @@ class Reporter:
                     budget=space.budget,
                 ),
                 catalog=catalog.report(),
-                conditions=(condition,),
+                conditions=(condition, of_the_disk),
             ),
         )
+
+    def _measured(self, down: bool) -> DiskSpace:
+        """The disk's space; while it is down, as it was last seen."""
+        if not down:
+            try:
+                self._space = self._store.space.measure()
+            except OSError as error:
+                self._on_error(error)
+        return self._space
 
     def cycle(self) -> float:
         """Write the report if it has changed."""
@@ -172,11 +218,12 @@ class Reporter:
         if news != self._told:
             self._told = news
             self._on_news()
-        if news != self._written:
+        if news != self._written and self._disk().state is not DiskState.DOWN:
             content = json.dumps(report.to_document(), indent=1).encode() + b"\n"
             try:
                 self._durable.write_file(self._store.layout.node_report, content)
             except (OSError, ModelCacheError) as error:
+                self._on_error(error)
                 self._complain(str(error))
             else:
                 self._written = news

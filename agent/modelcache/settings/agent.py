@@ -16,7 +16,9 @@ from modelcache.settings.values import (
     NodeName,
     Paths,
     Seconds,
+    SecondsOrNever,
     Share,
+    Size,
     Texts,
     parse_listen,
     split_share,
@@ -61,7 +63,7 @@ class AgentSettings(FetchSettings, ClusterSettings, CompileSettings, LogSettings
         " before it asks an origin what a model is, since all nodes learn of it at once.",
         validate_default=True,
     )
-    delete_unwanted_after: Seconds | None = Field(
+    delete_unwanted_after: SecondsOrNever = Field(
         "10m",
         description="How long content is kept that nothing wants any more, such as 10m, 1d or"
         " never. Without --cluster it then stays until room is needed. While it is used, it stays"
@@ -77,6 +79,19 @@ class AgentSettings(FetchSettings, ClusterSettings, CompileSettings, LogSettings
     low_watermark: Share = Field(
         "80%",
         description="Down to this share it goes then.",
+        validate_default=True,
+    )
+    scrub_every: SecondsOrNever = Field(
+        "7d",
+        ge=60,
+        le=31_536_000,
+        description="How often each file is read back and compared with its digest, such as 7d;"
+        " never for not at all.",
+        validate_default=True,
+    )
+    scrub_rate: Size = Field(
+        "50Mi",
+        description="Bytes a second that are read back at most.",
         validate_default=True,
     )
     node_name: NodeName = Field(

@@ -166,6 +166,8 @@ def parse_listen(listen: str) -> tuple[str, int] | None:
 
 
 Seconds = Annotated[float, BeforeValidator(_seconds)]
+SecondsOrNever = Annotated[float | None, BeforeValidator(_seconds)]
+"""None: never. (`Seconds | None` would not take "never": neither half of such a union does.)"""
 NodeName = Annotated[str, BeforeValidator(_node_name)]
 Listen = Annotated[str, BeforeValidator(_listen)]
 Namespace = Annotated[str, BeforeValidator(_namespace)]

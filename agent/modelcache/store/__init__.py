@@ -2,7 +2,7 @@
 
 `Store` is the door. What may be touched from outside: `Store`'s methods, `store.blobs.has|link`,
 `store.ingest.claim`, `store.space.reserve`, `store.listings`, `store.needs`, `store.leases`,
-`store.last_use`. Everything durable goes through `durable.Durable`.
+`store.last_use`, `store.quarantine`. Everything durable goes through `durable.Durable`.
 """
 
 from modelcache.store.content import Content
@@ -11,11 +11,12 @@ from modelcache.store.layout import Layout
 from modelcache.store.leases import LONGEST_SECONDS, Lease
 from modelcache.store.listings import Entry
 from modelcache.store.partial import SMALL_BYTES, Partial, Piece
+from modelcache.store.quarantine import Quarantined
 from modelcache.store.reservations import Promise, Reservation
 from modelcache.store.shownlog import Shown
 from modelcache.store.space import Capacity, DiskSpace, KeepFree, human_size, promised_for
 from modelcache.store.store import Overtaken, Store
-from modelcache.store.verifying import Damage
+from modelcache.store.verifying import Damage, Reading
 from modelcache.store.views import Staging
 
 __all__ = [
@@ -35,6 +36,8 @@ __all__ = [
     "Partial",
     "Piece",
     "Promise",
+    "Quarantined",
+    "Reading",
     "Reservation",
     "Shown",
     "Staging",

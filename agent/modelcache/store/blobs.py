@@ -39,15 +39,17 @@ class Blobs:
             raise UnsafePath(f"{digest[:80]!r} is not a SHA-256 in hex")
         return self._layout.blob(digest)
 
-    def unlinked(self) -> Iterator[Path]:
-        """Blobs that are in no view."""
+    def all(self) -> Iterator[tuple[Path, os.stat_result]]:
+        """Every blob that is there."""
         for folder in children(self._layout.blobs):
             for path in children(folder):
-                if not _DIGEST.fullmatch(path.name):
-                    continue  # somebody else's
-                with suppress(FileNotFoundError):
-                    if path.lstat().st_nlink == 1:
-                        yield path
+                if _DIGEST.fullmatch(path.name):  # otherwise somebody else's
+                    with suppress(FileNotFoundError):
+                        yield path, path.lstat()
+
+    def unlinked(self) -> Iterator[Path]:
+        """Blobs that are in no view."""
+        return (path for path, found in self.all() if found.st_nlink == 1)
 
     def has(self, digest: str, size: int) -> bool:
         """Whether a blob is there with its size. Its content was checked before it got its name."""

@@ -3,6 +3,8 @@
 layout.json                    version of this layout, id of the cache
 ingest/<blob key>/             partial files with their journals, resumed after a crash
 ingest/{scratch,staging,receipts,listings,needs,reservations}
+ingest/quarantine/<digest>/    blobs that are not what they were
+ingest/scrubbed                when each blob was last read back
 blobs/sha256/ab/<digest>       immutable content, mode 0444
 models/<name>/<snapshot>/      plain views: hard links to blobs
 models/<name>/current          symlink to the ready snapshot
@@ -91,6 +93,16 @@ class Layout:
     def partials(self) -> Path:
         """Partial files, a directory each."""
         return self.ingest / "partial"
+
+    @property
+    def quarantine(self) -> Path:
+        """Blobs that are not what they were; made with the first."""
+        return self.ingest / "quarantine"
+
+    @property
+    def scrub_log(self) -> Path:
+        """When each blob was last read back."""
+        return self.ingest / "scrubbed"
 
     @property
     def blobs(self) -> Path:

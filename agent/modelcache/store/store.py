@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Collection, Iterator
+import time
+from collections.abc import Callable, Collection, Container, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +40,10 @@ from modelcache.store.listings import Listings
 from modelcache.store.locking import Turns, locks_work
 from modelcache.store.manifests import Manifests
 from modelcache.store.needs import Needs
+from modelcache.store.paths import relative_path
+from modelcache.store.quarantine import Quarantine
 from modelcache.store.receipts import Receipts
+from modelcache.store.scrublog import ScrubLog
 from modelcache.store.shownlog import Shown, ShownLog
 from modelcache.store.space import Capacity, KeepFree, Space
 from modelcache.store.sweeping import Sweeping
@@ -85,6 +89,8 @@ class Store:
         )
         self.listings = Listings(self.layout.listings, self._durable)
         self.needs = Needs(self.layout.needs, self._durable)
+        self.quarantine = Quarantine(self.layout, self._durable)
+        self.scrub_log = ScrubLog(self.layout.scrub_log, self._durable)
         self._manifests = Manifests(self.layout, self._durable)
         self._receipts = Receipts(self.layout.receipts)
         self._shown_log = ShownLog(self.layout, self._durable)
@@ -256,33 +262,56 @@ class Store:
         """Read a snapshot back, whole. See `verifying.read_back`."""
         damages = {damage.path: damage for damage in self.look(manifest)}
         digests: dict[str, Damage | None] = {}
-        view = self.layout.view(manifest.model, manifest.snapshot)
         for file in manifest.files:
             if file.path in damages and damages[file.path].blob:
                 continue
-            blob = self.blobs.path(file.sha256)
             if file.sha256 not in digests:
+                blob = self.blobs.path(file.sha256)
                 digests[file.sha256] = read_back(blob, file, on_bytes, stop)
             damage = digests[file.sha256]
             if damage is not None:
                 damages[file.path] = replace(damage, path=file.path)
-            elif file.path not in damages and not blob.samefile(view / file.path):
-                # A copy, because the blob had no more links to give; or what somebody put there.
-                damage = read_back(view / file.path, file, on_bytes, stop)
+            elif file.path not in damages:
+                damage = self.check_view(manifest, file, on_bytes, stop)
                 if damage is not None:
-                    damages[file.path] = replace(damage, blob=False)
+                    damages[file.path] = damage
         return list(damages.values())
+
+    def check_view(
+        self,
+        manifest: Manifest,
+        file: ManifestFile,
+        on_bytes: Callable[[int], None] = lambda _: None,
+        stop: Callable[[], None] = lambda: None,
+    ) -> Damage | None:
+        """What is wrong with a file's place in the plain view, whose blob is whole.
+
+        Raises:
+            FileNotFoundError: one of both is gone.
+        """
+        view = self.layout.view(manifest.model, manifest.snapshot) / relative_path(file.path)
+        if self.blobs.path(file.sha256).samefile(view):
+            return None
+        # A copy, because the blob had no more links to give; or what somebody put there.
+        damage = read_back(view, file, on_bytes, stop)
+        return None if damage is None else replace(damage, blob=False)
+
+    def note_checked(self, digest: str, at: float | None = None) -> None:
+        """Note that a blob was read back, and is whole: now, or so many seconds since the epoch."""
+        with suppress(InsufficientDisk, OSError):  # it is read back sooner than need be
+            self.scrub_log.note(digest, time.time() if at is None else at)
 
     def withdraw(self, manifest: Manifest, damages: list[Damage]) -> None:
         """Stop showing a snapshot that is damaged, and every other that shares a bad blob.
 
-        Good blobs stay, so that only the bad ones are fetched again.
+        Good blobs stay, so that only the bad ones are fetched again, and of those the bad ranges:
+        they go into quarantine.
         """
-        bad = {damage.sha256 for damage in damages if damage.blob}
+        bad = {damage.sha256: damage for damage in damages if damage.blob}
         with self._turns.take():
             # First: whatever comes between, a look tells that the snapshots are not whole.
-            for digest in bad:
-                self.blobs.set_aside(digest)
+            for damage in bad.values():
+                self._set_aside(manifest, damage)
             for other in self.manifests():
                 mine = (other.model, other.snapshot) == (manifest.model, manifest.snapshot)
                 if not mine and not any(file.sha256 in bad for file in other.files):
@@ -291,7 +320,15 @@ class Store:
                 self._unshow(other, {other.snapshot})
                 self._remove_hub(other)
 
-    def _note_good(self, manifest: Manifest, bad: set[str]) -> None:
+    def _set_aside(self, manifest: Manifest, damage: Damage) -> None:
+        file = next(each for each in manifest.files if each.sha256 == damage.sha256)
+        model, blob = manifest.model, self.blobs.path(file.sha256)
+        if not self.quarantine.take(blob, file, model=model, what=damage.what):
+            # Its name is gone; the view may have the content still.
+            view = self.layout.view(model, manifest.snapshot) / relative_path(file.path)
+            self.quarantine.keep(view, file, model=model, what=damage.what)
+
+    def _note_good(self, manifest: Manifest, bad: Container[str]) -> None:
         try:
             for file in manifest.files:
                 if file.sha256 not in bad:
@@ -340,6 +377,7 @@ class Store:
             digests |= {file.sha256 for file in files}
             self._receipts.drop(name, snapshot)
         digests |= self.needs.drop_model(name) - self.needs.of_all()
+        self.quarantine.drop(lambda each: each.model == name)
         self._durable.unlink(self.layout.current(name))
         self._shown_log.forget(name)
         for folder in (
@@ -413,6 +451,10 @@ class Store:
         self.needs.sweep(older_than)
         with suppress(InsufficientDisk):  # what can't be written anew stays as it is
             self.leases.sweep()
+        self.quarantine.sweep(lambda each: self.blobs.path(each.digest).exists())
+        with suppress(InsufficientDisk):  # it stays as long as it is
+            there = {path.name for path, _ in self.blobs.all()}
+            self.scrub_log.rewrite(self.scrub_log.read(), there)
         with self._turns.take():
             sweeping.manifests()
             sweeping.views(self._manifests)

@@ -44,6 +44,18 @@ class BytesResumed:
 
 
 @dataclass(frozen=True, slots=True)
+class BytesSalvaged:
+    """Bytes of a file that had gone bad are good still, and not fetched again.
+
+    They are told of again as resumed, when the file's fetch takes them up.
+    """
+
+    model: str
+    size: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class BytesLeft:
     """Bytes of a file that is let go of, for another model that waits for the same content."""
 
@@ -164,6 +176,7 @@ Event = (
     FetchStarted
     | BytesReceived
     | BytesResumed
+    | BytesSalvaged
     | BytesLeft
     | BytesDropped
     | FileStarted

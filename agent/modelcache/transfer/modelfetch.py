@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 
 from tenacity import RetryError, Retrying, retry_if_exception, stop_after_attempt
 from tenacity.nap import sleep_using_event
 from tenacity.wait import wait_random_exponential
 
 from modelcache.api import Manifest, ManifestFile, Source
-from modelcache.errors import ModelCacheError, Reason
+from modelcache.errors import InsufficientDisk, ModelCacheError, Reason
 from modelcache.origins import Origin, RemoteFile, Revision, select
 from modelcache.store import Reservation, Staging, Store
 from modelcache.transfer.archives import Archives
@@ -21,6 +24,7 @@ from modelcache.transfer.engine import Engine
 from modelcache.transfer.events import (
     BytesReceived,
     BytesResumed,
+    BytesSalvaged,
     Committing,
     Event,
     FetchEnded,
@@ -32,6 +36,7 @@ from modelcache.transfer.events import (
 )
 from modelcache.transfer.jobs import FetchRequest, distinct, is_retryable
 from modelcache.transfer.missing import Missing, missing
+from modelcache.transfer.salvaging import salvage, salvageable
 from modelcache.transfer.spending import Times
 from modelcache.transfer.wanted import ModelFetch, disk_needed
 
@@ -132,16 +137,44 @@ class ModelFetcher:
                     )
                 )
             if missing:
-                needed = sum(disk_needed(self._store, file) for file in missing)
-                with self._store.space.reserve(
-                    needed, files=len(missing), what=wanted.name
-                ) as reservation:
+                with self._reserved(wanted.name, missing) as reservation:
+                    self._salvage(wanted.name, missing, cancel, reservation)
                     self._engine.fetch(work.request(missing, cancel, reservation, listener.times))
             cancel.check()
             listener(Committing(wanted.name))
             manifest = work.manifest()
             self._store.commit(staging, manifest)
         return manifest
+
+    @contextmanager
+    def _reserved(self, name: str, missing: list[RemoteFile]) -> Iterator[Reservation]:
+        """Space for these files. What is in quarantine goes for them, but for what they need."""
+        store = self._store
+        needed = sum(disk_needed(store, file) for file in missing)
+        with ExitStack() as stack:
+            reserve = partial(store.space.reserve, needed, files=len(missing), what=name)
+            try:
+                reservation = stack.enter_context(reserve())
+            except InsufficientDisk:
+                found = (salvageable(store, file) for file in missing)
+                needs = {each.digest for each in found if each is not None}
+                if not store.quarantine.drop(lambda each: each.digest not in needs):
+                    raise
+                reservation = stack.enter_context(reserve())
+            yield reservation
+
+    def _salvage(
+        self, name: str, missing: list[RemoteFile], cancel: Cancel, reserved: Reservation
+    ) -> None:
+        """Have the fetch go on with what is still good of files that went bad."""
+        for file in missing:
+            found = salvageable(self._store, file)
+            if found is None:
+                continue
+            with self._engine.as_a_connection():
+                size = salvage(self._store, file, found, cancel, reserved)
+            if size:
+                self._listener(BytesSalvaged(name, size, file.path))
 
 
 class Tally:

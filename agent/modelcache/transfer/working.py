@@ -10,6 +10,7 @@ from modelcache.errors import (
     AuthFailed,
     Cancelled,
     ChecksumMismatch,
+    DiskFailed,
     ModelCacheError,
     NotFound,
     OriginChanged,
@@ -384,7 +385,7 @@ def _received(unit: Unit, size: int) -> None:
 
 
 def _disk_failure(error: OSError) -> ModelCacheError:
-    failure = ModelCacheError(
+    failure = DiskFailed(
         f"the cache's disk fails: {error.strerror or error}"
         + (f" ({error.filename})" if error.filename else "")
     )

@@ -12,7 +12,7 @@ import pytest
 from modelcache.cluster.cleaning import Cleaning
 from modelcache.cluster.client import Client
 from modelcache.errors import ClusterError, ModelCacheError
-from modelcache.service.reporting import READY_CONDITION
+from modelcache.service.reporting import DISK_CONDITION, READY_CONDITION
 from modelcache.settings import STARTUP_TAINT
 from tests.support.agent import modelcache
 from tests.support.cluster.fixtures import NAMESPACE
@@ -66,6 +66,10 @@ def condition(type_: str) -> dict[str, Any]:
     }
 
 
+OURS = (READY_CONDITION, DISK_CONDITION)
+OF_A_NODE = [condition(each) for each in ("GPUReady", *OURS)]
+
+
 def make_used_node(plane: ControlPlane, name: str) -> None:
     """A node with everything of ours on it, beside things of others."""
     plane.api(
@@ -85,7 +89,7 @@ def make_used_node(plane: ControlPlane, name: str) -> None:
     plane.api(
         f"/api/v1/nodes/{name}/status",
         "PATCH",
-        {"status": {"conditions": [condition("GPUReady"), condition(READY_CONDITION)]}},
+        {"status": {"conditions": OF_A_NODE}},
         "strategic-merge-patch+json",
     )
     plane.api(
@@ -110,7 +114,7 @@ def ours_on(plane: ControlPlane) -> dict[str, list[str]]:
         labels = [key for key in node["metadata"].get("labels", {}) if key in OUR_LABELS]
         taints = [each["key"] for each in node["spec"].get("taints", ()) if each == OUR_TAINT]
         conditions = [each["type"] for each in node["status"].get("conditions", ())]
-        conditions = [each for each in conditions if each == READY_CONDITION]
+        conditions = [each for each in conditions if each in OURS]
         if labels or taints or conditions:
             found[node["metadata"]["name"]] = [*labels, *taints, *conditions]
     return found
@@ -302,7 +306,7 @@ def cleaning(kubeconfig: Path) -> Cleaning:
     return Cleaning(
         client,
         startup_taints=(STARTUP_TAINT,),
-        condition=READY_CONDITION,
+        conditions=OURS,
         sleep=lambda _: None,
     )
 

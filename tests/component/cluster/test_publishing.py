@@ -23,6 +23,8 @@ from modelcache.cluster.ownnode import OwnNode, keep_node
 from modelcache.cluster.publishing import NodeCacheWriter, Publisher
 from modelcache.errors import ClusterError, Reason
 from modelcache.planning.labelling import labels, unlabelled
+from modelcache.service.reporting import DISK_CONDITION, disk_condition, not_shown
+from modelcache.store.sickness import WELL, DiskState, Health
 from tests.support.apifaults import ApiFaults, Refuse
 from tests.support.cluster.plane import ControlPlane
 from tests.support.cluster.waiting import eventually
@@ -59,12 +61,17 @@ class Node:
         self.ready = "False"
         self.most_labels = 32
         self.ready_in_boot: str | None = None
+        self.disk: Condition | None = None
         self.cluster = cluster
         self.events = Events()
         self.client = Client.connect(kubeconfig)
-        keep = keep_node(CONDITION)
+        keep = keep_node(CONDITION, (DISK_CONDITION,))
         own = OwnNode(
-            self.client, NODE, CONDITION, lambda: keep(cluster.api(f"/api/v1/nodes/{NODE}"))
+            self.client,
+            NODE,
+            CONDITION,
+            lambda: keep(cluster.api(f"/api/v1/nodes/{NODE}")),
+            (DISK_CONDITION,),
         )
         self.publisher = Publisher(
             node=own,
@@ -74,6 +81,7 @@ class Node:
             condition=CONDITION,
             boot_id=BOOT,
             before=before,
+            disk_condition=DISK_CONDITION,
             clock=lambda: self.now,
         )
 
@@ -96,7 +104,7 @@ class Node:
                 ready_in_boot=self.ready_in_boot,
                 models=tuple(self.models),
                 disk=DiskReport(capacity=1, available=1, used=0, reserved=0),
-                conditions=(condition,),
+                conditions=(condition, *([self.disk] if self.disk else [])),
             ),
         )
 
@@ -110,9 +118,9 @@ class Node:
         found = self.cluster.requests(verb="patch", resource="nodes", name=NODE, subresource="")
         return sum(1 for entry in found if entry["userAgent"].startswith("modelcache-"))
 
-    def condition(self) -> dict[str, Any]:
+    def condition(self, kind: str = CONDITION) -> dict[str, Any]:
         node = self.cluster.api(f"/api/v1/nodes/{NODE}")
-        found = [c for c in node["status"].get("conditions", []) if c["type"] == CONDITION]
+        found = [c for c in node["status"].get("conditions", []) if c["type"] == kind]
         return dict(found[0]) if found else {}
 
 
@@ -230,6 +238,37 @@ def test_the_condition_stays_true_for_the_rest_of_the_boot(node: Node) -> None:
     assert node.condition()["status"] == "False"
     kinds = {c["type"] for c in node.cluster.api(f"/api/v1/nodes/{NODE}")["status"]["conditions"]}
     assert kinds == {"Ready", CONDITION}, "the kubelet's are left alone"
+
+
+def test_a_sick_disk_is_said_by_the_node_and_takes_the_labels_off(node: Node) -> None:
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    node.models = [ready("m")]
+    node.disk = disk_condition(WELL, None, moment)
+    node.publish()
+    assert node.condition(DISK_CONDITION)["status"] == "True"
+    assert "modelcache.dev/model.m" in node.labels()
+    assert not [told for told in node.events.told if told[1].startswith("Disk")]
+    node.publish()
+    written = len(node.cluster.requests(verb="patch", resource="nodes", name=NODE))
+    node.publish()
+    assert len(node.cluster.requests(verb="patch", resource="nodes", name=NODE)) == written
+    sick = Health(DiskState.DOWN, "DiskReadOnly", "/cache: it was made read-only")
+    healthy, node.models = node.models, list(not_shown(node.models, sick))
+    node.disk = disk_condition(sick, node.disk, moment)
+    node.publish()
+    node.publish()
+    found = node.condition(DISK_CONDITION)
+    assert (found["status"], found["reason"]) == ("False", "DiskReadOnly")
+    assert node.labels() == {"gpu": "true"}
+    node.models, node.disk = healthy, disk_condition(WELL, node.disk, moment)
+    node.publish()
+    assert node.condition(DISK_CONDITION)["status"] == "True"
+    assert "modelcache.dev/model.m" in node.labels()
+    told = [each for each in node.events.told if each[1].startswith("Disk")]
+    assert told == [
+        ("Warning", "DiskReadOnly", "/cache: it was made read-only"),
+        ("Normal", "DiskHealthy", "the cache's disk can be read and written"),
+    ]
 
 
 def test_the_nodecache_belongs_to_the_node_and_is_replaced_as_a_whole(node: Node) -> None:

@@ -12,6 +12,7 @@ from modelcache.catalog import Catalog, Document
 from modelcache.origins import OriginSettings
 from modelcache.planning.evicting import Going
 from modelcache.planning.planner import Limits
+from modelcache.service.diskwatch import DiskWatch
 from modelcache.service.evicting import Evicting, Rules
 from modelcache.service.inventory import Inventory
 from modelcache.service.progress import ProgressBook
@@ -62,7 +63,8 @@ class Daemon:
         self.cancel = Cancel()
         self.store = Store(root, capacity=capacity)
         self.engine = Engine(QUICK)
-        self.inventory = Inventory(self.store)
+        self.disk = DiskWatch(self.store.layout)
+        self.inventory = Inventory(self.store, self.disk.is_to_blame)
         progress = ProgressBook()
         self.telling = Telling(progress, self.inventory.paths)
         self.crew = Crew(
@@ -93,6 +95,7 @@ class Daemon:
             keeping=keeping,
             stopping=self.cancel.is_set,
             wake=self.news.set,
+            disk=self.disk,
             clock=lambda: self.now,
         )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from modelcache.service.reporting import READY_CONDITION
+from modelcache.service.reporting import DISK_CONDITION, READY_CONDITION
 from tests.e2e.cluster.nodes import cached_model, condition, node_cache, our_labels, reported
 from tests.e2e.cluster.realnodes import (
     AGENT_ID,
@@ -278,7 +278,7 @@ def test_uninstalling_leaves_nothing_of_ours(
     def ours() -> dict[str, set[str]]:
         return {node.name: ours_on(cluster, node.name) for node in nodes}
 
-    on_all = {READY_CONDITION, AUTOSCALER_TAINT}
+    on_all = {READY_CONDITION, DISK_CONDITION, AUTOSCALER_TAINT}
     eventually(
         ours,
         lambda found: (
@@ -325,5 +325,5 @@ def ours_on(cluster: World, name: str) -> set[str]:
     node = cluster.plane.api(f"/api/v1/nodes/{name}")
     conditions = {one["type"] for one in node["status"]["conditions"]}
     taints = {one["key"] for one in node["spec"].get("taints", ())}
-    of_ours = {READY_CONDITION, TAINT, AUTOSCALER_TAINT}
+    of_ours = {READY_CONDITION, DISK_CONDITION, TAINT, AUTOSCALER_TAINT}
     return {*our_labels(cluster.plane, name), *(of_ours & (conditions | taints))}

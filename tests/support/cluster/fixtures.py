@@ -92,6 +92,7 @@ def _as_at_first(plane: ControlPlane, node: dict[str, Any]) -> None:
     changed = {label: None for label in labels if "kubernetes.io/" not in label}
     patch = {"metadata": {"labels": changed}, "spec": {"unschedulable": None, "taints": None}}
     plane.api(path, "PATCH", patch, "merge-patch+json")
-    conditions = [{"$patch": "delete", "type": "ModelCacheReady"}]
+    ours = ("ModelCacheReady", "ModelCacheDiskHealthy")
+    conditions = [{"$patch": "delete", "type": each} for each in ours]
     patch = {"status": {"conditions": conditions}}
     plane.api(f"{path}/status", "PATCH", patch, "strategic-merge-patch+json")

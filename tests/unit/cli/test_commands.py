@@ -94,6 +94,20 @@ def test_ls_and_verify_of_what_was_damaged(command: Command, root: Path) -> None
     assert command("ls", "--root", root).out == "The cache is empty.\n"
 
 
+def test_ls_tells_what_is_in_quarantine(command: Command, root: Path) -> None:
+    assert command("ls", "--root", root, "-o", "json").document["quarantine"] == []
+    blob = next(p for p in root.glob("blobs/sha256/*/*") if p.stat().st_size > 100)
+    blob.chmod(0o644)
+    with blob.open("r+b") as file:
+        file.write(b"rot")
+    command("verify", "--root", root)
+    assert "1 damaged file is kept aside" in command("ls", "--root", root).err
+    (found,) = command("ls", "--root", root, "-o", "json").document["quarantine"]
+    assert (found["model"], found["sha256"]) == ("tiny", blob.name)
+    assert found["message"] == "its content has changed"
+    assert Path(found["path"]).read_bytes().startswith(b"rot")
+
+
 def test_what_lost_a_file_is_not_called_ready(command: Command, root: Path) -> None:
     next(p for p in root.glob("blobs/sha256/*/*") if p.stat().st_size > 100).unlink()
     (item,) = command("ls", "--root", root, "-o", "json").document["items"]
@@ -108,6 +122,13 @@ def test_show(command: Command, root: Path) -> None:
     document = command("show", "tiny", "--root", root, "-o", "json").document
     assert document["status"]["name"] == "tiny"
     assert len(document["snapshots"][0]["files"]) == 2
+
+
+def test_what_was_verified_is_not_soon_scrubbed(command: Command, root: Path) -> None:
+    command("verify", "--root", root)
+    log = (root / "ingest" / "scrubbed").read_text()
+    blobs = {path.name for path in root.glob("blobs/sha256/*/*")}
+    assert {line.split()[0] for line in log.splitlines() if line} == blobs
 
 
 def test_verify(command: Command, root: Path) -> None:

@@ -182,3 +182,20 @@ def test_a_value_that_cant_be_right_is_named_by_flag_and_variable(
     with pytest.raises(UsageError) as again:
         settings(AgentSettings)
     assert str(again.value) == str(raised.value)
+
+
+@pytest.mark.parametrize("setting", ["delete_unwanted_after", "scrub_every"])
+def test_never_is_a_time_where_something_may_be_left_undone(
+    monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    assert getattr(settings(AgentSettings), setting) > 0
+    assert getattr(settings(AgentSettings, **{setting: "never"}), setting) is None
+    assert getattr(settings(AgentSettings, **{setting: "2h"}), setting) == 7200
+    monkeypatch.setenv(f"MODELCACHE_{setting.upper()}", "never")
+    assert getattr(settings(AgentSettings), setting) is None
+
+
+@pytest.mark.parametrize("value", ["0s", "30s", "2y", "often"])
+def test_how_often_is_scrubbed_has_bounds(value: str) -> None:
+    with pytest.raises(UsageError, match="scrub-every"):
+        settings(AgentSettings, scrub_every=value)

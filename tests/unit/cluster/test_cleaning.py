@@ -10,6 +10,8 @@ from modelcache.cluster.cleaning import Leftover, leftover
 
 TAINT = "modelcache.dev/not-ready"
 CONDITION = "ModelCacheReady"
+OF_THE_DISK = "ModelCacheDiskHealthy"
+CONDITIONS = (CONDITION, OF_THE_DISK)
 FOREIGN = {
     "kubernetes.io/hostname": "n",
     "modelcache.dev/node": "true",
@@ -28,7 +30,7 @@ def node(
 
 
 def found(thing: dict[str, Any]) -> Leftover | None:
-    return leftover(thing, (TAINT,), CONDITION)
+    return leftover(thing, (TAINT,), CONDITIONS)
 
 
 SAME_NODE = {"op": "test", "path": "/metadata/uid", "value": "u"}
@@ -43,7 +45,7 @@ def test_labels_by_their_beginnings() -> None:
             {"op": "remove", "path": "/metadata/labels/modelcache.dev~1model.a"},
             {"op": "remove", "path": "/metadata/labels/modelcache.dev~1revision.a"},
         ),
-        condition=False,
+        conditions=(),
     )
 
 
@@ -63,7 +65,9 @@ def test_the_taint_by_its_key_from_the_end_and_tested() -> None:
 
 def test_the_condition_by_its_type() -> None:
     left = found(node(conditions=[{"type": "Ready"}, {"type": CONDITION}]))
-    assert left == Leftover("n", (), condition=True)
+    assert left == Leftover("n", (), conditions=(CONDITION,))
+    left = found(node(conditions=[{"type": OF_THE_DISK}, {"type": "Ready"}, {"type": CONDITION}]))
+    assert left == Leftover("n", (), conditions=CONDITIONS)
 
 
 @pytest.mark.parametrize(
@@ -82,4 +86,4 @@ def test_what_is_others_is_left_alone(thing: dict[str, Any]) -> None:
 
 def test_without_a_taint_no_taint() -> None:
     thing = node(taints=[{"key": TAINT, "effect": "NoSchedule"}])
-    assert leftover(thing, (), CONDITION) is None
+    assert leftover(thing, (), CONDITIONS) is None

@@ -11,7 +11,7 @@ import pytest
 
 from modelcache.cluster.ownnode import OUR_LABELS
 from modelcache.planning.labelling import MODEL_LABEL, REVISION_LABEL
-from modelcache.service.reporting import READY_CONDITION
+from modelcache.service.reporting import DISK_CONDITION, READY_CONDITION
 from tests.support.manifests import FOLDER, Object, objects, one
 from tests.unit.daemonset.policies import ENGINES, Policy
 
@@ -148,6 +148,7 @@ OURS = {
     "message": "2 of 2 models are ready",
     "lastTransitionTime": "2026-11-21T05:00:00Z",
 }
+OF_THE_DISK = {**OURS, "type": DISK_CONDITION, "status": "False", "reason": "DiskReadOnly"}
 CACHE = {
     "apiVersion": "modelcache.dev/v1alpha1",
     "kind": "NodeCache",
@@ -207,6 +208,8 @@ ALLOWED = {
         "nodes", a_node(), a_node(managedFields=[{"manager": "model-cache-agent"}])
     ),
     "own condition set": with_conditions(OURS),
+    "own condition of the disk set": with_conditions(OF_THE_DISK),
+    "own conditions set": with_conditions(OURS, OF_THE_DISK),
     "own condition changed": asking(
         "nodes",
         change(a_node(), "status|conditions", [*a_node()["status"]["conditions"], OURS]),
@@ -267,7 +270,7 @@ OTHER_NODE = "changes its own node only"
 LABELS = "of a node's labels"
 METADATA = "no annotation, owner or finalizer"
 SPEC = "nothing of a node's spec"
-STATUS = "the condition ModelCacheReady only"
+STATUS = "the conditions ModelCacheReady and ModelCacheDiskHealthy only"
 elsewhere = {CLAIM: ["gpu-8.example"]}
 conditions = a_node()["status"]["conditions"]
 
@@ -487,7 +490,8 @@ def test_the_labels_in_the_expressions_are_those_that_agents_write() -> None:
     assert set(OUR_LABELS) == {
         f"modelcache.dev/{kind}." for kind in ("model", "revision", "compile")
     }
-    assert f"'{READY_CONDITION}'" in str(policy["spec"]["variables"])
+    for each in (READY_CONDITION, DISK_CONDITION):
+        assert f"'{each}'" in str(policy["spec"]["variables"])
 
 
 def test_messages_are_lines_and_there_are_messages() -> None:

@@ -9,8 +9,14 @@ import pytest
 from modelcache.api import ModelReport, ModelState
 from modelcache.catalog import Catalog, Problem
 from modelcache.errors import Reason
-from modelcache.service.reporting import Reporter, read_node_report, ready_condition
+from modelcache.service.reporting import (
+    Reporter,
+    disk_condition,
+    read_node_report,
+    ready_condition,
+)
 from modelcache.store import Store
+from modelcache.store.sickness import WELL, DiskState, Health
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = NOW + timedelta(hours=1)
@@ -167,3 +173,55 @@ def test_a_report_that_cant_be_read_is_none(said: Said, content: bytes) -> None:
 
 def test_no_report_is_none(said: Said) -> None:
     assert read_node_report(said.store.layout) is None
+
+
+def test_a_disk_that_is_down_has_no_model_ready_and_is_left_alone(said: Said) -> None:
+    down = Health(DiskState.DOWN, "DiskReadOnly", "/cache: it was made read-only")
+    health = WELL
+    told: list[BaseException] = []
+    reporter = Reporter(
+        store=said.store,
+        node_name="n",
+        reports=lambda: (READY, COMING),
+        catalog=lambda: said.catalog,
+        used=lambda: 0,
+        max_labels=32,
+        disk=lambda: health,
+        on_error=told.append,
+    )
+    reporter.cycle()
+    before, inode = reporter.latest, said.inode
+    assert before is not None
+    assert before.status is not None
+    assert [c.status for c in before.status.conditions] == ["False", "True"]
+    assert before.status.labels
+    health = down
+    reporter.cycle()
+    found = reporter.latest
+    assert found is not None
+    assert found.status is not None
+    assert [model.state for model in found.status.models] == ["Failed", "Downloading"]
+    assert found.status.models[0].reason == Reason.DISK_FAILED
+    assert found.status.labels == {}
+    ready, disk = found.status.conditions
+    assert (ready.status, ready.reason) == ("False", "ModelsFailing")
+    assert (disk.status, disk.reason, disk.message) == ("False", "DiskReadOnly", down.message)
+    assert said.inode == inode, "nothing is written to it"
+    assert told == []
+    health = WELL
+    reporter.cycle()
+    assert reporter.latest is not None
+    assert reporter.latest.status is not None
+    assert reporter.latest.status.models == before.status.models
+    assert reporter.latest.status.labels == before.status.labels
+
+
+def test_the_disk_s_condition_keeps_its_time_while_it_is_the_same() -> None:
+    first = disk_condition(WELL, None, NOW)
+    assert disk_condition(WELL, first, LATER).last_transition_time == NOW
+    failing = Health(DiskState.FAILING, "DiskFailing", "an I/O error")
+    second = disk_condition(failing, first, LATER)
+    assert (second.status, second.last_transition_time) == ("False", LATER)
+    down = Health(DiskState.DOWN, "DiskFailed", "two")
+    third = disk_condition(down, second, LATER + timedelta(hours=1))
+    assert (third.reason, third.last_transition_time) == ("DiskFailed", LATER)
