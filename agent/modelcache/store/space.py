@@ -25,6 +25,8 @@ _VIEW_BYTES_PER_FILE = 512
 """Directory entries of a file's names in blobs, plain view and hub view, generously."""
 _INODES_PER_FILE = 2
 _TRIES = 3
+_LOOKS = 6
+_LOOK_SECONDS = 0.2
 _MEASURE_SECONDS = 60.0
 _MEASURE_SHARE = 100.0
 _EXACT_SHARE = 10.0
@@ -213,7 +215,7 @@ class Space:
             # One thread at a time, so that of two that fit one by one the first is told yes.
             with self._turn, disk_errors(promise.bytes):
                 reservation.write()
-                self._check(promise.bytes, files, what)
+                self._agree(promise, files)
             yield reservation
         finally:
             reservation.release()
@@ -223,6 +225,25 @@ class Space:
         """Remove what processes left that died between taking the lock and writing."""
         if self._locks_reliable:
             reservations.sweep(self._layout.reservations)
+
+    def _agree(self, promise: Promise, files: int) -> None:
+        """Look whether a promise can be kept; again, for a second, where others' are in the way.
+
+        A file of theirs that is just being made on the disk counts twice until it is.
+
+        Raises:
+            InsufficientDisk
+        """
+        for again in reversed(range(_LOOKS)):
+            try:
+                self._check(promise.bytes, files, promise.what)
+            except InsufficientDisk as error:
+                others = sum(each.bytes for each in self._promised()) - promise.bytes
+                if not again or error.needed > error.available + others:
+                    raise
+            else:
+                return
+            time.sleep(_LOOK_SECONDS)
 
     def _check(self, needed: int, files: int, what: str) -> None:
         """Whether a promise that is written already can be kept.
