@@ -12,7 +12,7 @@ from tests.unit.cli.conftest import Command
 COMMANDS = [
     *("agent", "controller", "prefetch", "ls", "show", "verify", "evict", "validate", "labels"),
     *("webhook", "webhook-certificate", "inject", "link", "prepare-root", "cleanup", "tune"),
-    *("lease", "leases", "release"),
+    *("lease", "leases", "release", "gc", "explain"),
 ]
 GROUPS = {"bench": ["load"], "compile": [*compilecmd.COMMANDS]}
 
