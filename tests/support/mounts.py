@@ -39,6 +39,21 @@ def loop_mounted(place: Path, size: int, *mkfs: str) -> Iterator[Path]:
 
 
 @contextmanager
+def overlay(place: Path) -> Iterator[Path]:
+    """An overlayfs over an empty tmpfs: what a container's own file system mostly is."""
+    with tmpfs(place, 64 * 1024 * 1024):
+        lower, upper, work, merged = (place / name for name in ("l", "u", "w", "m"))
+        for folder in (lower, upper, work, merged):
+            folder.mkdir()
+        options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+        run("mount", "-t", "overlay", "-o", options, "modelcache-test", str(merged))
+        try:
+            yield merged
+        finally:
+            unmount(merged)
+
+
+@contextmanager
 def bound(source: Path, place: Path, *options: str) -> Iterator[Path]:
     """A directory, or a file, at a second place, with mount options such as ro."""
     if source.is_dir():

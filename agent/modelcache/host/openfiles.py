@@ -4,7 +4,8 @@ Whether anybody has: a write lease on a file (fcntl(2), F_SETLEASE) is given onl
 has it open, and a mapping is an open file too (`i_readcount` in fs/locks.c, since Linux 5.1). It
 sees every process of the machine, of whatever user, container or namespace, and takes some
 microseconds; somebody who opens the file meanwhile waits for as long. The kernel grants it to the
-file's owner, and to CAP_LEASE, on local file systems.
+file's owner, and to CAP_LEASE, on local file systems. On overlayfs it doesn't see mappings, which
+are of the file below.
 
 Who has: /proc/PID/fdinfo (with `ino`, since Linux 5.14) and /proc/PID/maps, by device and inode, so
 whatever path a container knows it by. Nothing there asks a file system, which may hang. Another
@@ -13,6 +14,7 @@ user's processes can be looked into with CAP_SYS_PTRACE only (proc(5)).
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import mmap
@@ -33,6 +35,16 @@ _KERNEL_THREAD: Final = 0x00200000  # PF_KTHREAD
 _FDINFO: Final = re.compile(rb"^(mnt_id|ino):\s+(\d+)$", re.MULTILINE)
 _HIDES: Final = re.compile(r"hidepid=(?!0|off)")
 _COMMAND: Final = "modelcache"
+
+# Python's own mmap keeps a descriptor.
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (
+    *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int),
+    ctypes.c_int64,
+)
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_MAP_FAILED: Final = ctypes.c_void_p(-1).value
 
 
 class NotToldWhether(Exception):
@@ -68,6 +80,26 @@ def is_open(path: Path) -> bool:
     finally:
         os.close(fd)
     return False
+
+
+def sees_mappings(sample: Path) -> bool:
+    """Whether `is_open` sees, on the file system of a file of ours that few open, files that are
+    mapped and have no descriptor: found out by trying, and without writing.
+
+    Raises:
+        NotToldWhether: also where somebody else has it open at this moment.
+        FileNotFoundError
+    """
+    if is_open(sample):
+        raise NotToldWhether(f"{sample} is open")
+    with sample.open("rb") as file:
+        where = _libc.mmap(None, 1, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), 0)
+    if where == _MAP_FAILED:
+        raise NotToldWhether(f"{sample} can't be mapped")
+    try:
+        return is_open(sample)
+    finally:
+        _libc.munmap(where, 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -13,7 +14,7 @@ import structlog
 
 from modelcache.api import ModelReport
 from modelcache.errors import ModelCacheError
-from modelcache.host.openfiles import NotToldWhether, is_open, openers
+from modelcache.host.openfiles import NotToldWhether, is_open, openers, sees_mappings
 from modelcache.planning.using import User, Uses, narrowed
 from modelcache.service.telling import Use
 from modelcache.store import Store
@@ -28,6 +29,7 @@ _PAUSE_SHARE: Final = 20.0
 """Looks at files and processes take one part in so many of the time, or, where it takes long, more:
 no answer is older than `_OLD_SECONDS`."""
 _AGAIN_SECONDS: Final = 0.02
+_TRIES: Final = 3
 _NOTE_SECONDS: Final = 60.0
 _NAMELESS: Final = "that can't be named"
 
@@ -75,6 +77,7 @@ class OpenFiles:
         self._fresh = fresh
         self._mutex = threading.Lock()
         self._looking: threading.Thread | None = None
+        self._sees_mappings: bool | None = None
         self._found: Uses = Uses()
         self._good_until = 0.0
         self._give_up = 0.0
@@ -116,6 +119,8 @@ class OpenFiles:
                 key = (manifest.model, manifest.snapshot)
                 files.setdefault(inode, (path, set()))[1].add(key)
         held, untold = _held(files)
+        if files and not self._leases_suffice():
+            untold |= {*files} - held
         if held:
             time.sleep(_AGAIN_SECONDS)  # whoever else looks, as we do, is gone by then
             held, more = _held({inode: files[inode] for inode in held})
@@ -138,6 +143,14 @@ class OpenFiles:
         if (untold or more) and found.doubt is not None and self._alone:
             unknown = f"it can't be told who has files open: {found.doubt}"
         return Uses(tuple(users), unknown)
+
+    def _leases_suffice(self) -> bool:
+        for _ in range(_TRIES if self._sees_mappings is None else 0):
+            with suppress(NotToldWhether, FileNotFoundError):
+                self._sees_mappings = sees_mappings(self._store.layout.marker)
+                break
+            time.sleep(_AGAIN_SECONDS)
+        return self._sees_mappings is True
 
 
 def _held(files: dict[int, tuple[Path, set[_Key]]]) -> tuple[set[int], set[int]]:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from modelcache.host.openfiles import NotToldWhether, Openers, is_open, openers
+from modelcache.host.openfiles import NotToldWhether, Openers, is_open, openers, sees_mappings
+from tests.support.mounts import overlay
 from tests.support.strangers import Stranger
 
 
@@ -77,6 +78,27 @@ while not select.select([sys.stdin], [], [], 0)[0]:
     times += 1
 print(times, flush=True)
 """
+
+
+def test_whether_mappings_are_seen_is_found_out_by_trying(file: Path, tmp_path: Path) -> None:
+    assert sees_mappings(file)
+    assert not is_open(file)
+    with Stranger(file), pytest.raises(NotToldWhether):
+        sees_mappings(file)
+    with pytest.raises(FileNotFoundError):
+        sees_mappings(tmp_path / "gone")
+
+
+@pytest.mark.root
+def test_on_an_overlay_mappings_are_not_seen_but_found(tmp_path: Path) -> None:
+    with overlay(tmp_path / "o") as folder:
+        file = folder / "weights"
+        file.write_bytes(b"w" * 10_000)
+        assert not sees_mappings(file)
+        with Stranger(file):
+            assert is_open(file)
+        with Stranger(file, kind="mapped") as stranger:
+            assert [each.pid for each in look([file], file).found] == [stranger.pid]
 
 
 def test_what_is_no_file_of_ours_is_not_told(tmp_path: Path, file: Path) -> None:

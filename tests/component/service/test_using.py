@@ -18,6 +18,7 @@ from modelcache.service import using as using_module
 from modelcache.service.telling import Use
 from modelcache.service.using import LastUses, OpenFiles, Using, lease_uses
 from modelcache.store import Store
+from tests.support.mounts import overlay
 from tests.support.store import COMMIT, OTHER_COMMIT, put
 from tests.support.strangers import Stranger
 
@@ -127,6 +128,21 @@ def test_what_the_kernel_alone_has_open_counts(store: Store) -> None:
         assert user.sentence == "process that can't be named has 1 of its files open"
     finally:
         run(["losetup", "--detach", device.strip()])
+
+
+@pytest.mark.root
+def test_a_mapping_that_leases_don_t_see_counts(tmp_path: Path) -> None:
+    """As on overlayfs: without it, either `/proc` tells all, or nothing is known."""
+    with overlay(tmp_path / "o") as folder:
+        store = Store(folder / "root")
+        put(store, "a", FILES)
+        with Stranger(store.layout.current("a") / "config.json", kind="mapped") as stranger:
+            for alone in (True, False):
+                uses = looking(store, alone=alone).uses()
+                assert f"process {stranger.pid} (" in uses.of("a")[0].sentence
+        uses = looking(store).uses()
+        assert uses.of("a") == ()
+        assert uses.unknown is None or "can't" in uses.unknown
 
 
 def test_an_answer_is_good_for_a_moment(store: Store) -> None:
