@@ -134,7 +134,9 @@ class Evicting:
         self.waiting = {}
         self._claims = {name: claim for name, claim in self._claims.items() if name in running}
         self._kept = {
-            name: kept for name, kept in self._kept.items() if name in wanted and kept.until > now
+            name: kept
+            for name, kept in self._kept.items()
+            if name in wanted and 0 < kept.until - now <= _KEPT_SECONDS
         }
         self._running = running
         self._short = {name: size for name, size in self._short.items() if name in wanted}
@@ -219,7 +221,8 @@ class Evicting:
         decisions = [decision for _, _, _, decision in self._rooms] or self._above()
         going = [each for decision in decisions for each in decision.going]
         now = self._clock()
-        self._marks = {key: self._marks.get(key, now) for key in map(_key, going)}
+        # A clock that was set back holds nothing up.
+        self._marks = {key: min(now, self._marks.get(key, now)) for key in map(_key, going)}
         self.leaving = {
             each.model: f"makes room for {name}: {each.why}"
             for name, _, _, decision in self._rooms
@@ -285,6 +288,8 @@ class Evicting:
     def _is_due(self, going: Going, now: float) -> bool:
         if now - self._marks.get(_key(going), now) < _SETTLE_SECONDS:
             return False
+        if going.whole and going.model in self._running:
+            return False  # it was told to stop
         if going.rule is Rule.OLD_REVISION:
             return True  # the label speaks of another revision
         labelled = self._surroundings.labelled()
@@ -302,6 +307,7 @@ class Evicting:
                 freed = evict(self._store, going)
             except (ModelCacheError, OSError) as error:
                 log.warning("store.failed", model=going.model, message=str(error))
+                self._marks[_key(going)] = self._clock()
                 return True
             self._tell(going, freed)
             self._marks.pop(_key(going), None)

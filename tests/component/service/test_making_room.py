@@ -9,13 +9,14 @@ import pytest
 
 from modelcache.api import CachedModel, ModelState
 from modelcache.errors import Reason
+from modelcache.planning.planner import Fetch
 from modelcache.planning.using import User, Uses
 from modelcache.service.surroundings import Node
 from modelcache.service.unwanted import Keeping
 from modelcache.store import Capacity
 from modelcache.store.usage import measure_usage
 from tests.component.service.daemon import Daemon, cached_model
-from tests.support.hub import FlipBit, HubServer
+from tests.support.hub import FlipBit, HubServer, Stall
 
 MIB = 1 << 20
 ROOM = 10 * MIB
@@ -323,3 +324,45 @@ def test_room_that_was_made_is_kept_for_who_it_was_made_for(daemon: Daemon, hub:
     pass_time(daemon, 100, 60.0)
     assert daemon.report("high").reason is Reason.CHECKSUM_MISMATCH
     assert len(daemon.evictions.gone) <= 3, "once in an hour"
+
+
+def test_a_clock_that_is_set_back_holds_nothing_up(daemon: Daemon, hub: HubServer) -> None:
+    for name in ("low", "high"):
+        repo(hub, name, 6)
+    daemon.want(wish("low"))
+    pass_time(daemon)
+    daemon.want(wish("low"), wish("high", 5))
+    daemon.cycle()
+    assert daemon.news.wait(20)
+    daemon.cycle()
+    assert daemon.report("low").state is ModelState.EVICTED
+    daemon.now -= 7200.0
+    pass_time(daemon, 3)
+    assert held(daemon) == {"high"}
+
+
+def test_what_is_fetched_anew_is_stopped_before_it_makes_room(
+    daemon: Daemon, hub: HubServer
+) -> None:
+    """What is on its way for a model that is to go has its room taken first; that may be enough."""
+    repo(hub, "low", 3, "x")
+    daemon.want(wish("low", refresh={"policy": "Poll", "interval": "1m"}))
+    pass_time(daemon)
+    hub.commit("org/low", {"weights.safetensors": b"y" * 3 * MIB})
+    hub.fault("org/low/weights*", Stall(times=None))
+    repo(hub, "high", 6)
+    daemon.later(70.0)
+    daemon.cycle()
+    assert daemon.news.wait(20)
+    daemon.cycle()
+    assert daemon.crew.running()["low"].kind is Fetch
+    daemon.want(wish("low", refresh={"policy": "Poll", "interval": "1m"}), wish("high", 5))
+    for _ in range(30):
+        daemon.now += 6.0
+        daemon.cycle()
+        if daemon.report("high").state is ModelState.READY:
+            break
+        daemon.news.wait(2)
+    assert "high" in held(daemon)
+    assert len(daemon.evictions.gone) <= 1
+    check(daemon)

@@ -23,7 +23,7 @@ COMMANDS = [
         "labels",
     ),
     *("webhook", "webhook-certificate", "inject", "link", "prepare-root", "cleanup", "tune"),
-    *("lease", "leases", "release"),
+    *("lease", "leases", "release", "gc", "explain"),
 ]
 GROUPS = {"bench": ["load"], "compile": [*compilecmd.COMMANDS]}
 

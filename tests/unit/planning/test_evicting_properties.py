@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelcache.planning.candidates import Candidate, Revision, Role
@@ -50,7 +50,7 @@ def models(draw: st.DrawFn, name: str) -> Candidate:
         name,
         revisions,
         wanted=wanted,
-        unwanted_since=None if wanted else draw(st.sampled_from([None, 0.0, 850.0, 950.0])),
+        unwanted_since=None if wanted else draw(st.sampled_from([0.0, 0.0, 850.0, 950.0, None])),
         priority=draw(st.integers(-1, 2)) if wanted else 0,
         pinned=wanted and draw(st.booleans()),
     )
@@ -58,7 +58,7 @@ def models(draw: st.DrawFn, name: str) -> Candidate:
 
 @st.composite
 def all_models(draw: st.DrawFn) -> tuple[Candidate, ...]:
-    names = draw(st.lists(st.sampled_from(NAMES), unique=True))
+    names = draw(st.lists(st.sampled_from(NAMES), min_size=2, unique=True))
     return tuple(draw(models(name)) for name in names)
 
 
@@ -73,7 +73,7 @@ users = st.lists(
     max_size=3,
 )
 uses = st.builds(Uses, users.map(tuple), st.sampled_from([None, None, None, "nobody answers"]))
-amounts = st.integers(1, 600).map(Amount)
+amounts = st.one_of(st.integers(1, 40), st.integers(1, 600)).map(Amount)
 rooms = st.builds(
     Room,
     st.sampled_from([*NAMES, "new"]),
@@ -112,6 +112,7 @@ def all_going(decision: Decision) -> set[tuple[str, str]]:
     return {pair for going in decision.going for pair in pairs(going)}
 
 
+@settings(max_examples=400)
 @given(cases)
 def test_what_is_used_or_may_be_stays(case: Case) -> None:
     _, used, _, _ = case
