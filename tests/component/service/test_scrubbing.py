@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from modelcache.compilecache.starts.holding import ENVELOPE, Holding
-from modelcache.errors import Cancelled
+from modelcache.errors import Cancelled, InsufficientDisk
 from modelcache.metrics import ScrubMetrics
 from modelcache.service import scrubbing
 from modelcache.service.diskwatch import DiskWatch
@@ -101,6 +101,35 @@ def test_a_restart_goes_on_where_the_last_process_was(store: Store) -> None:
     again.now = first.now
     again.cycle(WEEK / 2)
     assert again.metric("modelcache_scrubbed_bytes_total") == 0
+
+
+def test_where_nothing_can_be_noted_nothing_is_read_again_and_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store, "m", {f"f{n}": b"x" * n for n in range(1, 30)})
+    found = Scrubbing(store)
+    found.cycle(WEEK + 60)
+
+    def full(*_: object) -> None:
+        raise InsufficientDisk("the disk filled up")
+
+    monkeypatch.setattr(store.scrub_log, "note", full)
+    for _ in range(5):
+        found.cycle(WEEK / 5)
+    assert found.metric("modelcache_scrubbed_bytes_total") == 2 * sum(range(1, 30))
+
+
+@pytest.mark.parametrize("jump", [-30 * 86_400.0, 30 * 86_400.0])
+def test_a_clock_that_jumps_costs_one_round_at_most(store: Store, jump: float) -> None:
+    put(store, "m", {f"f{n}": b"x" * n for n in range(1, 30)})
+    found = Scrubbing(store)
+    found.cycle(WEEK + 60)
+    for _ in range(6):
+        found.cycle(jump)
+        jump = 60.0
+    assert found.metric("modelcache_scrubbed_bytes_total") <= 2 * sum(range(1, 30))
+    found.cycle(WEEK + 60)
+    assert found.metric("modelcache_scrubbed_bytes_total") >= 2 * sum(range(1, 30))
 
 
 def test_never_is_never(store: Store) -> None:
