@@ -22,7 +22,7 @@ from modelcache.store import Store
 from modelcache.store.durable import Durable
 from modelcache.transfer import Cancel
 from tests.component.service.daemon import Daemon, cached_model
-from tests.support.agent import AgentProcess, write_catalog
+from tests.support.agent import AgentProcess, modelcache, write_catalog
 from tests.support.hub import GeneratedContent, HubServer
 from tests.support.store import check, digest_of, put, put_blob
 from tests.unit.store.test_verifying import spoil
@@ -341,6 +341,21 @@ def test_the_daemon_fetches_the_bad_range_again_and_shows_the_model(
     assert daemon.report().state == "Ready"
     assert sum(request.bytes_sent for request in hub.requests) < CHUNK + 64 * 1024
     check(daemon.store)
+
+
+def test_what_a_person_verifies_is_healed_by_the_agent(tmp_path: Path, hub: HubServer) -> None:
+    content = GeneratedContent(3 * CHUNK, seed=5)
+    hub.add_repo("org/a", {"w.safetensors": content})
+    root = tmp_path / "root"
+    catalog = write_catalog(tmp_path / "catalog.yaml", {"name": "a", "uri": "hf://org/a"})
+    with AgentProcess(root, catalog, env={"HF_ENDPOINT": hub.url}) as agent:
+        agent.wait_ready("a")
+        spoil(root / "blobs" / "sha256" / content.sha256()[:2] / content.sha256(), 7)
+        assert modelcache("verify", "--root", root).returncode == 5
+        agent.wait_for_event("fetch.ended", model="a", received_bytes=CHUNK)
+        agent.wait_ready("a")
+        assert modelcache("verify", "--root", root).returncode == 0
+        assert agent.terminate() == 0
 
 
 def test_an_agent_heals_what_rotted(tmp_path: Path, hub: HubServer) -> None:
