@@ -82,7 +82,8 @@ class Scrubber:
         self._cancel = cancel
         self._on_damage = on_damage
         self._clock = clock
-        self._checked: dict[str, float] | None = None
+        self._own: dict[str, float] = {}
+        """What this process has read back, and when. The log may have no room for it."""
         self._failed: dict[str, float] = {}
         """Blobs that could not be read for want of something else than the disk, and when."""
         self._current: tuple[Stored, Reading] | None = None
@@ -105,8 +106,6 @@ class Scrubber:
             return _LOOK_SECONDS
         if self._busy() or self._disk.is_down:
             return _PAUSE_SECONDS
-        if self._checked is None:
-            self._checked = self._store.scrub_log.read()
         now = self._clock()
         blobs = {
             path.name: Stored(path.name, found.st_size, found.st_mtime)
@@ -130,21 +129,18 @@ class Scrubber:
         finally:
             self._store.scrub_log.sync()
             self._rewrite(blobs)
-            whole = (self._checked.get(d, each.arrived) for d, each in blobs.items())
+            known = self._known()
+            whole = (known.get(d, each.arrived) for d, each in blobs.items())
             self._metrics.oldest(min(whole, default=now))
         return _LOOK_SECONDS
 
     def _known(self) -> dict[str, float]:
-        # `modelcache verify` notes what it has read, too.
-        assert self._checked is not None
-        self._checked |= self._store.scrub_log.read()
-        return self._checked
+        return {**self._store.scrub_log.read(), **self._own}
 
     def _rewrite(self, blobs: dict[str, Stored]) -> None:
-        assert self._checked is not None
-        self._checked = {d: at for d, at in self._checked.items() if d in blobs}
+        self._own = {d: at for d, at in self._own.items() if d in blobs}
         with suppress(InsufficientDisk):  # it stays as long as it is
-            self._store.scrub_log.rewrite(self._checked, blobs)
+            self._store.scrub_log.rewrite(self._known(), blobs)
 
     def _stop(self) -> None:
         """Between two reads: whether to go on.
@@ -209,8 +205,7 @@ class Scrubber:
         ]
 
     def _note_whole(self, digest: str) -> None:
-        assert self._checked is not None
-        self._checked[digest] = now = self._clock()
+        self._own[digest] = now = self._clock()
         self._store.note_checked(digest, now)
 
     def _check_views(self, owners: list[tuple[Manifest, ManifestFile]]) -> None:

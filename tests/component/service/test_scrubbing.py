@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from modelcache.compilecache.bundles.local import ENVELOPE_NAME
 from modelcache.compilecache.starts.holding import Holding
-from modelcache.errors import Cancelled
+from modelcache.errors import Cancelled, InsufficientDisk
 from modelcache.metrics import ScrubMetrics
 from modelcache.service import scrubbing
 from modelcache.service.diskwatch import DiskWatch
@@ -23,7 +23,7 @@ from modelcache.store import Store
 from modelcache.store.durable import Durable
 from modelcache.transfer import Cancel
 from tests.component.service.daemon import Daemon, cached_model
-from tests.support.agent import AgentProcess, write_catalog
+from tests.support.agent import AgentProcess, modelcache, write_catalog
 from tests.support.hub import GeneratedContent, HubServer
 from tests.support.store import check, digest_of, put, put_blob
 from tests.unit.store.test_verifying import spoil
@@ -102,6 +102,36 @@ def test_a_restart_goes_on_where_the_last_process_was(store: Store) -> None:
     again.now = first.now
     again.cycle(WEEK / 2)
     assert again.metric("modelcache_scrubbed_bytes_total") == 0
+
+
+def test_where_nothing_can_be_noted_nothing_is_read_again_and_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store, "m", {f"f{n}": b"x" * n for n in range(1, 30)})
+    found = Scrubbing(store)
+    found.cycle(WEEK + 60)
+
+    def full(*_: object) -> None:
+        raise InsufficientDisk("the disk filled up")
+
+    monkeypatch.setattr(store.scrub_log, "note", full)
+    found.cycle(WEEK + 60)
+    for _ in range(3):
+        found.cycle(60)
+    assert found.metric("modelcache_scrubbed_bytes_total") == 2 * sum(range(1, 30))
+
+
+@pytest.mark.parametrize("jump", [-30 * 86_400.0, 30 * 86_400.0])
+def test_a_clock_that_jumps_costs_one_round_at_most(store: Store, jump: float) -> None:
+    put(store, "m", {f"f{n}": b"x" * n for n in range(1, 30)})
+    found = Scrubbing(store)
+    found.cycle(WEEK + 60)
+    for _ in range(6):
+        found.cycle(jump)
+        jump = 60.0
+    assert found.metric("modelcache_scrubbed_bytes_total") <= 2 * sum(range(1, 30))
+    found.cycle(WEEK + 60)
+    assert found.metric("modelcache_scrubbed_bytes_total") >= 2 * sum(range(1, 30))
 
 
 def test_never_is_never(store: Store) -> None:
@@ -312,6 +342,21 @@ def test_the_daemon_fetches_the_bad_range_again_and_shows_the_model(
     assert daemon.report().state == "Ready"
     assert sum(request.bytes_sent for request in hub.requests) < CHUNK + 64 * 1024
     check(daemon.store)
+
+
+def test_what_a_person_verifies_is_healed_by_the_agent(tmp_path: Path, hub: HubServer) -> None:
+    content = GeneratedContent(3 * CHUNK, seed=5)
+    hub.add_repo("org/a", {"w.safetensors": content})
+    root = tmp_path / "root"
+    catalog = write_catalog(tmp_path / "catalog.yaml", {"name": "a", "uri": "hf://org/a"})
+    with AgentProcess(root, catalog, env={"HF_ENDPOINT": hub.url}) as agent:
+        agent.wait_ready("a")
+        spoil(root / "blobs" / "sha256" / content.sha256()[:2] / content.sha256(), 7)
+        assert modelcache("verify", "--root", root).returncode == 5
+        agent.wait_for_event("fetch.ended", model="a", received_bytes=CHUNK)
+        agent.wait_ready("a")
+        assert modelcache("verify", "--root", root).returncode == 0
+        assert agent.terminate() == 0
 
 
 def test_an_agent_heals_what_rotted(tmp_path: Path, hub: HubServer) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from modelcache.errors import InsufficientDisk
-from modelcache.store import Store
+from modelcache.store import Store, verifying
 from modelcache.store.receipts import Receipts
 from tests.support.store import (
     COMMIT,
@@ -213,3 +213,69 @@ def test_a_blob_fetched_again_is_another_file(store: Store) -> None:
     store.blobs.set_aside(digest)
     put_blob(store, b"weights")
     assert store.blobs.path(digest).stat().st_ino != before
+
+
+@pytest.fixture
+def unreadable(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Chunks that the disk can't give."""
+    bad: list[int] = []
+    really = os.preadv
+
+    def read(fd: int, buffers: Any, offset: int, *rest: Any) -> int:
+        if offset // CHUNK in bad:
+            raise OSError(errno.EIO, "Input/output error")
+        return really(fd, buffers, offset, *rest)
+
+    monkeypatch.setattr(os, "preadv", read)
+    return bad
+
+
+def test_beside_a_chunk_that_can_t_be_read_the_others_are_looked_at(
+    store: Store, unreadable: list[int]
+) -> None:
+    content = bytes(4 * CHUNK) + b"tail"
+    manifest = put(store, "m", {"w": content})
+    spoil(store.blobs.path(digest_of(content)), 3 * CHUNK)
+    unreadable.append(1)
+    (damage,) = store.verify(manifest)
+    assert damage.unreadable
+    assert damage.what == "can't be read: Input/output error"
+    assert damage.ranges == ((CHUNK, 2 * CHUNK), (3 * CHUNK, 4 * CHUNK))
+
+
+def test_a_file_of_which_much_can_t_be_read_is_given_up(
+    store: Store, unreadable: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verifying, "_MOST_UNREADABLE", 2)
+    content = bytes(4 * CHUNK)
+    manifest = put(store, "m", {"w": content})
+    unreadable += [0, 1]
+    seen: list[int] = []
+    (damage,) = store.verify(manifest, seen.append)
+    assert damage.ranges == tuple((n * CHUNK, (n + 1) * CHUNK) for n in range(4))
+    assert seen == []
+
+
+def test_a_reading_that_was_left_goes_on_and_begins_anew_with_another_file(tmp_path: Path) -> None:
+    content = os.urandom(3 * 1024 * 1024)
+    path = tmp_path / "w"
+    path.write_bytes(content)
+    reading = verifying.Reading(path, digest_of(content), len(content), ())
+    seen: list[int] = []
+
+    def stop() -> None:
+        if len(seen) == 2:
+            raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        reading.go_on(seen.append, stop)
+    reading.go_on(seen.append)
+    assert sum(seen) == len(content)
+    assert reading.damage("w") is None
+    other = content[:-1] + b"x"
+    path.write_bytes(other)
+    os.utime(path, ns=(1, 1))
+    reading.go_on(seen.append)
+    assert sum(seen) == 2 * len(content)
+    assert reading.digest == digest_of(other)
+    assert reading.damage("w") is not None
