@@ -128,12 +128,12 @@ class DiskWatch:
         with self._mutex:
             self._sickness.probed(failed, self._clock())
             self._probe = None
+        self._tell()  # before anybody who waits goes on, and begins the next
         over.set()
-        self._tell()
 
     def _tell(self) -> None:
-        health = self.health
         with self._mutex:
+            health = self._sickness.health(self._clock())
             news, self._told = health.state is not self._told, health.state
         if not news:
             return
