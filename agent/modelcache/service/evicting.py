@@ -99,7 +99,7 @@ class Evicting:
         self._clock = clock
         self._candidates: tuple[Candidate, ...] = ()
         self._running: Container[str] = ()
-        self._reserved = 0
+        self._reserved = self._kept_free = 0
         self._is_exact = False
         self._uses = Uses()
         self._known: Uses | None = None
@@ -164,7 +164,7 @@ class Evicting:
         self._physical = self._virtual = left
         for _, _, need, decision in self._rooms:
             self._virtual += decision.frees - need
-        self._reserved = space.reserved
+        self._reserved, self._kept_free = space.reserved, space.kept_free
         self._is_exact = exact
 
     def admit(self, name: str, priority: int, missing: Missing) -> bool:
@@ -337,16 +337,15 @@ class Evicting:
                 f" even if all goes that may; {held_by(decision.staying)}"
             )
         promised = self._reserved + sum(claim.bytes for claim in self._claims.values())
-        notes = []
+        notes = [f"{human_size(self._kept_free)} are kept free"]
         if promised:
             notes.append(f"{human_size(promised)} are promised to fetches under way")
         if others:
             notes.append(f"{human_size(others.bytes)} are kept for what comes first")
-        kept = f" ({', '.join(notes)})" if notes else ""
         return (
             f"{name} needs {human_size(need.bytes)} and {root} has {human_size(max(0, left))} to"
-            f" give{kept}: {human_size(missing.bytes)} are missing, even if all goes that may;"
-            f" {held_by(decision.staying)}"
+            f" give ({', '.join(notes)}): {human_size(missing.bytes)} are missing, even if all goes"
+            f" that may; {held_by(decision.staying)}"
         )
 
 

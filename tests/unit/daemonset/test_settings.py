@@ -209,3 +209,18 @@ def test_the_catalog_that_comes_along_is_valid_and_empty() -> None:
     assert not catalog.documents
     assert not is_unreadable(catalog)  # which would keep the agents from being ready
     assert not [problem for problem in catalog.problems if problem.severity is Severity.ERROR]
+
+
+def test_a_root_that_shares_kubelets_disk_stays_clear_of_its_limits() -> None:
+    """At 85 % kubelet deletes images; only a disk for models alone may be fuller."""
+    kept = {
+        folder: settings["MODELCACHE_KEEP_FREE"]
+        for folder, each in kustomizations().items()
+        if "MODELCACHE_KEEP_FREE" in (settings := settings_of(each))
+    }
+    assert kept[FOLDER / "base"] == "20%"
+    for folder, share in kept.items():
+        if float(share.removesuffix("%")) < 20:
+            text = (folder / "kustomization.yaml").read_text()
+            assert "A disk for models alone" in text
+            assert "components/require-mount" in text
