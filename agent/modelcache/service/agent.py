@@ -129,6 +129,7 @@ class Agent:
             keeping=keeping,
             registry=self._metrics.registry,
             before=before,
+            disk=self._disk,
             cancel=self._cancel,
             on_round=self._end_if_settled,
         )

@@ -33,6 +33,7 @@ from modelcache.service.compilecache.outbox import Outbox
 from modelcache.service.compilecache.receiving import Receiving
 from modelcache.service.compilecache.starts import StartBook
 from modelcache.service.compilecache.surroundings import AloneWithCaches
+from modelcache.service.diskwatch import DiskWatch
 from modelcache.service.heartbeats import Task
 from modelcache.service.surroundings import Node
 from modelcache.service.unwanted import Keeping
@@ -60,6 +61,7 @@ class CompileSide:
         keeping: Keeping,
         registry: CollectorRegistry,
         before: NodeCache | None,
+        disk: DiskWatch,
         cancel: Cancel,
         on_round: Callable[[], None],
     ) -> None:
@@ -72,6 +74,7 @@ class CompileSide:
             keeping: what becomes of what nothing wants any more.
             registry: for metrics.
             before: what was reported before this process.
+            disk: while it is down nothing new is begun.
             cancel: stops everything.
             on_round: called after each round.
 
@@ -107,7 +110,7 @@ class CompileSide:
             surroundings=cluster or AloneWithCaches(Node(settings.node_name, settings.labels)),
             keeping=keeping,
             remembered=remembered,
-            stopping=cancel.is_set,
+            stopping=lambda: cancel.is_set() or disk.is_down,
             limits=Limits(look_seconds=settings.compile_poll),
             bundle_limits=bundle_limits(settings.max_bundle_size),
         )
