@@ -287,7 +287,7 @@ def _open(uri: str, secret: str | None, **given: Any) -> tuple[Place, FetchSetti
         root=found.root,
         file_roots=None,
         secrets=SecretStore(found.secrets_dir),
-        network=Network(ca_bundle=found.ca_bundle),
+        network=Network(ca_bundle=found.ca_bundle, private_redirects=found.private_redirects),
     )
     return open_place(uri, secret, origins), found
 
