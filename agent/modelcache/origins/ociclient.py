@@ -50,6 +50,7 @@ _CHALLENGE = re.compile(
 )
 _PARAMETER = re.compile(r'([A-Za-z_]+)\s*=\s*(?:"([^"]*)"|([^\s,"]+))')
 _TOKEN = re.compile(r"[\x21-\x7e]+")
+_CODE = re.compile(r"[A-Z_]{1,40}")
 
 
 class Logins(Protocol):
@@ -371,9 +372,12 @@ def _basic(login: Login) -> str:
 
 
 def _code(answer: Answer) -> str:
-    """The registry's own word for it, such as MANIFEST_UNKNOWN, in brackets."""
+    """The registry's own word for it, such as MANIFEST_UNKNOWN, in brackets.
+
+    Nothing but such a word, as the specification writes them: a text may say back who asked.
+    """
     try:
         found = json.loads(answer.body)["errors"][0]["code"]
     except (ValueError, LookupError, TypeError, RecursionError):
         return ""
-    return f" ({shown(found, 60)[1:-1]})" if isinstance(found, str) else ""
+    return f" ({found})" if isinstance(found, str) and _CODE.fullmatch(found) else ""
