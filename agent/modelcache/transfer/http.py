@@ -35,6 +35,7 @@ from modelcache.origins.redirecting import REDIRECTS, Hop, redirected
 from modelcache.origins.waiting import retry_after_seconds
 from modelcache.transfer.cancelling import Cancel
 from modelcache.transfer.connecting import Straight, StraightTls
+from modelcache.transfer.heads import Head
 from modelcache.transfer.spending import spending
 from modelcache.transfer.tunnelling import Tunnel
 
@@ -119,6 +120,16 @@ class _Response(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, *given: Any, **named: Any) -> None:
         super().__init__(sock, *given, **named)
         self._in_records = isinstance(sock, ssl.SSLSocket)
+
+    def begin(self) -> None:
+        """Read the head, within its bounds."""
+        head: Any = Head(self.fp)
+        self.fp = head
+        try:
+            super().begin()
+        finally:
+            if self.fp is head:
+                self.fp = head.stream
 
     def readinto(self, buffer: Any) -> int:
         """As the base class, but it doesn't go on until the buffer is full."""
