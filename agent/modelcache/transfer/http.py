@@ -123,13 +123,14 @@ class _Response(http.client.HTTPResponse):
 
     def begin(self) -> None:
         """Read the head, within its bounds."""
-        head: Any = Head(self.fp)
+        stream = self.fp
+        head: Any = Head(stream)
         self.fp = head
         try:
             super().begin()
         finally:
             if self.fp is head:
-                self.fp = head.stream
+                self.fp = stream
 
     def readinto(self, buffer: Any) -> int:
         """As the base class, but it doesn't go on until the buffer is full."""
