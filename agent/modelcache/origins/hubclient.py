@@ -4,6 +4,8 @@ What huggingface_hub 2.4 does by itself, and what is changed here for requests m
 endpoint (its other users in the process notice nothing):
 
 - the tree is listed without any timeout: here every request has one;
+- pages are followed without end, and an answer is read, or unpacked, however long it gets: here
+  there are `MAX_REQUESTS`, of `MAX_ANSWER_BYTES` each, and none is compressed;
 - a page that is answered 429 or 5xx is asked for again after the server's Retry-After, however
   long, in the calling thread, and a failed connection closes the client that other threads use:
   here the first failure is raised, since the agent's planner is who waits;
@@ -37,6 +39,10 @@ from modelcache.origins.transports import NetworkTransport
 TIMEOUT: Final = httpx2.Timeout(30, connect=10)
 """Seconds: 10 for a connection, 30 for the next piece of an answer."""
 
+MAX_REQUESTS: Final = 5_000
+"""Of one thing that is asked: a page of a list has a thousand files."""
+MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
+
 _current: ContextVar[Asking | None] = ContextVar("asking", default=None)
 
 
@@ -48,11 +54,13 @@ class Asking:
         endpoint: its URL.
         network: how it is reached.
         reach: how far inside it is, as its last answer showed; before, as its name tells.
+        count: how many there were.
     """
 
     endpoint: str
     network: Network
     reach: Reach
+    count: int = 0
 
 
 @contextmanager
@@ -87,6 +95,10 @@ class HubClient(httpx2.Client):
         if not same_origin(str(request.url), asking.endpoint):
             request.headers.pop("Authorization", None)
             request.extensions["within"] = asking.reach
+        asking.count += 1
+        if asking.count > MAX_REQUESTS:
+            raise OriginUnavailable(f"{asking.endpoint} gives a list without an end")
+        request.headers["Accept-Encoding"] = "identity"
         request.extensions["timeout"] = TIMEOUT.as_dict()
         try:
             response = super().send(request, **options)
@@ -128,6 +140,8 @@ class Paths(httpx2.BaseTransport):
         response = transport.handle_request(request)
         if asking is not None and same_origin(str(request.url), asking.endpoint):
             asking.reach = response.extensions["reach"]
+        if asking is not None and request.method != "HEAD":
+            _bound(response, asking.endpoint)
         return response
 
     def close(self) -> None:
@@ -135,3 +149,37 @@ class Paths(httpx2.BaseTransport):
         with self._mutex:
             for transport in self._transports.values():
                 transport.close()
+
+
+def _bound(response: httpx2.Response, endpoint: str) -> None:
+    """Let no more of an answer be read than it may have.
+
+    Raises:
+        OriginUnavailable: it is compressed, and so of any size.
+    """
+    if response.headers.get("Content-Encoding", "identity") != "identity":
+        response.close()
+        raise OriginUnavailable(f"{endpoint} compresses its answers, which was not asked for")
+    assert isinstance(response.stream, httpx2.SyncByteStream)
+    response.stream = _Bounded(response.stream, endpoint)
+
+
+class _Bounded(httpx2.SyncByteStream):
+    """A body of at most `MAX_ANSWER_BYTES`."""
+
+    def __init__(self, stream: httpx2.SyncByteStream, endpoint: str) -> None:
+        self._stream = stream
+        self._endpoint = endpoint
+
+    def __iter__(self) -> Iterator[bytes]:
+        count = 0
+        for piece in self._stream:
+            count += len(piece)
+            if count > MAX_ANSWER_BYTES:
+                raise OriginUnavailable(
+                    f"{self._endpoint} gives an answer of more than {MAX_ANSWER_BYTES} bytes"
+                )
+            yield piece
+
+    def close(self) -> None:
+        self._stream.close()
