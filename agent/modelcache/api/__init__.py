@@ -16,6 +16,7 @@ from modelcache.api.nodecache import (
     NodeCache,
     NodeCacheStatus,
 )
+from modelcache.api.saying import without_credentials
 from modelcache.api.uri import SCHEMES, SourceURI, parse_uri, shown_uri
 
 __all__ = [
@@ -43,4 +44,5 @@ __all__ = [
     "SourceURI",
     "parse_uri",
     "shown_uri",
+    "without_credentials",
 ]

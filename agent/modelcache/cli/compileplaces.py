@@ -310,7 +310,7 @@ def _open(place: str, secret: str | None, **given: Any) -> tuple[Place, FetchSet
         root=found.root,
         file_roots=None,
         secrets=SecretStore(found.secrets_dir),
-        network=Network(ca_bundle=found.ca_bundle),
+        network=Network(ca_bundle=found.ca_bundle, private_redirects=found.private_redirects),
     )
     return open_place(uri_of(place), secret, origins), found
 

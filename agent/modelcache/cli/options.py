@@ -53,6 +53,7 @@ OriginBandwidth = Annotated[str | None, flag("origin_bandwidth", "ORIGIN=SIZE,..
 HostConnections = Annotated[int | None, flag("host_connections", "NUMBER")]
 IoPriority = Annotated[str | None, flag("io_priority", "PRIORITY")]
 MirrorsOption = Annotated[str | None, flag("mirrors", "ORIGIN=URL,...")]
+PrivateRedirects = Annotated[str | None, flag("private_redirects", "NETWORK|HOST,...")]
 CaBundle = Annotated[Path | None, flag("ca_bundle", "FILE")]
 Output = Annotated[Format, typer.Option("--output", "-o", help="How to print.")]
 

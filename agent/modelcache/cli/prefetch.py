@@ -29,6 +29,7 @@ from modelcache.cli.options import (
     MirrorsOption,
     OriginBandwidth,
     Output,
+    PrivateRedirects,
     Root,
     SecretsDir,
     open_store,
@@ -107,6 +108,7 @@ def prefetch(
     io_priority: IoPriority = None,
     mirrors: MirrorsOption = None,
     ca_bundle: CaBundle = None,
+    private_redirects: PrivateRedirects = None,
     output: Output = Format.TABLE,
 ) -> int:
     """Fetch models into the cache, verified, and show them."""
@@ -123,6 +125,7 @@ def prefetch(
         io_priority=io_priority,
         mirrors=mirrors,
         ca_bundle=ca_bundle,
+        private_redirects=private_redirects,
     )
     wanted = _wanted(uris, name, include, exclude, allow_unsafe_formats, secret)
     configure_logs(as_json=False, level="error")

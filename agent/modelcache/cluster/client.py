@@ -23,6 +23,7 @@ from kubernetes.config import ConfigException, load_incluster_config, load_kube_
 from kubernetes.utils.keepalive import tcp_keepalive_socket_options
 
 from modelcache import __version__
+from modelcache.api import without_credentials
 from modelcache.cluster.resources import (
     CACHED_MODELS,
     COMPILE_CACHES,
@@ -367,7 +368,7 @@ def _refusal(what: str, answer: RESTResponse, content: bytes) -> ClusterError:
     except ValueError:
         wish = None  # a date: no API server sends one
     return ClusterError(
-        f"{what}: {answer.status} {message}",
+        f"{what}: {answer.status} {without_credentials(str(message))}",
         status=answer.status,
         code=str(status.get("reason") or ""),
         retry_after=wish,

@@ -21,6 +21,7 @@ from modelcache import __version__
 from modelcache.api import shown_uri
 from modelcache.errors import OriginUnavailable
 from modelcache.origins.network import Network
+from modelcache.origins.reach import ANYWHERE, Reach
 from modelcache.origins.transports import NetworkTransport
 
 CONNECTIONS: Final = 8
@@ -37,11 +38,15 @@ _PIECE_BYTES: Final = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer of whatever status; the headers' names are in any case."""
+    """An answer of whatever status; the headers' names are in any case.
+
+    `reach`: how far inside the host is that gave it.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes = field(repr=False)
+    reach: Reach = Reach.INTERNET
 
 
 class TooLong(OriginUnavailable):
@@ -87,6 +92,7 @@ class Asker:
         body: bytes | Path | None = None,
         patience: float | None = None,
         check: Callable[[], object] | None = None,
+        within: Reach = ANYWHERE,
     ) -> Answer:
         """Send a request, once more where the connection breaks.
 
@@ -98,6 +104,7 @@ class Asker:
             body: what is sent; of a path, the file's content, which is read as it is sent.
             patience: seconds for the next piece of the answer, where `TIMEOUT` is too short.
             check: called before each piece of a path's content: what it raises ends the request.
+            within: how far inside the host may be, where another one named it.
 
         Raises:
             AuthFailed: a proxy refuses.
@@ -118,8 +125,9 @@ class Asker:
                         size = {"Content-Length": str(os.fstat(file.fileno()).st_size)}
                         given = {**common, **headers, **size}
                         pieces = _pieces(file, check)
-                        return self._once(method, url, given, limit, pieces, patience)
-                return self._once(method, url, {**common, **headers}, limit, body, patience)
+                        return self._once(method, url, given, limit, pieces, patience, within)
+                given = {**common, **headers}
+                return self._once(method, url, given, limit, body, patience, within)
             except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
                 broken = isinstance(error, httpx2.NetworkError | httpx2.RemoteProtocolError)
                 if left and broken:
@@ -135,6 +143,7 @@ class Asker:
         limit: int,
         body: bytes | Iterator[bytes] | None,
         patience: float | None,
+        within: Reach,
     ) -> Answer:
         parts = urlsplit(url)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -145,7 +154,7 @@ class Asker:
             content=body,
             timeout=TIMEOUT if patience is None else httpx2.Timeout(30, connect=10, read=patience),
             # As it stands: httpx2 would write some characters in another way.
-            extensions={"target": target.encode("ascii")},
+            extensions={"target": target.encode("ascii"), "within": within},
         )
         began = time.monotonic()
         response = self._client.send(request, stream=True)
@@ -159,7 +168,8 @@ class Asker:
                     )
                 if time.monotonic() - began > ANSWER_SECONDS + len(content) / LEAST_RATE:
                     raise OriginUnavailable(f"{shown_uri(url)} sends too slowly")
-            return Answer(response.status_code, response.headers, bytes(content))
+            reach: Reach = response.extensions["reach"]
+            return Answer(response.status_code, response.headers, bytes(content), reach)
         finally:
             response.close()
 

@@ -35,7 +35,7 @@ from modelcache.errors import (
 from modelcache.origins.credentials import Secret
 from modelcache.origins.gcserrors import from_auth_error, from_call_error, unwrapped
 from modelcache.origins.googlesession import open_session
-from modelcache.origins.names import shown
+from modelcache.origins.names import said
 from modelcache.origins.network import Network
 
 DEFAULT_ENDPOINT: Final = "https://storage.googleapis.com"
@@ -189,7 +189,7 @@ class GcsBucket:
                 raise OriginUnavailable(_odd(self._uri)) from raised
             if isinstance(error, ProxyError) and (refusal := self._refusal(error)):
                 raise refusal from raised
-            why = f"{type(error).__name__} {shown(str(error), 160)}"
+            why = f"{type(error).__name__} {said(str(error), 160)}"
             raise OriginUnavailable(
                 f"{self._uri}: Google Cloud Storage can't be reached: {why}"
             ) from raised

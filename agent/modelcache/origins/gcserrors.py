@@ -15,7 +15,7 @@ from modelcache.errors import (
     OriginUnavailable,
     RateLimited,
 )
-from modelcache.origins.names import shown
+from modelcache.origins.names import said
 from modelcache.origins.waiting import retry_after_seconds
 
 LIST: Final = "storage.objects.list"
@@ -80,11 +80,11 @@ def from_call_error(
         return OriginUnavailable(f"{uri}: Google Cloud Storage answers {status}", retry_after=wait)
     if status == 400:
         return AuthFailed(
-            f"{uri}: the request is refused ({shown(message, 120)}): check the bucket's name, the"
+            f"{uri}: the request is refused ({said(message, 120)}): check the bucket's name, the"
             " credentials, and that the object is not encrypted with a customer's key (CSEK)"
         )
     return OriginUnavailable(
-        f"{uri}: Google Cloud Storage gives a broken answer ({status or shown(message, 60)})"
+        f"{uri}: Google Cloud Storage gives a broken answer ({status or said(message, 60)})"
     )
 
 
@@ -113,9 +113,9 @@ def _advice(message: str, permission: str) -> str:
         )
     role = f"roles/storage.{'objectViewer' if wanted in (LIST, GET) else 'objectUser'}"
     if not found and message:
-        return f"{shown(message, 160)}; {wanted} is needed ({role} has it)"
+        return f"{said(message, 160)}; {wanted} is needed ({role} has it)"
     return f"grant {wanted} ({role} has it), or set secretName"
 
 
 def _line(error: GoogleAuthError) -> str:
-    return shown(str(error.args[0] if error.args else error), 160)
+    return said(str(error.args[0] if error.args else error), 160)

@@ -23,8 +23,12 @@ class _OnTheWay(requests.Session):
         self.trust_env = False
         self.verify = network.ca_file
 
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Nowhere: neither Google's API nor its token servers redirect, and whoever did would
+        choose whom we ask."""
+
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
-        """Send one request; each redirect is one, too."""
+        """Send one request."""
         url = str(request.url)
         proxy = self.network.proxy(url)
         options["proxies"] = {urlsplit(url).scheme: proxy.url} if proxy else {}

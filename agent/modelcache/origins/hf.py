@@ -39,10 +39,11 @@ from modelcache.errors import (
     UsageError,
 )
 from modelcache.origins.credentials import Secret
-from modelcache.origins.hubclient import within
+from modelcache.origins.hubclient import Asking, within
 from modelcache.origins.names import check_names, shown
 from modelcache.origins.network import Network
 from modelcache.origins.protocol import HttpLocation, RemoteFile, Revision
+from modelcache.origins.reach import ANYWHERE
 from modelcache.origins.redirecting import same_origin
 from modelcache.origins.waiting import rate_limit_seconds, retry_after_seconds
 
@@ -129,15 +130,16 @@ class HuggingFaceOrigin:
             return HttpLocation(
                 url, headers=self._headers, mirror_path=path, mirror_headers=self._headers
             )
-        with self._asking():
+        with self._asking() as asking:
             etag, found = self._head(url)
         if etag and _SHA256.fullmatch(etag) and etag != file.sha256:
             raise OriginChanged(f"{self._repository}: {shown(file.path)} was replaced")
         target = urljoin(url, found)
-        headers = self._headers if same_origin(target, self._endpoint) else {}
+        here = same_origin(target, self._endpoint)
         return HttpLocation(
             target,
-            headers=headers,
+            headers=self._headers if here else {},
+            within=ANYWHERE if here else asking.reach,
             renewable=True,
             mirror_path=path,
             mirror_headers=self._headers,
@@ -201,11 +203,11 @@ class HuggingFaceOrigin:
         return found.etag, found.location
 
     @contextmanager
-    def _asking(self) -> Iterator[None]:
+    def _asking(self) -> Iterator[Asking]:
         """A context for huggingface_hub's requests: their errors come out as ours."""
         try:
-            with within(self._endpoint, self._network):
-                yield
+            with within(self._endpoint, self._network) as asking:
+                yield asking
         except OfflineModeIsEnabled as error:
             raise OriginUnavailable(
                 "huggingface_hub is offline because HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) is"

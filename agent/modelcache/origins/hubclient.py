@@ -4,10 +4,13 @@ What huggingface_hub 2.4 does by itself, and what is changed here for requests m
 endpoint (its other users in the process notice nothing):
 
 - the tree is listed without any timeout: here every request has one;
+- pages are followed without end, and an answer is read, or unpacked, however long it gets: here
+  there are `MAX_REQUESTS`, of `MAX_ANSWER_BYTES` each, and none is compressed;
 - a page that is answered 429 or 5xx is asked for again after the server's Retry-After, however
   long, in the calling thread, and a failed connection closes the client that other threads use:
   here the first failure is raised, since the agent's planner is who waits;
 - proxies and certificates are chosen by its own reading of the environment: here by `Network`;
+- a redirect, and a listing's next page, lead anywhere: here no further inside than the endpoint is;
 - the token is sent on to huggingface.co by a mirror's redirect, and to any host that a listing
   names as its next page: here only to the endpoint.
 """
@@ -17,9 +20,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import cache
 from threading import Lock
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import httpx2
 from huggingface_hub import hf_raise_for_status, is_offline_mode, set_client_factory
@@ -27,18 +32,39 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 
 from modelcache.errors import OriginUnavailable
 from modelcache.origins.network import Network
+from modelcache.origins.reach import Reach, reach_of
 from modelcache.origins.redirecting import same_origin
 from modelcache.origins.transports import NetworkTransport
 
 TIMEOUT: Final = httpx2.Timeout(30, connect=10)
 """Seconds: 10 for a connection, 30 for the next piece of an answer."""
 
-_endpoint: ContextVar[str | None] = ContextVar("endpoint", default=None)
-_network: ContextVar[Network | None] = ContextVar("network", default=None)
+MAX_REQUESTS: Final = 5_000
+"""Of one thing that is asked: a page of a list has a thousand files."""
+MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
+
+_current: ContextVar[Asking | None] = ContextVar("asking", default=None)
+
+
+@dataclass
+class Asking:
+    """Requests that are meant for one endpoint.
+
+    Attributes:
+        endpoint: its URL.
+        network: how it is reached.
+        reach: how far inside it is, as its last answer showed; before, as its name tells.
+        count: how many there were.
+    """
+
+    endpoint: str
+    network: Network
+    reach: Reach
+    count: int = 0
 
 
 @contextmanager
-def within(endpoint: str, network: Network) -> Iterator[None]:
+def within(endpoint: str, network: Network) -> Iterator[Asking]:
     """Requests of huggingface_hub made in this context are meant for this endpoint.
 
     Raises:
@@ -48,12 +74,12 @@ def within(endpoint: str, network: Network) -> Iterator[None]:
         HfHubHTTPError: 408, 429 or 5xx, without being asked for again.
     """
     _install()
-    tokens = _endpoint.set(endpoint), _network.set(network)
+    asking = Asking(endpoint, network, reach_of(urlsplit(endpoint).hostname or ""))
+    token = _current.set(asking)
     try:
-        yield
+        yield asking
     finally:
-        _endpoint.reset(tokens[0])
-        _network.reset(tokens[1])
+        _current.reset(token)
 
 
 class HubClient(httpx2.Client):
@@ -63,11 +89,16 @@ class HubClient(httpx2.Client):
         """Send one request, as the module's docstring says."""
         if is_offline_mode():
             raise OfflineModeIsEnabled(f"{request.url.host} is not asked in offline mode")
-        endpoint = _endpoint.get()
-        if endpoint is None:
+        asking = _current.get()
+        if asking is None:
             return super().send(request, **options)
-        if not same_origin(str(request.url), endpoint):
+        if not same_origin(str(request.url), asking.endpoint):
             request.headers.pop("Authorization", None)
+            request.extensions["within"] = asking.reach
+        asking.count += 1
+        if asking.count > MAX_REQUESTS:
+            raise OriginUnavailable(f"{asking.endpoint} gives a list without an end")
+        request.headers["Accept-Encoding"] = "identity"
         request.extensions["timeout"] = TIMEOUT.as_dict()
         try:
             response = super().send(request, **options)
@@ -100,15 +131,55 @@ class Paths(httpx2.BaseTransport):
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send one request."""
-        network = _network.get() or self._others
+        asking = _current.get()
+        network = asking.network if asking is not None else self._others
         with self._mutex:
             transport = self._transports.get(network)
             if transport is None:
                 transport = self._transports[network] = NetworkTransport(network)
-        return transport.handle_request(request)
+        response = transport.handle_request(request)
+        if asking is not None and same_origin(str(request.url), asking.endpoint):
+            asking.reach = response.extensions["reach"]
+        if asking is not None and request.method != "HEAD":
+            _bound(response, asking.endpoint)
+        return response
 
     def close(self) -> None:
         """Close all connections."""
         with self._mutex:
             for transport in self._transports.values():
                 transport.close()
+
+
+def _bound(response: httpx2.Response, endpoint: str) -> None:
+    """Let no more of an answer be read than it may have.
+
+    Raises:
+        OriginUnavailable: it is compressed, and so of any size.
+    """
+    if response.headers.get("Content-Encoding", "identity") != "identity":
+        response.close()
+        raise OriginUnavailable(f"{endpoint} compresses its answers, which was not asked for")
+    assert isinstance(response.stream, httpx2.SyncByteStream)
+    response.stream = _Bounded(response.stream, endpoint)
+
+
+class _Bounded(httpx2.SyncByteStream):
+    """A body of at most `MAX_ANSWER_BYTES`."""
+
+    def __init__(self, stream: httpx2.SyncByteStream, endpoint: str) -> None:
+        self._stream = stream
+        self._endpoint = endpoint
+
+    def __iter__(self) -> Iterator[bytes]:
+        count = 0
+        for piece in self._stream:
+            count += len(piece)
+            if count > MAX_ANSWER_BYTES:
+                raise OriginUnavailable(
+                    f"{self._endpoint} gives an answer of more than {MAX_ANSWER_BYTES} bytes"
+                )
+            yield piece
+
+    def close(self) -> None:
+        self._stream.close()

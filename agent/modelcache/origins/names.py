@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from typing import Final
 from unicodedata import normalize
 
+from modelcache.api import without_credentials
 from modelcache.errors import UnsafePath
 
 MAX_COMPONENT_BYTES: Final = 255
@@ -63,6 +64,11 @@ def shown(path: str, limit: int = 120) -> str:
     """A name from outside as it can stand in a message: quoted, escaped, shortened."""
     text = ascii(path) if not path.isprintable() else repr(path)
     return text if len(text) <= limit else f"{text[: limit // 2]}…{text[-limit // 3 :]}"
+
+
+def said(text: str, limit: int = 120) -> str:
+    """What a server says, as it can stand in a message: without what may be credentials, too."""
+    return shown(without_credentials(text), limit)
 
 
 def _check_path(path: str, good: set[str]) -> None:

@@ -1,17 +1,19 @@
-"""How this process reaches the world: through which proxies, and whom it trusts there."""
+"""How this process reaches the world: through which proxies, whom it trusts there, and where it may
+be led by what it is told there."""
 
 from __future__ import annotations
 
 import os
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from modelcache.errors import ModelCacheError
 from modelcache.origins.proxies import Proxies, Proxy
+from modelcache.origins.reach import Inside
 from modelcache.origins.trust import Trust
 
 _REFUSED: Final = re.compile(r"(?:^|Tunnel connection failed: )(\d{3})\b")
@@ -21,13 +23,23 @@ class Network:
     """Proxies and trust, for the engine's client and for the SDKs alike. Immutable."""
 
     def __init__(
-        self, *, ca_bundle: Path | None = None, environment: Mapping[str, str] | None = None
+        self,
+        *,
+        ca_bundle: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        private_redirects: Iterable[str] = (),
     ) -> None:
         """Read the environment (by default this process's) and the bundle.
+
+        Args:
+            ca_bundle: certificates of CAs, trusted besides the usual ones.
+            environment: with the proxies.
+            private_redirects: what hosts further outside may lead to, as `Inside` takes them.
 
         Raises:
             UsageError: a proxy's URL can't be read, or a bundle can't be used.
         """
+        self.inside = Inside(private_redirects)
         self._proxies = Proxies.from_environment(environment)
         self._trust = Trust(ca_bundle, os.environ if environment is None else environment)
 

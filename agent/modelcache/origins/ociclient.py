@@ -35,6 +35,7 @@ from modelcache.origins.dockerconfig import DOCKER_HUB, Login
 from modelcache.origins.names import shown
 from modelcache.origins.network import Network
 from modelcache.origins.ocimanifests import DIGEST_PATTERN, INDEX_TYPES, MANIFEST_TYPES
+from modelcache.origins.reach import ANYWHERE, Reach
 from modelcache.origins.redirecting import REDIRECTS, Hop, redirected, same_origin
 from modelcache.origins.waiting import retry_after_seconds
 
@@ -49,6 +50,7 @@ _CHALLENGE = re.compile(
 )
 _PARAMETER = re.compile(r'([A-Za-z_]+)\s*=\s*(?:"([^"]*)"|([^\s,"]+))')
 _TOKEN = re.compile(r"[\x21-\x7e]+")
+_CODE = re.compile(r"[A-Z_]{1,40}")
 
 
 class Logins(Protocol):
@@ -184,6 +186,7 @@ class RegistryClient:
         body: bytes | Path | None = None,
         patience: float | None = None,
         check: Callable[[], object] | None = None,
+        within: Reach = ANYWHERE,
     ) -> Answer:
         """The answer, to whom it wants to be asked by.
 
@@ -195,6 +198,7 @@ class RegistryClient:
             body: what is sent, as `Asker.ask` takes it.
             patience: seconds for the next piece of the answer, as `Asker.ask` takes them.
             check: before each piece of a path's content, as `Asker.ask` takes it.
+            within: how far inside the host may be, where it is another than the registry's.
 
         Raises:
             AuthFailed: the login may not be sent there, or a proxy refuses.
@@ -208,7 +212,14 @@ class RegistryClient:
             if value and private:
                 sent["Authorization"] = value
             answer = self._ask(
-                url, sent, most, method=method, body=body, patience=patience, check=check
+                url,
+                sent,
+                most,
+                method=method,
+                body=body,
+                patience=patience,
+                check=check,
+                within=within,
             )
             if not private:
                 return answer
@@ -228,7 +239,7 @@ class RegistryClient:
         }
         login = self._logins.login()
         if "bearer" in challenges:
-            known = self._token(challenges["bearer"], login)
+            known = self._token(challenges["bearer"], login, answer.reach)
         elif login is None:
             raise self._refused(answer, known=False)
         elif "basic" in challenges:
@@ -239,7 +250,9 @@ class RegistryClient:
         self._known, self._challenge = known, answer
         return known
 
-    def _token(self, challenge: Mapping[str, str], login: Login | None) -> _Authorization:
+    def _token(
+        self, challenge: Mapping[str, str], login: Login | None, reach: Reach
+    ) -> _Authorization:
         """A token from the server that the registry names, for this repository."""
         realm = self._realm(challenge.get("realm", ""))
         # What the registry asks for is for what it was asked; this is what is wanted of it.
@@ -256,14 +269,16 @@ class RegistryClient:
                 "client_id": "model-cache-agent",
             }
             headers["Content-Type"] = "application/x-www-form-urlencoded"
+            body = urlencode(form).encode()
             answer = self._ask(
-                url, headers, _MAX_TOKEN_BYTES, method="POST", body=urlencode(form).encode()
+                url, headers, _MAX_TOKEN_BYTES, method="POST", body=body, within=reach
             )
         else:
             if login is not None:
                 headers["Authorization"] = _basic(login)
             separator = "&" if realm.query else "?"
-            answer = self._ask(f"{url}{separator}{urlencode(wanted)}", headers, _MAX_TOKEN_BYTES)
+            url = f"{url}{separator}{urlencode(wanted)}"
+            answer = self._ask(url, headers, _MAX_TOKEN_BYTES, within=reach)
         if answer.status != 200:
             raise self._token_refused(answer, realm, login is not None)
         return self._read_token(answer, realm, login is not None)
@@ -307,15 +322,24 @@ class RegistryClient:
         body: bytes | Path | None = None,
         patience: float | None = None,
         check: Callable[[], object] | None = None,
+        within: Reach = ANYWHERE,
     ) -> Answer:
-        sent, hop = dict(headers), Hop(url)
+        sent, hop = dict(headers), Hop(url, within=within)
         while True:
             answer = self._asker.ask(
-                method, hop.url, sent, limit=most, body=body, patience=patience, check=check
+                method,
+                hop.url,
+                sent,
+                limit=most,
+                body=body,
+                patience=patience,
+                check=check,
+                within=hop.within,
             )
             if answer.status not in REDIRECTS or method not in ("GET", "HEAD"):
                 return answer
-            hop = redirected(hop, answer.headers.get("Location"), pinned=False)
+            location = answer.headers.get("Location")
+            hop = redirected(hop, location, pinned=False, reach=answer.reach)
             if not hop.private:
                 sent.pop("Authorization", None)
 
@@ -359,9 +383,12 @@ def _basic(login: Login) -> str:
 
 
 def _code(answer: Answer) -> str:
-    """The registry's own word for it, such as MANIFEST_UNKNOWN, in brackets."""
+    """The registry's own word for it, such as MANIFEST_UNKNOWN, in brackets.
+
+    Nothing but such a word, as the specification writes them: a text may say back who asked.
+    """
     try:
         found = json.loads(answer.body)["errors"][0]["code"]
     except (ValueError, LookupError, TypeError, RecursionError):
         return ""
-    return f" ({shown(found, 60)[1:-1]})" if isinstance(found, str) else ""
+    return f" ({found})" if isinstance(found, str) and _CODE.fullmatch(found) else ""

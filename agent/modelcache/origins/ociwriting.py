@@ -100,15 +100,16 @@ class RegistryWriter:
             )
         hop = Hop(self._client.url("blobs/uploads/"))
         # Its digest is checked by who gets it.
-        place = redirected(hop, location, pinned=True).url
-        separator = "&" if urlsplit(place).query else "?"
+        place = redirected(hop, location, pinned=True, reach=begun.reach)
+        separator = "&" if urlsplit(place.url).query else "?"
         ended = self._client.request(
             "PUT",
-            f"{place}{separator}digest={quote(digest)}",
+            f"{place.url}{separator}digest={quote(digest)}",
             {"Content-Type": "application/octet-stream"},
             body=content,
             patience=COMMIT_SECONDS,
             check=check,
+            within=place.within,
         )
         self._check(ended, digest)
 

@@ -15,6 +15,7 @@ from typing import Literal, Protocol
 
 from modelcache.api import HubFile, HubIdentity
 from modelcache.errors import AuthFailed, NotFound, OriginChanged, OriginUnavailable, UnsafePath
+from modelcache.origins.reach import ANYWHERE, Reach
 
 Compression = Literal["none", "gzip", "zstd"]
 
@@ -150,6 +151,7 @@ class HttpLocation:
         mirror_headers: what may be sent to a mirror that the secret names; nothing is otherwise.
         mirrors: where else the same bytes may be, to be asked first (`origins.mirrors`).
         mirror: the URL of the mirror whose location this is; None: it is the origin's.
+        within: how far inside the host may be, where it was another host that named it.
     """
 
     url: str
@@ -164,6 +166,7 @@ class HttpLocation:
     mirror_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     mirrors: tuple[HttpLocation, ...] = ()
     mirror: str | None = None
+    within: Reach = ANYWHERE
 
     @property
     def is_tagged(self) -> bool:

@@ -1,6 +1,7 @@
 """Redirects: the same rules for the engine, and for all that origins ask without an SDK.
 
 - Five at most.
+- Never further inside than they come from (`origins.reach`).
 - https never becomes http; this machine leads to another without TLS only where a digest checks
   what comes.
 - What is private goes to the authority that was asked, and doesn't come back after a detour.
@@ -15,6 +16,7 @@ from urllib.parse import urljoin, urlsplit
 from modelcache.api import shown_uri
 from modelcache.api.uri import is_loopback
 from modelcache.errors import OriginUnavailable
+from modelcache.origins.reach import ANYWHERE, Reach, reach_of
 
 MAX_REDIRECTS: Final = 5
 REDIRECTS: Final = frozenset([301, 302, 303, 307, 308])
@@ -31,20 +33,23 @@ class Hop:
         url: absolute, http or https.
         private: whether credentials may go along.
         count: how many redirects led here.
+        within: how far inside the host may be.
     """
 
     url: str
     private: bool = True
     count: int = 0
+    within: Reach = ANYWHERE
 
 
-def redirected(hop: Hop, location: str | None, *, pinned: bool) -> Hop:
+def redirected(hop: Hop, location: str | None, *, pinned: bool, reach: Reach | None = None) -> Hop:
     """Where a redirect leads.
 
     Args:
         hop: where it was met.
         location: the answer's Location.
         pinned: whether what comes is compared with a digest.
+        reach: how far inside the host is that answered; None: what its name tells.
 
     Raises:
         OriginUnavailable: it is not followed.
@@ -66,7 +71,8 @@ def redirected(hop: Hop, location: str | None, *, pinned: bool) -> Hop:
             raise OriginUnavailable(
                 f"{place} redirects to a place without TLS, which is not followed"
             )
-    return Hop(target, hop.private and same_origin(hop.url, target), hop.count + 1)
+    within = reach_of(came.hostname or "") if reach is None else reach
+    return Hop(target, hop.private and same_origin(hop.url, target), hop.count + 1, within)
 
 
 def same_origin(one: str, other: str) -> bool:

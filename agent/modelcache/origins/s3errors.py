@@ -23,7 +23,7 @@ from modelcache.errors import (
     OriginUnavailable,
     RateLimited,
 )
-from modelcache.origins.names import shown
+from modelcache.origins.names import said
 from modelcache.origins.waiting import retry_after_seconds
 
 READ: Final = "s3:ListBucket and s3:GetObject"
@@ -79,10 +79,10 @@ def from_client_error(error: ClientError, uri: str, needed: str = READ) -> Model
         # Only credentials and the object's encryption are left to be wrong in a request of ours;
         # the answer to a HEAD does not say which.
         return AuthFailed(
-            f"{uri}: {error.operation_name} is refused ({shown(code, 60)}): check the credentials,"
+            f"{uri}: {error.operation_name} is refused ({said(code, 60)}): check the credentials,"
             " the region, and that the object is not encrypted with a customer's key (SSE-C)"
         )
-    return OriginUnavailable(f"{uri}: S3 gives a broken answer ({shown(code, 60)})")
+    return OriginUnavailable(f"{uri}: S3 gives a broken answer ({said(code, 60)})")
 
 
 def from_sdk_error(error: BotoCoreError, uri: str) -> ModelCacheError:

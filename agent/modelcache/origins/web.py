@@ -25,18 +25,24 @@ from modelcache.origins.credentials import Secret
 from modelcache.origins.names import check_names, shown
 from modelcache.origins.network import Network
 from modelcache.origins.protocol import HttpLocation, RemoteFile, Revision
+from modelcache.origins.reach import ANYWHERE, Reach
+from modelcache.origins.redirecting import same_origin
 from modelcache.origins.webclient import Seen, WebClient
 from modelcache.origins.weblist import MAX_LIST_BYTES, Listed, read_checksums, read_own
 
 
 @dataclass(frozen=True)
 class _Target:
-    """Where a file is: its URL, and what pins it there, unless a digest does."""
+    """Where a file is: its URL, and what pins it there, unless a digest does.
+
+    `within`: how far inside its host may be, where a list at another host names it.
+    """
 
     identity: str
     url: str
     etag: str | None = None
     modified: str | None = None
+    within: Reach = ANYWHERE
 
 
 class WebOrigin:
@@ -78,13 +84,13 @@ class WebOrigin:
         files: list[RemoteFile] = []
         targets: dict[str, _Target] = {}
         with WebClient(self._network) as client:
-            listed = self._listed(client)
-            wanted = [(file, self._url(file)) for file in listed]
+            listed, reach = self._listed(client)
+            wanted = [(file, *self._url(file, reach)) for file in listed]
             with _pool() as pool:
                 seen = pool.map(lambda each: self._look(client, *each), wanted)
-                for (file, url), found in zip(wanted, seen, strict=True):
+                for (file, url, within), found in zip(wanted, seen, strict=True):
                     files.append(_remote_file(file, url, found))
-                    targets[file.path] = _target(files[-1], url, found)
+                    targets[file.path] = _target(files[-1], url, found, within)
         if not files:
             raise NotFound(f"{self._uri} names no files")
         files.sort(key=lambda file: file.path)
@@ -115,28 +121,39 @@ class WebOrigin:
             if_match=target.etag,
             unmodified_since=target.modified,
             mirror_headers=self._authorization,
+            within=target.within,
         )
 
-    def _listed(self, client: WebClient) -> list[Listed]:
+    def _listed(self, client: WebClient) -> tuple[list[Listed], Reach]:
+        """The files, and how far inside those may be that are elsewhere.
+
+        A list that is pinned is the catalog's own word, wherever it lies.
+        """
         uri = self._uri
         if not (uri.is_checksum_list or uri.is_own_list):
-            return [Listed(uri.file_name, uri.sha256, url=uri.url)]
+            return [Listed(uri.file_name, uri.sha256, url=uri.url)], ANYWHERE
         pinned = uri.sha256 is not None
-        content = client.read(uri.url, self._private(uri.url), limit=MAX_LIST_BYTES, pinned=pinned)
+        content, reach = client.read(
+            uri.url, self._private(uri.url), limit=MAX_LIST_BYTES, pinned=pinned
+        )
         if pinned and (found := sha256(content).hexdigest()) != uri.sha256:
             raise ChecksumMismatch(f"{uri} was expected, and what came has sha256 {found}")
         if uri.is_own_list:
-            return read_own(content, str(uri))
-        return read_checksums(content, uri.file_name, str(uri))
+            return read_own(content, str(uri)), ANYWHERE if pinned else reach
+        return read_checksums(content, uri.file_name, str(uri)), reach
 
-    def _url(self, file: Listed) -> str:
-        """Where a file of the list is. The query of the list goes with the files beside it."""
+    def _url(self, file: Listed, reach: Reach) -> tuple[str, Reach]:
+        """Where a file of the list is, and how far inside that may be.
+
+        The query of the list goes with the files beside it.
+        """
         uri = self._uri
         beside = f"{uri.scheme}://{uri.authority}{uri.path.rpartition('/')[0]}/"
         if file.url is None:
             if {"", ".", ".."} & set(file.path.split("/")):
                 check_names([file.path])  # a URL would lead elsewhere
-            return beside + quote(file.path, safe="/") + (f"?{uri.query}" if uri.query else "")
+            query = f"?{uri.query}" if uri.query else ""
+            return beside + quote(file.path, safe="/") + query, ANYWHERE
         pin = f"#sha256={file.sha256}" if file.sha256 else ""
         try:
             parsed = parse_uri(urljoin(beside, file.url) + pin)
@@ -144,13 +161,14 @@ class WebOrigin:
             raise BrokenContent(f"{uri}: {shown(file.path)}: {error}") from error
         if not parsed.is_web or (uri.scheme == "https" and parsed.scheme == "http"):
             raise BrokenContent(f"{uri}: {shown(file.path)} has a URL that is not https")
-        return parsed.url
+        return parsed.url, ANYWHERE if same_origin(parsed.url, uri.url) else reach
 
-    def _look(self, client: WebClient, file: Listed, url: str) -> Seen | None:
+    def _look(self, client: WebClient, file: Listed, url: str, within: Reach) -> Seen | None:
         """What the server says of a file; nothing is asked where the list says it all."""
         if file.size is not None:
             return None
-        return client.look(url, self._private(url), pinned=file.sha256 is not None)
+        pinned = file.sha256 is not None
+        return client.look(url, self._private(url), pinned=pinned, within=within)
 
     def _private(self, url: str) -> Mapping[str, str]:
         permitted = self._secret is not None and self._secret.permits(url)
@@ -176,10 +194,10 @@ def _remote_file(file: Listed, url: str, seen: Seen | None) -> RemoteFile:
     return RemoteFile(file.path, place, size, identity, sha256=file.sha256, etag=etag)
 
 
-def _target(file: RemoteFile, url: str, seen: Seen | None) -> _Target:
+def _target(file: RemoteFile, url: str, seen: Seen | None, within: Reach) -> _Target:
     if file.sha256 or seen is None:
-        return _Target(file.identity, url)
-    return _Target(file.identity, url, seen.etag, None if seen.etag else seen.modified)
+        return _Target(file.identity, url, within=within)
+    return _Target(file.identity, url, seen.etag, None if seen.etag else seen.modified, within)
 
 
 def _authorization(secret: Secret) -> str:

@@ -13,6 +13,7 @@ from modelcache.api import shown_uri
 from modelcache.errors import AuthFailed, ModelCacheError, NotFound, OriginUnavailable, RateLimited
 from modelcache.origins.asking import Answer, Asker
 from modelcache.origins.network import Network
+from modelcache.origins.reach import ANYWHERE, Reach
 from modelcache.origins.redirecting import REDIRECTS, Hop, redirected
 from modelcache.origins.waiting import retry_after_seconds
 
@@ -55,8 +56,10 @@ class WebClient:
     ) -> None:
         self._asker.__exit__(kind, error, traceback)
 
-    def read(self, url: str, private: Mapping[str, str], *, limit: int, pinned: bool) -> bytes:
-        """A whole file of at most `limit` bytes.
+    def read(
+        self, url: str, private: Mapping[str, str], *, limit: int, pinned: bool
+    ) -> tuple[bytes, Reach]:
+        """A whole file of at most `limit` bytes, and how far inside the host is that gave it.
 
         Raises:
             AuthFailed, NotFound, RateLimited, OriginUnavailable
@@ -65,22 +68,25 @@ class WebClient:
         if answer.status != 200:
             raise _refusal(answer, url, private)
         _check_identity(answer, url)
-        return answer.body
+        return answer.body, answer.reach
 
-    def look(self, url: str, private: Mapping[str, str], *, pinned: bool) -> Seen:
+    def look(
+        self, url: str, private: Mapping[str, str], *, pinned: bool, within: Reach = ANYWHERE
+    ) -> Seen:
         """The size of a file, and what tells it from its successors.
 
         By a HEAD; where that is refused or leaves out the size, by a GET of the first byte.
+        `within`: how far inside its host may be.
 
         Raises:
             AuthFailed, NotFound, RateLimited, OriginUnavailable
         """
-        answer = self._ask("HEAD", url, {}, private, limit=0, pinned=pinned)
+        answer = self._ask("HEAD", url, {}, private, limit=0, pinned=pinned, within=within)
         size = _number(answer.headers.get("Content-Length")) if answer.status == 200 else None
         # Zero is also what some programs say to any HEAD.
         if answer.status in _NO_HEAD or (answer.status == 200 and not size):
             first = {"Range": "bytes=0-0"}
-            answer = self._ask("GET", url, first, private, limit=0, pinned=pinned)
+            answer = self._ask("GET", url, first, private, limit=0, pinned=pinned, within=within)
             size = _size(answer)
         elif answer.status != 200:
             raise _refusal(answer, url, private)
@@ -109,14 +115,16 @@ class WebClient:
         *,
         limit: int,
         pinned: bool,
+        within: Reach = ANYWHERE,
     ) -> Answer:
-        hop = Hop(url)
+        hop = Hop(url, within=within)
         while True:
             sent = {**headers, **private} if hop.private else headers
-            answer = self._asker.ask(method, hop.url, sent, limit=limit)
+            answer = self._asker.ask(method, hop.url, sent, limit=limit, within=hop.within)
             if answer.status not in REDIRECTS:
                 return answer
-            hop = redirected(hop, answer.headers.get("Location"), pinned=pinned)
+            location = answer.headers.get("Location")
+            hop = redirected(hop, location, pinned=pinned, reach=answer.reach)
 
 
 def _refusal(answer: Answer, url: str, private: Mapping[str, str]) -> ModelCacheError:

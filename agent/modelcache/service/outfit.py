@@ -18,7 +18,7 @@ def outfit(
     Raises:
         UsageError: a proxy of the environment, or the CA bundle, can't be used.
     """
-    network = Network(ca_bundle=found.ca_bundle)
+    network = Network(ca_bundle=found.ca_bundle, private_redirects=found.private_redirects)
     engine = Engine(
         TransferSettings(
             connections=found.connections,

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from modelcache.settings.values import (
     CapacityText,
+    Hosts,
     Mirrors,
     Namespace,
     Rates,
@@ -93,6 +94,12 @@ class FetchSettings(StoreSettings):
         None,
         description="PEM file with certificates of CAs that origins, mirrors and proxies may be"
         " signed by, besides the usual ones.",
+    )
+    private_redirects: Hosts = Field(
+        (),
+        description="Networks and hosts inside, such as 10.0.0.0/8,cdn.example.com, that an origin"
+        " of the internet may redirect to, as a public registry does to a bucket with a private"
+        " endpoint; none by default. What the catalog or a setting names is reached in any case.",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -148,6 +149,18 @@ def _namespace(value: object) -> object:
     return value
 
 
+def _hosts(value: object) -> object:
+    for host in found if isinstance(found := comma_separated(value), tuple) else ():
+        try:
+            ip_network(host.strip("[]"), strict=False)
+        except ValueError:
+            if not re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9_.])?", host):
+                raise ValueError(
+                    f"{host!r} is no network, address or host: write 10.0.0.0/8, or cdn.example.com"
+                ) from None
+    return found
+
+
 def _listen(value: object) -> object:
     text = str(value)
     host, colon, port = text.rpartition(":")
@@ -178,4 +191,5 @@ Share = Annotated[str, BeforeValidator(_share)]
 Mirrors = Annotated[tuple[tuple[str, str], ...], NoDecode, BeforeValidator(_mirrors)]
 Rates = Annotated[tuple[tuple[str, int], ...], NoDecode, BeforeValidator(_rates)]
 Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(comma_separated)]
+Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_hosts)]
 Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(comma_separated)]

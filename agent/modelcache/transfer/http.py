@@ -30,9 +30,12 @@ from modelcache.errors import (
 from modelcache.origins.network import Network
 from modelcache.origins.protocol import HttpLocation
 from modelcache.origins.proxies import Proxy
+from modelcache.origins.reach import Reach, reach_of
 from modelcache.origins.redirecting import REDIRECTS, Hop, redirected
 from modelcache.origins.waiting import retry_after_seconds
 from modelcache.transfer.cancelling import Cancel
+from modelcache.transfer.connecting import Straight, StraightTls
+from modelcache.transfer.heads import Head
 from modelcache.transfer.spending import spending
 from modelcache.transfer.tunnelling import Tunnel
 
@@ -42,6 +45,8 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _LEAST_BYTES = 128 * 1024
 """So many have to come within the time that a connection may be silent."""
 _GATHER_SECONDS = 0.1
+_Key = tuple[str, str, Reach]
+"""Scheme, authority, and how far inside it may be: a connection that is kept is no way around."""
 _BROKEN = (OSError, http.client.HTTPException, UnicodeError)
 """The last of a host that can't be one, such as `a..b`."""
 
@@ -116,6 +121,17 @@ class _Response(http.client.HTTPResponse):
         super().__init__(sock, *given, **named)
         self._in_records = isinstance(sock, ssl.SSLSocket)
 
+    def begin(self) -> None:
+        """Read the head, within its bounds."""
+        stream = self.fp
+        head: Any = Head(stream)
+        self.fp = head
+        try:
+            super().begin()
+        finally:
+            if self.fp is head:
+                self.fp = stream
+
     def readinto(self, buffer: Any) -> int:
         """As the base class, but it doesn't go on until the buffer is full."""
         if self.fp is None or self.chunked or self.length is None:
@@ -161,7 +177,7 @@ class HttpClient:
         self._network = network or Network()
         self._read_timeout = read_timeout
         self._mutex = threading.Lock()
-        self._idle: dict[tuple[str, str], list[http.client.HTTPConnection]] = {}
+        self._idle: dict[_Key, list[http.client.HTTPConnection]] = {}
 
     def close(self) -> None:
         """Close the connections that are not in use."""
@@ -193,11 +209,11 @@ class HttpClient:
             headers["If-Match"] = location.if_match
         if location.unmodified_since:
             headers["If-Unmodified-Since"] = location.unmodified_since
-        hop = Hop(location.url)
+        hop = Hop(location.url, within=location.within)
         while True:
             url = urlsplit(hop.url)
             sent = {**headers, **location.headers} if hop.private else headers
-            with self._exchange(url, sent, cancel) as response:
+            with self._exchange(url, sent, hop.within, cancel) as (response, reach):
                 if response.status not in REDIRECTS:
                     place = _place(url)
                     offset = _check(response, location, place, start, end, size)
@@ -211,17 +227,22 @@ class HttpClient:
                 with suppress(*_BROKEN):
                     response.read(64 * 1024)
                 hop = redirected(
-                    hop, response.headers.get("Location"), pinned=not location.is_tagged
+                    hop,
+                    response.headers.get("Location"),
+                    pinned=not location.is_tagged,
+                    reach=reach,
                 )
 
     @contextmanager
     def _exchange(
-        self, url: SplitResult, headers: Mapping[str, str], cancel: Cancel
-    ) -> Iterator[http.client.HTTPResponse]:
-        key = (url.scheme, url.netloc)
+        self, url: SplitResult, headers: Mapping[str, str], within: Reach, cancel: Cancel
+    ) -> Iterator[tuple[http.client.HTTPResponse, Reach]]:
+        key = (url.scheme, url.netloc, within)
         place = _place(url)
         target = (url.path or "/") + (f"?{url.query}" if url.query else "")
         proxy = self._network.proxy(f"{url.scheme}://{url.netloc}")
+        if proxy is not None:
+            self._network.inside.check(url.hostname or "", None, within)
         if proxy is not None and url.scheme == "http":
             # RFC 9112, 3.2.2: a proxy is asked for the whole URL.
             target = f"{url.scheme}://{url.netloc}{target}"
@@ -255,7 +276,10 @@ class HttpClient:
                     cancel.check()
                     raise
                 try:
-                    yield response
+                    reach = reach_of(url.hostname or "")
+                    if isinstance(connection, Straight):
+                        reach = connection.reach
+                    yield response, reach
                 except ModelCacheError:
                     cancel.check()  # the connection broke because it was cancelled
                     raise
@@ -263,9 +287,7 @@ class HttpClient:
                     self._give_back(key, connection, response)
             return
 
-    def _take(
-        self, key: tuple[str, str], proxy: Proxy | None
-    ) -> tuple[http.client.HTTPConnection, bool]:
+    def _take(self, key: _Key, proxy: Proxy | None) -> tuple[http.client.HTTPConnection, bool]:
         with self._mutex:
             if self._idle.get(key):
                 return self._idle[key].pop(), True
@@ -274,20 +296,20 @@ class HttpClient:
         return connection, False
 
     def _connection(
-        self, scheme: str, netloc: str, proxy: Proxy | None
+        self, scheme: str, netloc: str, within: Reach, proxy: Proxy | None
     ) -> http.client.HTTPConnection:
-        tls, timeout = self._network.tls, _CONNECT_SECONDS
+        tls, inside, timeout = self._network.tls, self._network.inside, _CONNECT_SECONDS
         if scheme == "https" and proxy is not None:
             return Tunnel(netloc, proxy, timeout=timeout, tls=tls)
         if scheme == "https":
-            return http.client.HTTPSConnection(netloc, timeout=timeout, context=tls)
+            return StraightTls(netloc, timeout=timeout, inside=inside, within=within, tls=tls)
         if proxy is not None:
             return http.client.HTTPConnection(proxy.host, proxy.port, timeout=timeout)
-        return http.client.HTTPConnection(netloc, timeout=timeout)
+        return Straight(netloc, timeout=timeout, inside=inside, within=within)
 
     def _give_back(
         self,
-        key: tuple[str, str],
+        key: _Key,
         connection: http.client.HTTPConnection,
         response: http.client.HTTPResponse,
     ) -> None:

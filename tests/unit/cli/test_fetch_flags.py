@@ -21,6 +21,7 @@ FLAGS = {
     "io_priority": "idle",
     "mirrors": "oci=https://b",
     "ca_bundle": "/ca.pem",
+    "private_redirects": "10.0.0.0/8,cdn.example.com",
 }
 
 
