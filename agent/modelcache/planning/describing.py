@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from modelcache.api import CachedModel, Manifest, ModelReport, ModelState, PageCache
 from modelcache.errors import Reason
-from modelcache.planning.planner import Fetch, Held, Resolve, Running
+from modelcache.planning.planner import Fetch, Held, Resolve, Running, in_proof
 from modelcache.planning.sources import source_digest
 from modelcache.planning.trials import Trial
 
@@ -70,7 +70,10 @@ def describe(
     if model is not None and trial is not None and trial.source != source_digest(model.spec.source):
         trial = None
     ready = _ready(model, held)
+    proving = None if ready else _proving(model, held)
     state = _state(model, ready, trial, running, progress)
+    if proving is not None and running is None:
+        state = ModelState.VERIFYING
     # A fetch that runs but is not told of yet has the progress of the one before.
     current = progress if running is not None and running.kind is Fetch else None
     report: dict[str, object] = {}
@@ -91,6 +94,15 @@ def describe(
             "bytes_done": min(current.done, current.total),
             "bytes_total": current.total,
             "files": current.files,
+        }
+    elif proving is not None:
+        unproven, manifest = proving
+        report |= {
+            "revision": manifest.revision,
+            "bytes_done": max(0, manifest.size - unproven),
+            "bytes_total": manifest.size,
+            "files": len(manifest.files),
+            "message": "read back: the cache was filled elsewhere",
         }
     elif trial is not None and trial.resolved is not None:
         report |= {"revision": trial.resolved.revision, "bytes_total": trial.resolved.size}
@@ -145,7 +157,7 @@ def with_progress(report: ModelReport, progress: Progress) -> ModelReport:
 
 def _ready(model: CachedModel | None, held: Sequence[tuple[Held, Manifest]]) -> Manifest | None:
     """The snapshot to speak of: whole; of a wanted model the one that is shown for its source."""
-    whole = [(h, manifest) for h, manifest in held if h.whole]
+    whole = [(h, manifest) for h, manifest in held if h.whole and not h.unproven]
     manifests = [manifest for h, manifest in whole if h.shown]
     if model is not None:
         source = source_digest(model.spec.source)
@@ -153,6 +165,17 @@ def _ready(model: CachedModel | None, held: Sequence[tuple[Held, Manifest]]) -> 
     elif not manifests:
         manifests = [manifest for _, manifest in whole]
     return manifests[-1] if manifests else None
+
+
+def _proving(
+    model: CachedModel | None, held: Sequence[tuple[Held, Manifest]]
+) -> tuple[int, Manifest] | None:
+    """What is being read back of a wanted model, and how many bytes of it are left."""
+    if model is None or not in_proof(source_digest(model.spec.source), [h for h, _ in held]):
+        return None
+    source = source_digest(model.spec.source)
+    left = [(h.unproven, m) for h, m in held if h.whole and h.unproven and h.source == source]
+    return left[-1]
 
 
 def _state(

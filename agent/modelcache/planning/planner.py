@@ -27,6 +27,8 @@ class Held:
         created_at: seconds since the epoch.
         whole: whether a look found every file with its size.
         shown: whether `current` and the hub view lead to it.
+        unproven: bytes of it that came with a copied root, and are to be read back before it is
+            ready.
     """
 
     snapshot: str
@@ -34,6 +36,7 @@ class Held:
     created_at: float
     whole: bool = True
     shown: bool = True
+    unproven: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +254,8 @@ def _need(
         need.actions.append(Show(model.name, ready.snapshot))
     if running is not None:
         return need
+    if ready is None and in_proof(source, held):
+        return need
     if resolved is not None:
         need.fetch = True
         return need
@@ -268,11 +273,16 @@ def present(source: str, held: Sequence[Held], trial: Trial | None) -> Held | No
 
     The newest only where neither is there: an origin may go back to an older revision.
     """
-    mine = [h for h in held if h.whole and h.source == source]
+    mine = [h for h in held if h.whole and h.source == source and not h.unproven]
     known = trial.snapshot if trial is not None and trial.source == source else None
     shown = [h for h in mine if h.shown]
     same = [h for h in mine if h.snapshot == known]
     return next(iter((*same, *shown[-1:], *mine[-1:])), None)
+
+
+def in_proof(source: str, held: Sequence[Held]) -> bool:
+    """Whether a snapshot of a source is being read back: nothing is fetched meanwhile."""
+    return any(h.whole and h.source == source and h.unproven for h in held)
 
 
 def _due(model: CachedModel, ready: Held | None, trial: Trial | None) -> float | None:

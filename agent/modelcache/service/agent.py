@@ -17,6 +17,7 @@ from modelcache.compilecache.starts.holding import Holding
 from modelcache.errors import StoreDamaged
 from modelcache.metrics import CONTENT_TYPE, DiskMetrics, Metrics, ScrubMetrics
 from modelcache.planning.planner import Limits
+from modelcache.service.adopting import Adopt, Prover, machine_of, recognise
 from modelcache.service.clusterside import ClusterSide, boot_id
 from modelcache.service.compilecache.side import CompileSide
 from modelcache.service.diskwatch import DiskWatch
@@ -71,6 +72,7 @@ class Agent:
         self._cancel = Cancel()
         try:
             self._store = store_of(settings)
+            recognise(self._store, Adopt(settings.adopt), machine_of(settings))
         except StoreDamaged as error:
             if settings.cluster and sick_error(error) is not None:
                 say_that_the_disk_is_down(settings, error)
@@ -182,6 +184,15 @@ class Agent:
             cancel=self._cancel,
             on_damage=self._wake,
         )
+        self._prover = Prover(
+            self._store,
+            disk=self._disk,
+            cancel=self._cancel,
+            priorities=lambda: {
+                each.name: each.priority for each in self._telling.reports() or () if each.wanted
+            },
+            on_change=self._wake,
+        )
         DiskMetrics(self._metrics.registry, lambda: self._disk.health.state.value)
         self._reporter = Reporter(
             store=self._store,
@@ -204,6 +215,7 @@ class Agent:
             "use": Task("use", self._last_uses.cycle, late_after=_LATE_SECONDS),
             "disk": Task("disk", self._disk.cycle, late_after=_LATE_SECONDS),
             "scrub": Task("scrub", self._scrubber.cycle, late_after=_SCRUB_LATE_SECONDS),
+            "prove": Task("prove", self._prover.cycle, late_after=_SCRUB_LATE_SECONDS),
             "sweep": Task("sweep", self._sweep, late_after=3 * _SWEEP_SECONDS),
         }
         clusters = self._cluster.tasks.values() if self._cluster else ()

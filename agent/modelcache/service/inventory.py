@@ -51,6 +51,7 @@ class Inventory:
         found: dict[str, Snapshots] = {}
         looks: dict[tuple[str, str], _Look] = {}
         manifests = self._store.manifests()
+        unproven = self._store.unproven.all()
         for manifest in manifests:
             key = (manifest.model, manifest.snapshot)
             look = self._looks.get(key)
@@ -63,6 +64,7 @@ class Inventory:
                 created_at=manifest.created_at.timestamp(),
                 whole=look.whole,
                 shown=look.whole and self._store.is_shown(manifest),
+                unproven=_left(manifest, unproven) if unproven else 0,
             )
             found.setdefault(manifest.model, []).append((held, manifest))
         self._looks = looks
@@ -103,3 +105,8 @@ class Inventory:
             return
         sizes = {file.sha256: file.size for m in manifests for file in m.files}
         self._counted, self._used = manifests, sum(sizes.values())
+
+
+def _left(manifest: Manifest, unproven: frozenset[str]) -> int:
+    """Bytes of a snapshot that are to be read back, each file of the view counted."""
+    return sum(file.size for file in manifest.files if file.sha256 in unproven)

@@ -6,6 +6,7 @@ import os
 import re
 import socket
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -93,6 +94,12 @@ class AgentSettings(FetchSettings, ClusterSettings, CompileSettings, LogSettings
         "50Mi",
         description="Bytes a second that are read back at most.",
         validate_default=True,
+    )
+    adopt: Literal["trust", "size", "full"] = Field(
+        "size",
+        description="What is believed of a root that was filled elsewhere, before it is ready:"
+        " trust its names and sizes; size: also files that are no younger than their manifest, and"
+        " read the others back; full: read everything back.",
     )
     node_name: NodeName = Field(
         default_factory=lambda: os.environ.get("NODE_NAME") or socket.gethostname().lower(),

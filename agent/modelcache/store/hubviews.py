@@ -124,6 +124,20 @@ def has_hub_view(layout: Layout, manifest: Manifest) -> bool:
         return False
 
 
+def link_hub_view(layout: Layout, blobs: Blobs, durable: Durable, manifest: Manifest) -> None:
+    """Let what a manifest has in its hub view be its blobs themselves, and no copies of them.
+
+    Raises:
+        FileNotFoundError: a blob is missing, or the view.
+    """
+    if manifest.hub is None:
+        return
+    folder = hub_folder(layout, manifest.model, manifest.hub)
+    for file in manifest.files:
+        _link_hub_blob(folder, blobs, durable, file)
+    durable.sync_directory(folder / "blobs")
+
+
 def _link_hub_blob(folder: Path, blobs: Blobs, durable: Durable, file: ManifestFile) -> None:
     target = folder / "blobs" / hub_blob_name(file)
     source = blobs.path(file.sha256)

@@ -5,6 +5,8 @@ ingest/<blob key>/             partial files with their journals, resumed after 
 ingest/{scratch,staging,receipts,listings,needs,reservations}
 ingest/quarantine/<digest>/    blobs that are not what they were
 ingest/scrubbed                when each blob was last read back
+ingest/home                    which place and machine the root was last seen in by an agent
+ingest/unproven                which blobs came with a copied root, and were not read back since
 blobs/sha256/ab/<digest>       immutable content, mode 0444
 models/<name>/<snapshot>/      plain views: hard links to blobs
 models/<name>/current          symlink to the ready snapshot
@@ -31,7 +33,7 @@ from modelcache.errors import StoreDamaged
 from modelcache.store.durable import Durable
 
 LAYOUT_VERSION = 1
-_OURS = (
+OURS = (
     *("ingest", "blobs", "models", "hub", "manifests", "compile", "keys", "leases", "use"),
     "node.json",
 )
@@ -103,6 +105,16 @@ class Layout:
     def scrub_log(self) -> Path:
         """When each blob was last read back."""
         return self.ingest / "scrubbed"
+
+    @property
+    def home(self) -> Path:
+        """Where an agent has last seen this root."""
+        return self.ingest / "home"
+
+    @property
+    def unproven(self) -> Path:
+        """Which blobs came with a copied root, and were not read back since."""
+        return self.ingest / "unproven"
 
     @property
     def blobs(self) -> Path:
@@ -211,7 +223,7 @@ def open_layout(root: Path, durable: Durable | None = None) -> Layout:
     layout = Layout(Path(root).absolute())
     durable = durable or Durable(layout.scratch)
     try:
-        taken = [name for name in _OURS if _is_taken(layout.root / name)]
+        taken = [name for name in OURS if _is_taken(layout.root / name)]
         # Looked for after the rest: another process may be making the cache at this moment.
         if layout.marker.exists():
             check_version(layout)

@@ -6,6 +6,7 @@ commit point), `current` and the hub view's refs. The order of a removal is the 
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
@@ -19,6 +20,7 @@ from modelcache.api.meta import NAME_PATTERN
 from modelcache.errors import InsufficientDisk, ModelCacheError, StoreDamaged, UnsafePath
 from modelcache.store.blobs import Blobs
 from modelcache.store.durable import Durable, disk_errors
+from modelcache.store.foreign import is_ours
 from modelcache.store.hubviews import (
     build_hub_view,
     has_hub_view,
@@ -26,6 +28,7 @@ from modelcache.store.hubviews import (
     hub_blob_name,
     hub_folder,
     leave_hub_view,
+    link_hub_view,
     refs_lead_to,
     remove_refs,
     same_commit,
@@ -40,13 +43,14 @@ from modelcache.store.listings import Listings
 from modelcache.store.locking import Turns, locks_work
 from modelcache.store.manifests import Manifests
 from modelcache.store.needs import Needs
-from modelcache.store.paths import relative_path
+from modelcache.store.paths import children, relative_path
 from modelcache.store.quarantine import Quarantine
 from modelcache.store.receipts import Receipts
 from modelcache.store.scrublog import ScrubLog
 from modelcache.store.shownlog import Shown, ShownLog
 from modelcache.store.space import Capacity, KeepFree, Space
 from modelcache.store.sweeping import Sweeping
+from modelcache.store.unproven import Unproven
 from modelcache.store.verifying import Damage, describe, look, read_back
 from modelcache.store.views import Staging
 
@@ -91,6 +95,7 @@ class Store:
         self.needs = Needs(self.layout.needs, self._durable)
         self.quarantine = Quarantine(self.layout, self._durable)
         self.scrub_log = ScrubLog(self.layout.scrub_log, self._durable)
+        self.unproven = Unproven(self.layout.unproven, self._durable)
         self._manifests = Manifests(self.layout, self._durable)
         self._receipts = Receipts(self.layout.receipts)
         self._shown_log = ShownLog(self.layout, self._durable)
@@ -156,7 +161,22 @@ class Store:
             if file is not None:
                 with self._mutex:
                     self._known.add(file)
-        return file
+        return file if file is not None and self._prove(file) else None
+
+    def _prove(self, file: ManifestFile) -> bool:
+        """Whether a blob is what it should be. Only what came with a copied root is read for it."""
+        if file.sha256 not in self.unproven.all():
+            return True
+        damage = read_back(self.blobs.path(file.sha256), file, lambda _: None)
+        if damage is None:
+            self.note_checked(file.sha256)
+            return True
+        owners = [m for m in self.manifests() if any(f.sha256 == file.sha256 for f in m.files)]
+        if owners:
+            self.withdraw(owners[0], [damage])
+        else:
+            self.blobs.set_aside(file.sha256)
+        return False
 
     def record(self, name: str, snapshot: str, file: ManifestFile) -> None:
         """Note that a file of a snapshot being fetched has its blob.
@@ -171,7 +191,7 @@ class Store:
     def noted(self, name: str, snapshot: str) -> list[ManifestFile]:
         """What was noted for a snapshot being fetched, as far as it is there still."""
         files = dict(self._receipts.of_model(name)).get(snapshot, [])
-        return [file for file in files if self.blobs.has(file.sha256, file.size)]
+        return [f for f in files if self.blobs.has(f.sha256, f.size) and self._prove(f)]
 
     @contextmanager
     def staging(self) -> Iterator[Staging]:
@@ -300,6 +320,42 @@ class Store:
         """Note that a blob was read back, and is whole: now, or so many seconds since the epoch."""
         with suppress(InsufficientDisk, OSError):  # it is read back sooner than need be
             self.scrub_log.note(digest, time.time() if at is None else at)
+        with suppress(InsufficientDisk, OSError):  # it is read back once more
+            self.unproven.drop({digest})
+
+    def relink(self, manifest: Manifest) -> int:
+        """Let the views of a snapshot have its blobs themselves, as a commit leaves them: a copy of
+        the root that knew nothing of hard links has made several files of each.
+
+        Returns:
+            How many files of the plain view were not their blobs.
+
+        Raises:
+            InsufficientDisk: the disk is full.
+        """
+        relinked = 0
+        with self._turns.take(), disk_errors():
+            view = self.layout.view(manifest.model, manifest.snapshot)
+            folders = set()
+            for file in manifest.files:
+                place = view / relative_path(file.path)
+                # What is missing or of another size is for a look to tell.
+                with suppress(FileNotFoundError, NotADirectoryError):
+                    found = place.lstat()
+                    is_blob = self.blobs.path(file.sha256).samefile(place)
+                    if is_blob or not self.blobs.has(file.sha256, found.st_size):
+                        continue
+                    temporary = self._durable.temporary()
+                    self.blobs.link(file.sha256, temporary)
+                    os.rename(temporary, place)
+                    folders.add(place.parent)
+                    relinked += 1
+            for folder in folders:
+                self._durable.sync_directory(folder)
+            with suppress(FileNotFoundError, NotADirectoryError):
+                if has_hub_view(self.layout, manifest):
+                    link_hub_view(self.layout, self.blobs, self._durable, manifest)
+        return relinked
 
     def withdraw(self, manifest: Manifest, damages: list[Damage]) -> None:
         """Stop showing a snapshot that is damaged, and every other that shares a bad blob.
@@ -380,12 +436,15 @@ class Store:
         self.quarantine.drop(lambda each: each.model == name)
         self._durable.unlink(self.layout.current(name))
         self._shown_log.forget(name)
-        for folder in (
-            self.layout.manifests / name,
-            self.layout.hub(name),
-            self.layout.model(name),
-        ):
-            self._durable.remove_tree(folder)
+        for path in children(self.layout.manifests / name):
+            if path.suffix == ".json":
+                self._durable.unlink(path)
+        folders = (*children(self.layout.hub(name)), *children(self.layout.model(name)))
+        for path in folders:
+            if is_ours(path):
+                self._durable.remove_tree(path)
+        for path in (self.layout.manifests / name, self.layout.hub(name), self.layout.model(name)):
+            self._durable.remove_if_empty(path)
         return digests
 
     def _unshow(self, manifest: Manifest, going: Collection[str]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from modelcache.api import Manifest
 from modelcache.store.blobs import Blobs
 from modelcache.store.durable import Durable
+from modelcache.store.foreign import is_ours
 from modelcache.store.hubviews import hub_blob_name, hub_folder, prune_hub, remove_hub_snapshot
 from modelcache.store.layout import Layout
 from modelcache.store.locking import try_lock
@@ -65,7 +66,7 @@ class Sweeping:
             if current is not None and not manifests.is_there(model.name, current):
                 self._durable.unlink(self._layout.current(model.name))
             for view in children(model):
-                if view.is_symlink() or not view.is_dir():
+                if view.is_symlink() or not view.is_dir() or not is_ours(view):
                     continue
                 if not manifests.is_there(model.name, view.name) and self._is_old(view):
                     self._durable.remove_tree(view)
