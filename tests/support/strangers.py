@@ -76,6 +76,8 @@ class Stranger:
         except ProcessLookupError:
             return
         assert self._launcher.stdout is not None
+        if self._launcher.stdout.closed:
+            return
         # Whoever adopted it takes its end in; its pipe closes when its files do.
         self._launcher.stdout.read()
         self._launcher.stdout.close()

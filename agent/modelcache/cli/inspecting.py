@@ -19,7 +19,7 @@ from modelcache.cli.output import (
 )
 from modelcache.errors import NotFound
 from modelcache.planning.labelling import labels as node_labels
-from modelcache.planning.using import User, Uses
+from modelcache.planning.using import Uses
 from modelcache.service.looking import model_reports
 from modelcache.service.using import Using
 from modelcache.settings import AgentSettings
@@ -82,7 +82,7 @@ def show(name: Name, root: Root = None, output: Output = Format.TABLE) -> None:
     store = open_store(root)
     report = find_report(store, name)
     snapshots = store.snapshots(name)
-    uses = who_uses(store, report)
+    uses = Using(store, alone=True).uses()
     if output is Format.JSON:
         print_json(
             "Model",
@@ -112,6 +112,8 @@ def show(name: Name, root: Root = None, output: Output = Format.TABLE) -> None:
 
 def _facts(report: ModelReport, uses: Uses) -> list[tuple[str, str]]:
     used = "; ".join(user.sentence for user in uses.of(report.name))
+    if not used and report.used_by:
+        used = f"{report.used_by}, as the agent last reported"
     last = report.last_used_at
     return [
         ("Name", report.name),
@@ -133,17 +135,6 @@ def _facts(report: ModelReport, uses: Uses) -> list[tuple[str, str]]:
         ("Attempts", str(report.attempts) if report.attempts else ""),
         ("Next try", report.retry_at.isoformat() if report.retry_at else ""),
     ]
-
-
-def who_uses(store: Store, report: ModelReport) -> Uses:
-    """Who uses a model: what this machine tells now, and what its agent last reported."""
-    uses = Using(store, alone=True).uses()
-    if not report.used_by or uses.of(report.name):
-        return uses
-    # The agent knows of pods, which may have no file open at this moment.
-    name = f"{report.used_by} of this node's" if report.used_by > 1 else "one of this node's"
-    known = User("pod", name, report.name, how="uses it, as the agent last reported")
-    return uses | Uses((known,))
 
 
 def _in_memory(report: ModelReport) -> str:

@@ -6,14 +6,14 @@ from typing import Annotated, Final
 
 import typer
 
-from modelcache.api import Manifest
+from modelcache.api import Manifest, ModelReport
 from modelcache.cli.bars import byte_bars
-from modelcache.cli.inspecting import Name, find_report, find_snapshots, who_uses
+from modelcache.cli.inspecting import Name, find_report, find_snapshots
 from modelcache.cli.options import Output, Root, open_store
 from modelcache.cli.output import Format, human_bytes, print_json, print_table
 from modelcache.errors import ChecksumMismatch, InUse
-from modelcache.planning.using import Uses
 from modelcache.service.reporting import read_node_report
+from modelcache.service.using import Using
 from modelcache.store import Damage, Store
 
 _TOLD_USERS: Final = 3
@@ -119,7 +119,7 @@ def evict(
     report = find_report(store, name)
     find_snapshots(store, name)
     if not force:
-        _check_use(who_uses(store, report), name)
+        _check_use(store, report)
     freed = store.evict(name)
     if output is Format.JSON:
         print_json("EvictResult", {"name": name, "freedBytes": freed})
@@ -129,18 +129,26 @@ def evict(
         print("The agent's catalog has it, so it will be fetched again.")
 
 
-def _check_use(uses: Uses, name: str) -> None:
+def _check_use(store: Store, report: ModelReport) -> None:
     """Refuse to remove what is used, or may be.
 
     Raises:
         InUse: naming who uses it.
     """
+    name = report.name
+    uses = Using(store, alone=True).uses()
     users = [user.sentence for user in uses.of(name)]
     if users:
         more = f", and {len(users) - _TOLD_USERS} more" if len(users) > _TOLD_USERS else ""
         raise InUse(
             f"{name} is in use: {'; '.join(users[:_TOLD_USERS])}{more}. End that first, or give"
             " --force"
+        )
+    if report.used_by:
+        # Pods, which may have no file open at this moment.
+        raise InUse(
+            f"{name} is in use by {report.used_by}, as the agent last reported. End that, wait a"
+            " minute, or give --force"
         )
     if uses.unknown is not None:
         raise InUse(

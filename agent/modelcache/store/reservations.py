@@ -12,15 +12,17 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from modelcache.store.locking import PROCESS_TOKEN, Lock, try_lock
 
 _STALE_SECONDS = 600.0
 _REWRITE_BYTES = 256 * 1024 * 1024
+_REWRITE_SHARE = 16
+"""Others see what is left of a promise to so many parts of it, or to so many bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,12 @@ class Reservation:
         self._on_consumed = on_consumed
         self._mutex = threading.Lock()
         self._left = self._written = promise.bytes
+        self._step = min(_REWRITE_BYTES, promise.bytes // _REWRITE_SHARE + 1)
+
+    @property
+    def left(self) -> Promise:
+        """What is promised and not yet on the disk, to the byte: others see it a little late."""
+        return replace(self._promise, bytes=self._left)
 
     def write(self) -> None:
         """Tell all processes. No reader sees half of it; it needn't outlive a power cut."""
@@ -73,7 +81,7 @@ class Reservation:
         self._on_consumed(size)
         with self._mutex:
             self._left = max(0, self._left - size)
-            if self._lock is not None and self._written - self._left >= _REWRITE_BYTES:
+            if self._lock is not None and self._written - self._left >= self._step:
                 with suppress(OSError):  # on a full disk too much stays promised, for a while
                     self.write()
 
@@ -86,8 +94,13 @@ class Reservation:
                 self._lock = None
 
 
-def promises(folder: Path, *, locks_reliable: bool) -> Iterator[Promise]:
-    """What all processes on the root are promised; of one that died the reservation is removed."""
+def promises(
+    folder: Path, *, locks_reliable: bool, own: Mapping[str, Reservation]
+) -> Iterator[Promise]:
+    """What all processes on the root are promised; of one that died the reservation is removed.
+
+    `own` are those that are at hand, by the names of their files.
+    """
     for path in list(folder.glob("*.json")):
         try:
             promise = _read(path)
@@ -100,7 +113,8 @@ def promises(folder: Path, *, locks_reliable: bool) -> Iterator[Promise]:
             if not locks_reliable:
                 with suppress(FileNotFoundError):
                     os.utime(path)  # others tell by its age that we live
-            yield promise
+            at_hand = own.get(path.name)
+            yield at_hand.left if at_hand is not None else promise
             continue
         if locks_reliable:
             lock = try_lock(path.with_suffix(".lock"))

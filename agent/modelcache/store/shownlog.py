@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from modelcache.errors import InsufficientDisk
 from modelcache.store.durable import Durable, disk_errors
 from modelcache.store.layout import Layout
 
@@ -84,15 +85,14 @@ class ShownLog:
     def note(self, model: str, before: str | None, after: str, there: Collection[str]) -> None:
         """`current` is about to lead elsewhere.
 
+        On a full disk the note goes, so that a model can still be evicted: then any may be in use.
+
         Args:
             model: the model's name.
             before: the snapshot that it leads to; None: to none.
             after: the one that it will lead to; empty: to none.
             there: the model's snapshots that there are. Of what is gone nobody can say that it is
                 used, and where there is no note any of these may have been shown.
-
-        Raises:
-            InsufficientDisk: the disk is full.
         """
         boot, steady, now = self._boot_id(), self._steady(), self._clock()
         log, at = self._load(model), now
@@ -115,9 +115,12 @@ class ShownLog:
         }
         path = self._layout.shown_log(model)
         content = json.dumps(document).encode() + b"\n"
-        with disk_errors(len(content)):
-            self._durable.make_directory(path.parent)
-            self._durable.write_file(path, content)
+        try:
+            with disk_errors(len(content)):
+                self._durable.make_directory(path.parent)
+                self._durable.write_file(path, content)
+        except InsufficientDisk:
+            self.forget(model)
 
     def forget(self, model: str) -> None:
         """The model is gone."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -24,6 +24,9 @@ from modelcache.store.usage import Usage, measure_usage
 _VIEW_BYTES_PER_FILE = 512
 """Directory entries of a file's names in blobs, plain view and hub view, generously."""
 _INODES_PER_FILE = 2
+_TRIES = 3
+_LOOKS = 6
+_LOOK_SECONDS = 0.2
 _MEASURE_SECONDS = 60.0
 _MEASURE_SHARE = 100.0
 _EXACT_SHARE = 10.0
@@ -102,6 +105,7 @@ class Space:
         self._locks_reliable = locks_reliable
         self._turn = threading.Lock()
         self._mutex = threading.Lock()
+        self._own: dict[str, Reservation] = {}
         self._usage: Usage | None = None
         self._counted_at = self._cost = 0.0
 
@@ -117,9 +121,22 @@ class Space:
         in between what fetches bring and evictions free is added. What else goes, as what turned
         out to be wrong, is not seen until then. `exact`: it is counted now.
         """
-        # In this order: what reaches the disk meanwhile counts twice rather than not at all.
-        promised = tuple(self._promises())
-        return self._look(promised, self._known(exact=exact))
+        promised, usage = self._both(lambda: self._known(exact=exact))
+        return self._look(promised, usage)
+
+    def _both(self, count: Callable[[], Usage]) -> tuple[tuple[Promise, ...], Usage]:
+        """What is promised and what is taken, of one moment.
+
+        What reaches the disk meanwhile would count twice: then once more, some times at most. Twice
+        is better than not at all, so what is promised comes first.
+        """
+        promised, usage = self._promised(), count()
+        for _ in range(_TRIES):
+            after = self._promised()
+            if sum(p.bytes for p in after) >= sum(p.bytes for p in promised):
+                break
+            promised, usage = after, count()
+        return promised, usage
 
     def note(self, change: int) -> None:
         """The root takes so many bytes more, or, below zero, less."""
@@ -173,8 +190,11 @@ class Space:
             return free
         return min(free, self._capacity.of(size) - usage.bytes)
 
-    def _promises(self) -> Iterator[Promise]:
-        return reservations.promises(self._layout.reservations, locks_reliable=self._locks_reliable)
+    def _promised(self) -> tuple[Promise, ...]:
+        found = reservations.promises(
+            self._layout.reservations, locks_reliable=self._locks_reliable, own=dict(self._own)
+        )
+        return tuple(found)
 
     @contextmanager
     def reserve(self, needed: int, *, files: int, what: str) -> Iterator[Reservation]:
@@ -190,19 +210,40 @@ class Space:
             lock = try_lock(path.with_suffix(".lock"))
         scratch = self._layout.scratch / name
         reservation = Reservation(path, lock, promise, scratch, self.note)
+        self._own[path.name] = reservation
         try:
             # One thread at a time, so that of two that fit one by one the first is told yes.
             with self._turn, disk_errors(promise.bytes):
                 reservation.write()
-                self._check(promise.bytes, files, what)
+                self._agree(promise, files)
             yield reservation
         finally:
             reservation.release()
+            del self._own[path.name]
 
     def sweep(self) -> None:
         """Remove what processes left that died between taking the lock and writing."""
         if self._locks_reliable:
             reservations.sweep(self._layout.reservations)
+
+    def _agree(self, promise: Promise, files: int) -> None:
+        """Look whether a promise can be kept; again, for a second, where others' are in the way.
+
+        A file of theirs that is just being made on the disk counts twice until it is.
+
+        Raises:
+            InsufficientDisk
+        """
+        for again in reversed(range(_LOOKS)):
+            try:
+                self._check(promise.bytes, files, promise.what)
+            except InsufficientDisk as error:
+                others = sum(each.bytes for each in self._promised()) - promise.bytes
+                if not again or error.needed > error.available + others:
+                    raise
+            else:
+                return
+            time.sleep(_LOOK_SECONDS)
 
     def _check(self, needed: int, files: int, what: str) -> None:
         """Whether a promise that is written already can be kept.
@@ -210,9 +251,9 @@ class Space:
         Raises:
             InsufficientDisk
         """
-        promised = tuple(self._promises())
         # Counting all files is only worth its time where it decides.
-        usage = self._counted() if self._capacity is not None else Usage()
+        count = self._counted if self._capacity is not None else Usage
+        promised, usage = self._both(count)
         found = os.statvfs(self._layout.root)
         size = found.f_blocks * found.f_frsize
         kept = self._keep_free.of(size)

@@ -364,9 +364,8 @@ class Store:
                     raise Overtaken("nothing takes over")
                 self.show(whole[-1])
             except (InsufficientDisk, Overtaken):
-                with suppress(InsufficientDisk):  # what is not noted counts as used
-                    there = self._manifests.names(manifest.model)
-                    self._shown_log.note(manifest.model, manifest.snapshot, "", there)
+                there = self._manifests.names(manifest.model)
+                self._shown_log.note(manifest.model, manifest.snapshot, "", there)
                 self._durable.unlink(self.layout.current(manifest.model))
         hub = manifest.hub
         if hub is not None and not any(same_commit(m, manifest) for m in others):

@@ -109,7 +109,9 @@ def test_evict_heeds_the_pods_that_an_agent_knows_of(command: Command, root: Pat
     reported(root, used_by=2)
     ended = command("evict", "tiny", "--root", root)
     assert ended.code == 8
-    assert "pod 2 of this node's uses it, as the agent last reported" in ended.mistake
+    assert "tiny is in use by 2, as the agent last reported" in ended.mistake
+    shown = command("show", "tiny", "--root", root).out
+    assert "Used by:      2, as the agent last reported" in shown
     reported(root, last_used_at=datetime.now(UTC))
     assert command("evict", "tiny", "--root", root).code == 0
 

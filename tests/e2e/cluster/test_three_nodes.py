@@ -20,10 +20,11 @@ from tests.e2e.cluster.nodes import (
     reported,
     start_agent,
 )
-from tests.support.agent import AgentProcess
+from tests.support.agent import AgentProcess, modelcache
 from tests.support.cluster.plane import ControlPlane
 from tests.support.cluster.waiting import eventually
 from tests.support.hub import GeneratedContent, HubServer
+from tests.support.strangers import Stranger
 
 MIB = 1024 * 1024
 NODES = ("n1", "n2", "n3")
@@ -163,6 +164,32 @@ def test_a_deleted_model_loses_its_label_first_and_then_its_content(
     assert not view.exists()
     assert (agents["n1"].root / "models" / "b" / "current" / "config.json").exists()
     eventually(lambda: reported(nodes, "n1"), lambda models: set(models) == {"b"})
+
+
+def test_what_a_lease_or_a_process_holds_stays_when_its_object_is_deleted(
+    nodes: ControlPlane, agents: Agents, hub: HubServer
+) -> None:
+    names = ("held", "open", "free")
+    on_n1 = {"nodeSelector": {"kubernetes.io/hostname": "n1"}}
+    for name in names:
+        hub.add_repo(f"org/{name}", {"config.json": b"{}", "weights": name.encode() * 1000})
+        nodes.apply(cached_model(name, f"org/{name}", **on_n1))
+    eventually(lambda: our_labels(nodes, "n1"), lambda labels: len(labels) == 6)
+    agent = agents["n1"]
+    views = {name: agent.root / "models" / name / "current" / "weights" for name in names}
+    ended = modelcache("lease", "held", "--for", "1h", "--root", agent.root)
+    lease = ended.stdout.strip()
+    with Stranger(views["open"], kind="mapped") as stranger:
+        nodes.kubectl("delete", "cachedmodel", *names)
+        agent.wait_for_event("model.removed", model="free")
+        assert views["held"].exists(), f"a lease holds it: {ended}"
+        assert views["open"].exists(), "a process reads it"
+        stranger.end()
+        agent.wait_for_event("model.removed", model="open")
+    assert views["held"].exists()
+    modelcache("release", lease, "--root", agent.root)
+    agent.wait_for_event("model.removed", model="held")
+    assert our_labels(nodes, "n1") == {}
 
 
 def test_one_bad_object_stops_no_other(nodes: ControlPlane, agents: Agents, hub: HubServer) -> None:

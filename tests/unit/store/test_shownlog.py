@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 from collections.abc import Collection
 from pathlib import Path
@@ -203,6 +204,25 @@ def test_whatever_the_clock_does_what_was_mounted_counts(
     if seen is not None:
         found = noted.mounted(since)
         assert found is None or seen <= set(found)
+
+
+def test_on_a_full_disk_the_note_goes_and_what_is_shown_goes_on(
+    noted: Noted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted.show("r1")
+    noted.show("r2")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Durable, "write_file", full)
+        began = noted.clocks.now + 100
+        noted.show("r1")
+    assert noted.mounted(began) is None, "any may be in use"
+    third = noted.show("r3")
+    assert noted.mounted(began) == {"r1", "r2", "r3"}
+    assert noted.mounted(third + 100) == {"r3"}
 
 
 # In the store

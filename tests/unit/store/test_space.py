@@ -150,3 +150,18 @@ def test_between_two_counts_is_added_what_comes_and_goes(tmp_path: Path) -> None
     freed = store.evict("m")
     assert freed >= MIB
     assert store.space.measure().used == there - freed
+
+
+def test_what_is_on_the_disk_is_not_promised_as_well(limited: Callable[..., Store]) -> None:
+    """To the byte: what other processes are told is a little behind."""
+    store = limited(10 * MIB)
+    with store.space.reserve(6 * MIB, files=0, what="m") as reservation:
+        partial = store.ingest.claim("sha256-m", 300_000)
+        try:
+            took = partial.allocate()
+            reservation.consume(took)
+            space = store.space.measure(exact=True)
+            assert space.reserved == 6 * MIB - took
+            assert space.available == 10 * MIB - space.used - space.reserved
+        finally:
+            partial.discard()
