@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Collection
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -14,7 +16,7 @@ from tenacity.wait import wait_random_exponential
 from modelcache.api import Manifest, ManifestFile, Source
 from modelcache.errors import ModelCacheError, Reason
 from modelcache.origins import Origin, RemoteFile, Revision, select
-from modelcache.store import Reservation, Staging, Store
+from modelcache.store import MODEL_NAMES_BYTES, Reservation, Staging, Store
 from modelcache.transfer.archives import Archives
 from modelcache.transfer.cancelling import Cancel
 from modelcache.transfer.engine import Engine
@@ -131,17 +133,23 @@ class ModelFetcher:
                         work.held,
                     )
                 )
-            if missing:
-                needed = sum(disk_needed(self._store, file) for file in missing)
-                with self._store.space.reserve(
-                    needed, files=len(missing), what=wanted.name
-                ) as reservation:
+            # Until it is committed: its views and notes take room as well.
+            with ExitStack() as held:
+                if missing:
+                    reservation = held.enter_context(self._reserved(missing, wanted.name))
                     self._engine.fetch(work.request(missing, cancel, reservation, listener.times))
-            cancel.check()
-            listener(Committing(wanted.name))
-            manifest = work.manifest()
-            self._store.commit(staging, manifest)
+                cancel.check()
+                listener(Committing(wanted.name))
+                manifest = work.manifest()
+                self._store.commit(staging, manifest)
         return manifest
+
+    def _reserved(
+        self, missing: Collection[RemoteFile], name: str
+    ) -> AbstractContextManager[Reservation]:
+        needed = sum(disk_needed(self._store, file) for file in missing)
+        files = len(missing)
+        return self._store.space.reserve(needed, files=files, what=name, names=MODEL_NAMES_BYTES)
 
 
 class Tally:
