@@ -9,6 +9,7 @@ cache keeps to its limit, nothing is fetched twice without a reason. In the end 
 from __future__ import annotations
 
 import hashlib
+import secrets
 import shutil
 import tempfile
 import time
@@ -33,7 +34,7 @@ from modelcache.planning.using import User, Uses
 from modelcache.service.surroundings import Node
 from modelcache.service.unwanted import Keeping
 from modelcache.service.using import lease_uses
-from modelcache.store import Capacity, Store
+from modelcache.store import Capacity, Store, reservations, space
 from modelcache.store.durable import Durable
 from modelcache.store.leases import Leases
 from modelcache.store.usage import measure_usage
@@ -100,6 +101,7 @@ class Promises(RuleBasedStateMachine):
     hub: HubServer
     clock: Clock
     crashes: Crashes
+    patch: pytest.MonkeyPatch
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,6 +133,10 @@ class Promises(RuleBasedStateMachine):
 
     def start(self) -> None:
         """An agent, on what is there."""
+        token = secrets.token_hex(6)
+        for module in (reservations, space):
+            # A process of its own, as far as others can tell.
+            self.patch.setattr(module, "PROCESS_TOKEN", token)
         keeping = Keeping(60.0, also_when_empty=True)
         self.daemon = Daemon(self.root, self.around, keeping, capacity=Capacity(bytes=ROOM))
         store = self.daemon.store
@@ -358,7 +364,7 @@ def test_the_promises_hold(monkeypatch: pytest.MonkeyPatch, long: bool) -> None:
     with HubServer() as hub, monkeypatch.context() as patch:
         patch.setenv("HF_ENDPOINT", hub.url)
         patch.setattr(time, "time", clock)
-        given = {"hub": hub, "clock": clock, "crashes": Crashes(patch)}
+        given = {"hub": hub, "clock": clock, "crashes": Crashes(patch), "patch": patch}
         run_state_machine_as_test(
             type("Node", (Promises,), given),
             settings=settings(
