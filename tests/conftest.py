@@ -21,6 +21,20 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 ALLOWED_SKIPS = ("the cache's disk has too little room for 20 GiB",)
 """Beginnings of the reasons for which CI, which runs as root, may skip a test."""
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--long`: what `make test-faults` asks for."""
+    parser.addoption(
+        "--long", action="store_true", help="tests of faults in their long form: minutes each"
+    )
+
+
+@pytest.fixture
+def long(request: pytest.FixtureRequest) -> bool:
+    """Whether the long form of a test is asked for."""
+    return bool(request.config.getoption("--long"))
+
+
 _CREDENTIALS = (
     *("HF_", "HUGGING", "AWS_", "GOOGLE_", "CLOUDSDK_", "GCE_", "STORAGE_EMULATOR_HOST"),
     *("API_ENDPOINT_OVERRIDE", "MODELCACHE_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"),

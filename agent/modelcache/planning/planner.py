@@ -14,7 +14,7 @@ from typing import Final
 from modelcache.api import CachedModel
 from modelcache.planning.removing import Removal
 from modelcache.planning.sources import source_digest
-from modelcache.planning.trials import Trial
+from modelcache.planning.trials import MOST_DELAY, Trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +259,7 @@ def _need(
     if resolved is not None:
         need.fetch = True
         return need
-    due = _due(model, ready, trial)
+    due = _due(model, ready, trial, now)
     if due is not None and due > now:
         need.wake_at = due
     elif due is not None:
@@ -285,15 +285,21 @@ def in_proof(source: str, held: Sequence[Held]) -> bool:
     return any(h.whole and h.source == source and h.unproven for h in held)
 
 
-def _due(model: CachedModel, ready: Held | None, trial: Trial | None) -> float | None:
+def _due(model: CachedModel, ready: Held | None, trial: Trial | None, now: float) -> float | None:
     """When the origin is to be asked: at once or by back-off when nothing is ready, else by the
-    refresh policy; None: never."""
+    refresh policy; None: never.
+
+    Times that can't be are of a clock that was set back since, and hold nothing up.
+    """
     retry_at = trial.retry_at if trial else 0.0
+    if retry_at > now + MOST_DELAY:
+        retry_at = now
     if ready is None:
         return retry_at
     if model.spec.refresh.policy == "Never":
         return None
     if trial is not None and trial.failures:
         return retry_at
-    checked = max(ready.created_at, (trial.checked_at if trial else None) or 0.0)
+    known = (ready.created_at, (trial.checked_at if trial else None) or 0.0)
+    checked = max((at for at in known if at <= now), default=0.0)
     return checked + model.spec.refresh.seconds

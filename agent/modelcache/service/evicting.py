@@ -27,7 +27,7 @@ from modelcache.planning.evicting import (
 )
 from modelcache.planning.using import Uses
 from modelcache.service.surroundings import Surroundings
-from modelcache.store import Store, human_size, promised_for
+from modelcache.store import MODEL_NAMES_BYTES, Store, human_size, promised_for
 from modelcache.transfer import Missing
 
 log = structlog.get_logger(__name__)
@@ -173,8 +173,8 @@ class Evicting:
         Raises:
             InsufficientDisk: it doesn't fit, whatever goes that may; naming what holds the rest.
         """
-        promise = promised_for(missing.bytes, missing.files, name)
-        need = Amount(promise.bytes, promise.inodes)
+        promise = promised_for(missing.bytes, missing.files, name, MODEL_NAMES_BYTES)
+        need = Amount(promise.bytes + promise.names, promise.inodes)
         if name in self._kept:
             self._kept[name].amount = need
         others = self._kept_from(name, priority)
@@ -342,6 +342,7 @@ class Evicting:
             notes.append(f"{human_size(promised)} are promised to fetches under way")
         if others:
             notes.append(f"{human_size(others.bytes)} are kept for what comes first")
+        need, left = need - Amount(MODEL_NAMES_BYTES), left - MODEL_NAMES_BYTES
         return (
             f"{name} needs {human_size(need.bytes)} and {root} has {human_size(max(0, left))} to"
             f" give ({', '.join(notes)}): {human_size(missing.bytes)} are missing, even if all goes"

@@ -231,10 +231,14 @@ class Reconciler:
         if name in self._crew.running():
             self._crew.stop(name)
 
-    def _try_again_for_room(self) -> None:
-        """What didn't fit may fit now; and what was counted as here may be gone."""
+    def _try_again_for_room(self, above: int | None = None) -> None:
+        """What didn't fit may fit now, of priorities above one or all; and what was counted as here
+        may be gone."""
         self._outdated |= self._found.keys()
         for name, trial in self._trials.items():
+            model = self._wanted.get(name)
+            if above is not None and (model is None or model.spec.priority <= above):
+                continue
             if trial.reason is Reason.INSUFFICIENT_DISK:
                 self._trials[name] = replace(trial, retry_at=min(trial.retry_at, self._clock()))
         self._wake()
@@ -336,6 +340,8 @@ class Reconciler:
             self._trials[name] = trial
             return
         self._found.pop(name, None)
+        # While it came it held room that nobody can have; now what is more important can.
+        self._try_again_for_room(above=self._wanted[name].spec.priority)
         if trial.snapshot is not None and not _holds(inventory, name, source, trial.snapshot):
             # Without a pause it would be fetched again and again.
             lost = ModelCacheError("what was fetched is not there, or not whole, any more")

@@ -41,7 +41,8 @@ class Unwanted:
             return None
         doubts = [p for p in catalog.problems if p.severity is Severity.ERROR]
         self.since = {
-            name: self.since.get(name, now)
+            # Not later than now: the clock may have been set back.
+            name: min(now, self.since.get(name, now))
             for name in held
             if name not in wanted
             and not any(problem.may_be(ObjectKey("CachedModel", name)) for problem in doubts)

@@ -14,13 +14,21 @@ from modelcache.store.partial import SMALL_BYTES, Partial, Piece
 from modelcache.store.quarantine import Quarantined
 from modelcache.store.reservations import Promise, Reservation
 from modelcache.store.shownlog import Shown
-from modelcache.store.space import Capacity, DiskSpace, KeepFree, human_size, promised_for
+from modelcache.store.space import (
+    MODEL_NAMES_BYTES,
+    Capacity,
+    DiskSpace,
+    KeepFree,
+    human_size,
+    promised_for,
+)
 from modelcache.store.store import Overtaken, Store
 from modelcache.store.verifying import Damage, Reading
 from modelcache.store.views import Staging
 
 __all__ = [
     "LONGEST_SECONDS",
+    "MODEL_NAMES_BYTES",
     "SMALL_BYTES",
     "Busy",
     "Capacity",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from hashlib import sha256
@@ -14,6 +13,7 @@ from pathlib import Path
 from modelcache.store.durable import Durable, disk_errors
 from modelcache.store.locking import PROCESS_TOKEN, Lock, try_lock
 from modelcache.store.partial import Partial
+from modelcache.store.paths import age
 
 
 class Busy(Exception):
@@ -114,7 +114,7 @@ class Ingest:
                 continue
             try:
                 newest = max((p.stat().st_mtime for p in folder.iterdir()), default=0.0)
-                if time.time() - newest < older_than:
+                if age(newest) < older_than:
                     continue
                 lock = try_lock(folder / "lock")
             except FileNotFoundError:

@@ -163,7 +163,12 @@ class Layout:
 
     def shown_log(self, name: str) -> Path:
         """What a model's `current` led to, since when."""
-        return self.root / "use" / "shown" / f"{name}.json"
+        return self.shown_logs / f"{name}.json"
+
+    @property
+    def shown_logs(self) -> Path:
+        """The folder of these."""
+        return self.root / "use" / "shown"
 
     def compile_cache(self, name: str) -> Path:
         """One compile cache: what pods mount."""

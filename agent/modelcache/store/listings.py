@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import astuple, dataclass
@@ -17,7 +16,7 @@ from typing import Final, Literal, get_args
 
 from modelcache.store.blobs import Blobs
 from modelcache.store.durable import Durable, disk_errors
-from modelcache.store.paths import children
+from modelcache.store.paths import age, children
 
 _VERSION: Final = 2
 _IDLE_SECONDS: Final = 90 * 86_400.0
@@ -85,7 +84,7 @@ class Listings:
         """Remove those that were of no use for a long time, and whose content isn't here."""
         for path in children(self._folder):
             try:
-                idle = time.time() - path.stat().st_mtime
+                idle = age(path.stat().st_mtime)
             except FileNotFoundError:
                 continue
             if idle >= max(older_than, _IDLE_SECONDS) and not any(

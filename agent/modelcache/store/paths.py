@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path, PurePosixPath
 
 from modelcache.errors import UnsafePath
@@ -30,3 +31,12 @@ def children(folder: Path) -> list[Path]:
         return list(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def age(changed: float) -> float:
+    """Seconds since something was changed, of which the file system says when.
+
+    What is ahead of the clock, which was set back since, is as old as it is ahead: else it would
+    stay until the clock has come there, which may be years.
+    """
+    return abs(time.time() - changed)

@@ -8,7 +8,6 @@ file after its blob has its name; the receipts go when the manifest is written.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from pydantic import ValidationError
 
 from modelcache.api import ManifestFile
 from modelcache.store.durable import disk_errors
+from modelcache.store.paths import age
 
 
 class Receipts:
@@ -81,7 +81,7 @@ class Receipts:
         """Remove receipts that were not added to for so many seconds."""
         for path in list(self._folder.glob("*.jsonl")):
             try:
-                if time.time() - path.stat().st_mtime >= older_than:
+                if age(path.stat().st_mtime) >= older_than:
                     path.unlink()
             except FileNotFoundError:
                 continue

@@ -32,11 +32,13 @@ class Promise:
     Attributes:
         bytes, inodes: so many.
         what: to whom: a model's name, mostly.
+        names: bytes of directories and notes beside that.
     """
 
     bytes: int
     inodes: int = 0
     what: str = ""
+    names: int = 0
 
 
 class Reservation:
@@ -67,7 +69,11 @@ class Reservation:
 
     def write(self) -> None:
         """Tell all processes. No reader sees half of it; it needn't outlive a power cut."""
-        told = {"bytes": self._left, "inodes": self._promise.inodes, "what": self._promise.what}
+        promise = self._promise
+        told: dict[str, int | str]
+        told = {"bytes": self._left, "inodes": promise.inodes, "what": promise.what}
+        if promise.names:
+            told["names"] = promise.names
         try:
             self._scratch.write_text(json.dumps(told))
             self._scratch.rename(self._path)
@@ -131,7 +137,8 @@ def promises(
 def _read(path: Path) -> Promise:
     told = json.loads(path.read_text())
     # Programs from before inodes were counted write the bytes alone.
-    return Promise(int(told["bytes"]), int(told.get("inodes", 0)), str(told.get("what", "")))
+    inodes, names = int(told.get("inodes", 0)), int(told.get("names", 0))
+    return Promise(int(told["bytes"]), inodes, str(told.get("what", "")), names)
 
 
 def sweep(folder: Path) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Final
 
 from modelcache.errors import InsufficientDisk
 from modelcache.store import reservations
@@ -23,6 +24,9 @@ from modelcache.store.usage import Usage, measure_usage
 
 _VIEW_BYTES_PER_FILE = 512
 """Directory entries of a file's names in blobs, plain view and hub view, generously."""
+MODEL_NAMES_BYTES: Final = 96 * 1024
+"""Directories and notes of a model (views, manifest, receipts, what was shown), a block for each:
+72 KiB on ext4 for a model of three files, and some more while it is fetched."""
 _INODES_PER_FILE = 2
 _TRIES = 3
 _LOOKS = 6
@@ -169,7 +173,7 @@ class Space:
         budget = max(0, usage.bytes + free - kept)
         if self._capacity is not None:
             budget = min(budget, self._capacity.of(size))
-        reserved = sum(promise.bytes for promise in promised)
+        reserved = sum(promise.bytes + promise.names for promise in promised)
         inodes = found.f_favail - sum(promise.inodes for promise in promised)
         return DiskSpace(
             capacity=size,
@@ -197,13 +201,16 @@ class Space:
         return tuple(found)
 
     @contextmanager
-    def reserve(self, needed: int, *, files: int, what: str) -> Iterator[Reservation]:
-        """Promise `needed` bytes in `files` files to a fetch, as long as the block lasts.
+    def reserve(
+        self, needed: int, *, files: int, what: str, names: int = 0
+    ) -> Iterator[Reservation]:
+        """Promise `needed` bytes in `files` files to a fetch, as long as the block lasts, and as
+        many as `names` to its directories.
 
         Raises:
             InsufficientDisk: they are not there, or not that many inodes, or not in time.
         """
-        promise = promised_for(needed, files, what)
+        promise = promised_for(needed, files, what, names)
         name = self._durable.temporary().name
         path = self._layout.reservations / f"{PROCESS_TOKEN}.{name}.json"
         with disk_errors(promise.bytes):
@@ -259,7 +266,8 @@ class Space:
         kept = self._keep_free.of(size)
         others = max(0, sum(each.bytes for each in promised) - needed)
         left = self._left(size, found.f_bavail * found.f_frsize - kept, usage)
-        available = left - others
+        # What is told is what the content needs; the directories have to fit beside it.
+        available = left - others - sum(each.names for each in promised)
         if needed > available:
             limits = [f"{human_size(kept)} are kept free"]
             if self._capacity is not None:
@@ -286,9 +294,10 @@ class Space:
             )
 
 
-def promised_for(needed: int, files: int, what: str) -> Promise:
+def promised_for(needed: int, files: int, what: str, names: int = 0) -> Promise:
     """What `needed` bytes of content in `files` files take in all, with their names."""
-    return Promise(needed + files * _VIEW_BYTES_PER_FILE, files * _INODES_PER_FILE, what)
+    size = needed + files * _VIEW_BYTES_PER_FILE
+    return Promise(size, files * _INODES_PER_FILE, what, names)
 
 
 def human_size(size: int) -> str:

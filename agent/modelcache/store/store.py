@@ -515,6 +515,7 @@ class Store:
             self.scrub_log.rewrite(self.scrub_log.read(), there)
         with self._turns.take():
             sweeping.manifests()
+            sweeping.shown_logs(self._manifests)
             sweeping.views(self._manifests)
             sweeping.hub(self._manifests, self.manifests())
         waiting = {file.sha256 for file in self._receipts.read()} | self.needs.of_all()

@@ -7,7 +7,6 @@ inode (ctime), which a rename is too.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from modelcache.store.hubviews import hub_blob_name, hub_folder, prune_hub, remo
 from modelcache.store.layout import Layout
 from modelcache.store.locking import try_lock
 from modelcache.store.manifests import Manifests
-from modelcache.store.paths import children
+from modelcache.store.paths import age, children
 
 _SCRATCH_SECONDS = 3600.0
 
@@ -73,6 +72,12 @@ class Sweeping:
             if self._is_old(model):
                 self._durable.remove_if_empty(model)
 
+    def shown_logs(self, manifests: Manifests) -> None:
+        """Notes of models that were withdrawn and that nothing wanted again."""
+        for path in children(self._layout.shown_logs):
+            if self._is_old(path) and not manifests.count(path.stem):
+                self._durable.unlink(path)
+
     def manifests(self) -> None:
         """Folders of manifests that could not be written."""
         for folder in children(self._layout.manifests):
@@ -118,6 +123,6 @@ def _is_in(layout: Layout, manifest: Manifest, folder: Path) -> bool:
 def _age(path: Path) -> float:
     """Seconds; none for what is not there."""
     try:
-        return time.time() - path.lstat().st_ctime
+        return age(path.lstat().st_ctime)
     except FileNotFoundError:
         return -1.0

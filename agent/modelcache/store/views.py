@@ -38,6 +38,7 @@ class Staging:
             self.plain.chmod(0o755)
         except BaseException:
             self.close()
+            self._durable.remove_tree(making)
             raise
 
     def add(self, path: str, digest: str) -> None:

@@ -17,7 +17,7 @@ from tenacity.wait import wait_random_exponential
 from modelcache.api import Manifest, ManifestFile, Source
 from modelcache.errors import InsufficientDisk, ModelCacheError, Reason
 from modelcache.origins import Origin, RemoteFile, Revision, select
-from modelcache.store import Reservation, Staging, Store
+from modelcache.store import MODEL_NAMES_BYTES, Reservation, Staging, Store
 from modelcache.transfer.archives import Archives
 from modelcache.transfer.cancelling import Cancel
 from modelcache.transfer.engine import Engine
@@ -136,14 +136,16 @@ class ModelFetcher:
                         work.held,
                     )
                 )
-            if missing:
-                with self._reserved(wanted.name, missing) as reservation:
+            # Until it is committed: its views and notes take room as well.
+            with ExitStack() as held:
+                if missing:
+                    reservation = held.enter_context(self._reserved(wanted.name, missing))
                     self._salvage(wanted.name, missing, cancel, reservation)
                     self._engine.fetch(work.request(missing, cancel, reservation, listener.times))
-            cancel.check()
-            listener(Committing(wanted.name))
-            manifest = work.manifest()
-            self._store.commit(staging, manifest)
+                cancel.check()
+                listener(Committing(wanted.name))
+                manifest = work.manifest()
+                self._store.commit(staging, manifest)
         return manifest
 
     @contextmanager
@@ -152,7 +154,13 @@ class ModelFetcher:
         store = self._store
         needed = sum(disk_needed(store, file) for file in missing)
         with ExitStack() as stack:
-            reserve = partial(store.space.reserve, needed, files=len(missing), what=name)
+            reserve = partial(
+                store.space.reserve,
+                needed,
+                files=len(missing),
+                what=name,
+                names=MODEL_NAMES_BYTES,
+            )
             try:
                 reservation = stack.enter_context(reserve())
             except InsufficientDisk:
