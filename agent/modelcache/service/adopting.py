@@ -32,8 +32,9 @@ log = structlog.get_logger(__name__)
 _LOOK_SECONDS: Final = 60.0
 _PAUSE_SECONDS: Final = 10.0
 _TOLD: Final = 16
-_CLOCK_SECONDS: Final = 1.0
-"""File systems date files by a clock of ticks, and some by whole seconds."""
+_CLOCK_SECONDS: Final = 0.001
+"""A manifest's time is cut to microseconds. File systems round down, so that a file is never dated
+later than it was written."""
 _MACHINE_ID: Final = Path("/etc/machine-id")
 
 

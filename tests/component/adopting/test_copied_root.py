@@ -81,12 +81,12 @@ def test_a_copied_root_is_ready_without_its_origin(
     tmp_path: Path, hub: HubServer, catalog: Path, filled: Path, how: str
 ) -> None:
     root = copy(filled, tmp_path / "copy", how)
-    hub.close()
     with agent(root, catalog, hub) as second:
         second.wait_ready("m")
         adopted = second.wait_for_event("root.adopted")
         assert second.node()["status"]["labels"]["modelcache.dev/model.m"] == "Ready"
         assert second.terminate() == 0
+    assert hub.requests == []
     unproven = SIZE if how == "no times" else 0
     assert (adopted["bytes"], adopted["unproven_bytes"]) == (SIZE, unproven)
     assert adopted["relinked"] == (0 if how == "all" else 2)
