@@ -7,7 +7,7 @@ WORKERS ?= 2
 LOCK   := requirements.txt requirements-dev.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-engine test-mutations check lint bench cluster lock crds clean
+.PHONY: help setup demo test test-faults test-engine test-mutations check lint bench cluster lock crds clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ lint: setup ## Lint, types, import layers
 
 test: setup ## All tests; as root also the ones that mount; after `make cluster` on a Kubernetes
 	$(BIN)/pytest tests -n $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore tests/engine
+
+test-faults: setup ## Churn, chance, crashes, full disks and clocks in their long form (20 minutes at most)
+	timeout 1200 $(BIN)/pytest tests/e2e/test_churn.py tests/e2e/test_killing.py tests/component/faults tests/component/store -s --long --timeout 1100
 
 test-engine: setup .venv-engine/.ready ## Compile caches of a real torch.compile, on the CPU (minutes)
 	$(BIN)/pytest tests/engine

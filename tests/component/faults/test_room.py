@@ -1,0 +1,86 @@
+"""What churn with a real agent found: room for directories, and who was refused too early."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from modelcache.api import Manifest, ModelState
+from modelcache.errors import InsufficientDisk
+from modelcache.service.unwanted import Keeping
+from modelcache.store import MODEL_NAMES_BYTES, Capacity, Staging, Store
+from modelcache.store.usage import measure_usage
+from tests.component.service.daemon import Daemon, cached_model
+from tests.component.service.test_making_room import Around
+from tests.support.hub import HubServer, Stall
+
+MIB = 1 << 20
+
+
+def test_directories_need_room_beside_the_content(tmp_path: Path) -> None:
+    taken = measure_usage(Store(tmp_path).layout.root).bytes
+    store = Store(tmp_path, capacity=Capacity(bytes=taken + 2 * MIB))
+    with (
+        store.space.reserve(MIB, files=1, what="m", names=MODEL_NAMES_BYTES),
+        pytest.raises(InsufficientDisk, match=r"n needs 1020.5 KiB") as refused,
+        store.space.reserve(MIB - 4096, files=1, what="n"),
+    ):
+        pass
+    assert refused.value.available < MIB - MODEL_NAMES_BYTES
+
+
+def test_that_room_is_promised_until_all_of_them_are_made(
+    daemon: Daemon, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add_repo("org/m", {"weights.safetensors": b"w" * MIB})
+    commit, promised = daemon.store.commit, list[int]()
+
+    def look(staging: Staging, manifest: Manifest) -> None:
+        promised.append(daemon.store.space.measure().reserved)
+        commit(staging, manifest)
+
+    monkeypatch.setattr(daemon.store, "commit", look)
+    daemon.want(cached_model("hf://org/m"))
+    daemon.settle()
+    assert promised[0] >= MODEL_NAMES_BYTES
+
+
+def test_what_was_refused_while_another_came_is_tried_as_soon_as_that_is_there(
+    tmp_path: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    for name in ("low", "high"):
+        hub.add_repo(f"org/{name}", {"weights.safetensors": name[:1].encode() * 6 * MIB})
+    root, room = tmp_path / "root", Capacity(bytes=10 * MIB)
+    daemon = Daemon(root, Around(), Keeping(600.0), capacity=room)
+    low = cached_model("hf://org/low", "low", priority=1)
+    high = cached_model("hf://org/high", "high", priority=5)
+    try:
+        hub.fault("org/low/weights*", Stall(MIB))
+        daemon.want(low)
+        while not hub.bytes_sent("org/low/weights*"):
+            daemon.cycle()
+            daemon.news.wait(0.2)
+        daemon.want(low, high)
+        for _ in range(100):
+            daemon.now += 600.0
+            daemon.cycle()
+            daemon.news.wait(0.2)
+            reports = {r.name: r for r in daemon.telling.reports() or ()}
+            if reports["high"].attempts >= 6:
+                break
+        assert reports["low"].state is ModelState.DOWNLOADING
+        assert reports["high"].state is ModelState.FAILED
+        while "low" in daemon.crew.running():
+            assert daemon.news.wait(20), "the stall ends by its time-out"
+            daemon.cycle()
+        for _ in range(6):
+            daemon.now += 6.0  # of the minutes until `high` would be tried anyway
+            daemon.cycle()
+            while daemon.crew.running():
+                assert daemon.news.wait(20)
+                daemon.cycle()
+        assert {m.model for m in daemon.store.manifests()} == {"high"}
+    finally:
+        daemon.close()
