@@ -19,7 +19,7 @@ from modelcache.origins.waiting import retry_after_seconds
 
 _NO_HEAD = (400, 403, 404, 405, 501)
 """What servers say to a HEAD whose GET they answer; 403 is that of a URL signed for a GET."""
-_CONTENT_RANGE = re.compile(r"bytes (?:\d+-\d+|\*)/(\d+)")
+_CONTENT_RANGE = re.compile(r"bytes (?:[0-9]{1,18}-[0-9]{1,18}|\*)/([0-9]{1,18})")
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ from modelcache.transfer.tunnelling import Tunnel
 
 _CONNECT_SECONDS = 10.0
 _MAX_IDLE_PER_HOST = 16
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 _LEAST_BYTES = 128 * 1024
 """So many have to come within the time that a connection may be silent."""
 _GATHER_SECONDS = 0.1

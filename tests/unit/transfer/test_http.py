@@ -135,6 +135,7 @@ WRONG: list[tuple[tuple[int, dict[str, str], bytes], type[ModelCacheError]]] = [
     ((206, {"Content-Range": "bytes 10-19/1024"}, BODY[10:19]), OriginUnavailable),
     ((206, {"Content-Range": "bytes 10-19/999"}, BODY[10:20]), OriginChanged),
     ((206, {"Content-Range": "pages 1-2/3"}, BODY[10:20]), OriginUnavailable),
+    ((206, {"Content-Range": f"bytes 10-19/{'9' * 5000}"}, BODY[10:20]), OriginUnavailable),
     ((200, {}, BODY[:-1]), OriginChanged),
     ((200, {"Content-Encoding": "gzip"}, BODY), OriginUnavailable),
     ((204, {}, b""), OriginUnavailable),
