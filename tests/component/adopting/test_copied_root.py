@@ -255,8 +255,9 @@ def test_what_is_believed(tmp_path: Path, adopt: Adopt) -> None:
     store = Store(tmp_path / "root")
     manifest = put(store, "m", {"w": b"weights", "late": b"late", "empty": b""})
     put(store, "n", {"w": b"others"})
-    late = manifest.created_at.timestamp() + 5
-    os.utime(store.blobs.path(digest_of(b"late")), (late, late))
+    committed = manifest.created_at.timestamp()
+    for content, at in ((b"weights", -5), (b"others", -5), (b"late", 5)):
+        os.utime(store.blobs.path(digest_of(content)), (committed + at, committed + at))
     store.note_checked(digest_of(b"weights"))
     recognise(store, adopt, "n1")
     expected: dict[Adopt, set[bytes]] = {
