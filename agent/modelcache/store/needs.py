@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from modelcache.store.durable import Durable, disk_errors
-from modelcache.store.paths import age, children
+from modelcache.store.paths import children
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -72,7 +73,7 @@ class Needs:
         """Remove what was not touched for so many seconds."""
         for path in children(self._folder):
             with suppress(FileNotFoundError):
-                if age(path.stat().st_mtime) >= older_than:
+                if time.time() - path.stat().st_mtime >= older_than:
                     path.unlink()
 
 
