@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from modelcache.api import ModelState
-from modelcache.service.adopting import Adopt, Prover, recognise
+from modelcache.service.adopting import Adopt, Prover, machine_of, recognise
+from modelcache.settings import AgentSettings
 from modelcache.store import Store
 from modelcache.transfer import Cancel
 from tests.component.service.daemon import Daemon, cached_model
@@ -292,3 +293,21 @@ def test_a_kill_before_the_note_has_it_decided_again(
     again.note_checked(digest_of(b"weights"))
     recognise(again, Adopt.FULL, "n1")
     assert again.unproven.all() == {digest_of(b"weights")}
+
+
+def test_the_machine_is_the_node_or_what_the_system_calls_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the host's name alone: that is another one in each container."""
+    monkeypatch.delenv("NODE_NAME", raising=False)
+    monkeypatch.delenv("MODELCACHE_NODE_NAME", raising=False)
+    machine_id = tmp_path / "machine-id"
+    monkeypatch.setattr("modelcache.service.adopting._MACHINE_ID", machine_id)
+    assert machine_of(AgentSettings()) == ""
+    machine_id.write_text("0123456789abcdef\n")
+    found = machine_of(AgentSettings())
+    assert found.startswith("machine ")
+    assert "0123456789abcdef" not in found
+    assert machine_of(AgentSettings(node_name="n1")) == "node n1"
+    monkeypatch.setenv("NODE_NAME", "n2")
+    assert machine_of(AgentSettings()) == "node n2"
