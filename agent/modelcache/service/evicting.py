@@ -183,10 +183,6 @@ class Evicting:
             # Nothing goes, and nobody is refused, on account of a guess.
             self._measure(exact=True)
             lack = (self._virtual - others).lacks(need)
-        if lack and self._store.quarantine.drop(lambda each: each.model != name):
-            # What went bad is worth less than anything that is whole.
-            self._measure(exact=True)
-            lack = (self._virtual - others).lacks(need)
         if not lack:
             self._short.pop(name, None)
             if (self._physical - others).lacks(need):
