@@ -59,6 +59,7 @@ class DiskWatch:
         self._told = DiskState.OK
         self._probe: threading.Event | None = None
         """Set when the probe that is under way is over."""
+        self._due = clock()
 
     @property
     def health(self) -> Health:
@@ -99,9 +100,12 @@ class DiskWatch:
 
     def cycle(self) -> float:
         """Probe once. Returns seconds until the next probe."""
+        in_turn = self._clock() >= self._due
         self._look()
         with self._mutex:
-            return self._sickness.pause()
+            pause = self._sickness.pause(in_turn=in_turn)
+        self._due = self._clock() + pause
+        return pause
 
     def _look(self) -> None:
         over = self._begin()

@@ -86,6 +86,8 @@ class Sickness:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._failures = 0
+        self._turns = 0
+        """The failures that were waited for."""
         self._successes = 0
         self._noted: str | None = None
         self._noted_at = float("-inf")
@@ -148,14 +150,20 @@ class Sickness:
 
     def _succeeded(self) -> None:
         self._failures = 0
+        self._turns = 0
         self._successes += 1
         if self._successes >= _PROBES_TO_BE_WELL:
             self._down = None
 
-    def pause(self) -> float:
-        """Seconds until the next probe: soon after a failure, then ever more seldom."""
+    def pause(self, *, in_turn: bool = True) -> float:
+        """Seconds until the next probe: soon after a failure, then ever more seldom.
+
+        `in_turn`: the pause before was waited for. Many meet the errors of a disk at once, and each
+        has it probed: that makes no pause longer.
+        """
         if self._last_failed:
-            return min(_MOST_SECONDS, _FIRST_SECONDS * 2.0 ** min(self._failures - 1, 10))
+            self._turns += in_turn
+            return min(_MOST_SECONDS, _FIRST_SECONDS * 2.0 ** min(max(self._turns - 1, 0), 10))
         return _FIRST_SECONDS if self._down is not None else _USUAL_SECONDS
 
 

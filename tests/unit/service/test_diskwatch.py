@@ -107,3 +107,21 @@ def test_blame_is_found_out_at_once(watch: DiskWatch, disk: Disk) -> None:
     disk.error = failed
     assert not watch.is_to_blame(OSError(errno.ENOENT, "gone"))
     assert watch.is_to_blame(failed)
+
+
+def test_many_that_meet_its_errors_make_no_pause_longer(disk: Disk, tmp_path: Path) -> None:
+    now = 0.0
+    watch = DiskWatch(Layout(tmp_path), probing=disk.probe, clock=lambda: now)
+    disk.error = OSError(errno.EIO, "Input/output error")
+    for _ in range(4):
+        assert watch.is_to_blame(disk.error)
+        watch.cycle()
+    pauses = [watch.cycle()]
+    for _ in range(8):
+        now += pauses[-1]
+        assert watch.is_down_now("a read failed")
+        pauses.append(watch.cycle())
+    assert pauses == [5, 10, 20, 40, 80, 160, 300, 300, 300]
+    disk.error = None
+    now += pauses[-1]
+    assert watch.cycle() == 5
