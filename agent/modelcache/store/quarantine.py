@@ -159,7 +159,10 @@ class Quarantine:
         return freed
 
     def sweep(self, is_healed: Callable[[Quarantined], bool]) -> None:
-        """Remove what was here for long enough, and what is too much."""
+        """Remove what was here for long enough, what is too much, and what a crash left of some."""
+        for folder in children(self._layout.quarantine):
+            if _DIGEST.fullmatch(folder.name) and not (folder / "data").exists():
+                self._durable.remove_tree(folder)
         now = time.time()
         # A clock that was wrong when it came must not keep it for years.
         old = {each.digest for each in self._read() if abs(now - each.at) > KEPT_SECONDS}
