@@ -18,6 +18,7 @@ from modelcache.origins.hubcache import HubCacheOrigin, repositories
 from modelcache.store import Store
 from tests.support.agent import AgentProcess, modelcache, write_catalog
 from tests.support.hub import Content, File, GeneratedContent, HubServer
+from tests.support.mounts import tmpfs
 
 REPO = "org/tiny"
 WEIGHTS = GeneratedContent(20 * 1024 * 1024 + 77, seed=5)
@@ -368,17 +369,14 @@ def test_links_are_refused_where_another_owns_the_file(cache: Path, tmp_path: Pa
     assert "its owner is user 65534, not 0" in one(found)["message"]
 
 
+@pytest.mark.root
 def test_links_are_refused_from_another_file_system(cache: Path, tmp_path: Path) -> None:
-    shared = Path("/dev/shm")
-    if not shared.is_dir() or shared.stat().st_dev == tmp_path.stat().st_dev:
-        pytest.skip("no second file system")
-    root = shared / f"modelcache-{os.getpid()}"
-    try:
-        code, found = adopt(cache, root, "--link")
-        assert code == 2
-        assert "it is on another file system" in one(found)["message"]
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
+    place = tmp_path / "other-disk"
+    place.mkdir()
+    with tmpfs(place, 64 << 20):
+        code, found = adopt(cache, place / "root", "--link")
+    assert code == 2
+    assert "it is on another file system" in one(found)["message"]
 
 
 def test_a_linked_file_that_is_broken_is_not_linked(cache: Path, tmp_path: Path) -> None:
