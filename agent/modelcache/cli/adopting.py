@@ -16,7 +16,6 @@ import typer
 from pydantic import ValidationError
 
 from modelcache.api import Manifest, ModelState, Source, parse_uri
-from modelcache.api.meta import NAME_MAX, NAME_PATTERN
 from modelcache.cli.display import Display
 from modelcache.cli.options import (
     CaBundle,
@@ -25,6 +24,7 @@ from modelcache.cli.options import (
     Output,
     Root,
     SecretsDir,
+    check_name,
     open_store,
     settings,
 )
@@ -148,10 +148,8 @@ def adopt(
         raise NotFound(f"{path} has no {repository}: look at what models--… there are")
     if len(chosen) > 1 and (name is not None or revision is not None):
         raise UsageError("--name and --revision are for one model: give --repository too")
-    if name is not None and (not re.fullmatch(NAME_PATTERN, name) or len(name) > NAME_MAX):
-        raise UsageError(
-            f"--name {name!r}: lower-case letters, digits and hyphens, at most {NAME_MAX}"
-        )
+    if name is not None:
+        check_name(name)
     rules = _Rules(
         tuple(include or ()), tuple(exclude or ()), allow_unsafe_formats, secret, complete, as_is
     )

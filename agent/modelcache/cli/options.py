@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -9,6 +10,7 @@ import typer
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
+from modelcache.api.meta import NAME_MAX, NAME_PATTERN
 from modelcache.cli.output import Format
 from modelcache.errors import StoreDamaged, UsageError
 from modelcache.service.opening import store_of
@@ -101,3 +103,15 @@ def open_store(
             f"{found.root} can't be opened: {error.strerror or error}; run it as the user that"
             " the agent runs as"
         ) from error
+
+
+def check_name(name: str) -> None:
+    """Whether a model can be called so.
+
+    Raises:
+        UsageError
+    """
+    if not re.fullmatch(NAME_PATTERN, name) or len(name) > NAME_MAX:
+        raise UsageError(
+            f"--name {name!r}: lower-case letters, digits and hyphens, at most {NAME_MAX}"
+        )

@@ -16,7 +16,7 @@ import typer
 from pydantic import ValidationError
 
 from modelcache.api import Manifest, ModelState, Source, SourceURI, parse_uri
-from modelcache.api.meta import NAME_MAX, NAME_PATTERN
+from modelcache.api.meta import NAME_MAX
 from modelcache.cli.display import Display
 from modelcache.cli.options import (
     BandwidthOption,
@@ -32,6 +32,7 @@ from modelcache.cli.options import (
     PrivateRedirects,
     Root,
     SecretsDir,
+    check_name,
     open_store,
     settings,
 )
@@ -230,10 +231,8 @@ def _wanted(
 ) -> dict[str, Source]:
     if name is not None and len(uris) != 1:
         raise UsageError("--name goes with one URI; run prefetch once for each")
-    if name is not None and (not re.fullmatch(NAME_PATTERN, name) or len(name) > NAME_MAX):
-        raise UsageError(
-            f"--name {name!r}: lower-case letters, digits and hyphens, at most {NAME_MAX}"
-        )
+    if name is not None:
+        check_name(name)
     wanted: dict[str, Source] = {}
     for uri in uris:
         label = name or default_name(parse_uri(uri))

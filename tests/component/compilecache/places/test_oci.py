@@ -274,9 +274,12 @@ def test_what_is_too_much_for_a_bundle_is_not_read() -> None:
         config_of(b'{"layers":' + many + b"}", "x")
     with pytest.raises(BrokenBundle, match="more parts than any bundle's"):
         envelope_of(b'{"%b":"x","a":%b}' % (ENVELOPE_FIELD.encode(), many), "x")
-    began = time.thread_time()
-    assert placed_of(b'{"layers":' + many + b"}", "sha256:" + "0" * 64, tag) is None
-    assert time.thread_time() - began < 0.5  # by its length alone; reading it takes seconds
+    took = []
+    for _ in range(3):  # others may have the processor in one of them
+        began = time.monotonic()
+        assert placed_of(b'{"layers":' + many + b"}", "sha256:" + "0" * 64, tag) is None
+        took.append(time.monotonic() - began)
+    assert min(took) < 0.5  # by its length alone; reading it takes seconds
     stub = RegistryStub({"/v2/team/bundles/tags": Reply(body=b'{"tags":' + many + b"}")})
     with stub, pytest.raises(BrokenContent, match="more than 100,000 tags"):
         opened(stub.host).keys()
