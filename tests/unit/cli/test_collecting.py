@@ -17,8 +17,7 @@ from tests.support.store import COMMIT, OTHER_COMMIT, put
 from tests.unit.cli.conftest import Command
 
 MIB = 1 << 20
-NOW = datetime.now(UTC)
-LONG_AGO = NOW - timedelta(hours=3)
+LONG_AGO = datetime.now(UTC) - timedelta(hours=3)
 
 
 @pytest.fixture
@@ -90,7 +89,9 @@ def test_without_an_agents_word_all_models_are_wanted(command: Command, store: S
 
 
 def test_what_was_wanted_until_lately_has_its_time(command: Command, store: Store) -> None:
-    lately = UNWANTED.model_copy(update={"unwanted_since": NOW - timedelta(seconds=30)})
+    # By the clock of now: this module may have been imported half an hour ago.
+    since = datetime.now(UTC) - timedelta(seconds=30)
+    lately = UNWANTED.model_copy(update={"unwanted_since": since})
     tell(store, ready("wanted"), lately)
     root = store.layout.root
     said = command("gc", "--root", root)
