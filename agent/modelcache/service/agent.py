@@ -37,6 +37,7 @@ from modelcache.service.residency import Residency, resident_of
 from modelcache.service.scrubbing import Scrubber
 from modelcache.service.surroundings import Alone, Node
 from modelcache.service.telling import Telling, is_missing
+from modelcache.service.tracing import open_traces
 from modelcache.service.unwanted import Keeping
 from modelcache.service.using import LastUses, Using
 from modelcache.service.working import Crew
@@ -117,7 +118,13 @@ class Agent:
         )
         path = settings.catalog_path
         self._files = FileCatalog(path) if path else None
-        events = fan_out(self.progress, self._metrics, log_event)
+        self._traces = (
+            open_traces(settings.otlp_endpoint, settings.node_name)
+            if settings.otlp_endpoint
+            else None
+        )
+        traces = (self._traces,) if self._traces else ()
+        events = fan_out(self.progress, self._metrics, log_event, *traces)
         # Without a cluster nothing goes because its time is over, but only to make room.
         after = settings.delete_unwanted_after if settings.cluster else None
         keeping = Keeping(after, also_when_empty=self._files is None)
@@ -150,6 +157,7 @@ class Agent:
             cancel=self._cancel,
             on_end=self._wake,
             jitter=(settings.start_jitter if settings.cluster and settings.nodes_at_once else 0.0),
+            listener=events,
         )
         self._reconciler = Reconciler(
             store=self._store,
@@ -302,13 +310,15 @@ class Agent:
                 self._reporter.cycle()
             return self._reporter.current()
         except OSError as error:
-            log.warning("report.not_written", error=str(error))
+            log.warning("report.not_written", message=str(error))
             return None
         finally:
             if self._cluster:
                 self._cluster.close(max(deadline, time.monotonic() + _LEAVE_SECONDS))
             if self._endpoints:
                 self._endpoints.close()
+            if self._traces:
+                self._traces.close()
             log.info("agent.stopped")
 
     # The tasks

@@ -232,7 +232,7 @@ class Reporter:
 
     def _complain(self, error: str) -> None:
         if error != self._complaint:
-            log.warning("report.not_written", error=error)
+            log.warning("report.not_written", message=error)
         self._complaint = error
 
 

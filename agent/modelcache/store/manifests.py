@@ -93,7 +93,7 @@ def _load(path: Path) -> Manifest | None:
         return None
     except (ValidationError, UnsafePath, OSError) as error:
         # Without it the content counts as not there and is linked again from blobs that are.
-        log.warning("manifest.unreadable", path=str(path), error=str(error).splitlines()[0])
+        log.warning("manifest.unreadable", path=str(path), message=str(error).splitlines()[0])
         return None
     if (manifest.model, f"{manifest.snapshot}.json") != (path.parent.name, path.name):
         log.warning("manifest.misplaced", path=str(path), model=manifest.model)
