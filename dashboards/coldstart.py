@@ -242,7 +242,7 @@ def _phases() -> Row:
                 (
                     14,
                     spread(
-                        "From wanted to ready",
+                        "Time to ready",
                         "How many copies became ready in each step of the graph, and how long after"
                         " they were wanted.",
                         grown(of(f"{_WAITED}_bucket", *NODE), "le", RATE),

@@ -244,9 +244,11 @@ def table(
     columns: Sequence[Column],
     *,
     order: tuple[str, bool] | None = None,
+    known: Sequence[str] = (),
 ) -> models.Panel:
     """A row for each series, a column for each label and query. `order`: the title of the column
-    that it is sorted by, and whether the greatest come first."""
+    that it is sorted by, and whether the greatest come first; `known`: labels that are not shown,
+    since they are the same in all rows."""
     panel = _table(title, description)
     names = [f"Value #{ref}" if len(columns) > 1 else "Value" for ref in _REFS]
     for ref, column in zip(_REFS, columns, strict=False):
@@ -257,7 +259,7 @@ def table(
     shown = {key.label: key.title for key in keys} | {
         name: column.title for name, column in zip(names, columns, strict=False) if column.title
     }
-    hidden = ["Time"] + [
+    hidden = ["Time", *known] + [
         name for name, column in zip(names, columns, strict=False) if not column.title
     ]
     panel.with_transformation(
