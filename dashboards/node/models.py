@@ -107,18 +107,18 @@ def models() -> Row:
                     8,
                     table(
                         "Why models fail",
-                        "Why the last try of a model failed, and for how long it has been wanted.",
+                        "Why the last try of a model failed, and for how long it has been missing.",
                         (MODEL_KEY, Key("reason", "Reason")),
                         [
                             Column(f"{each(f'{COPY}, reason', _FAILING)} == 1"),
                             Column(
-                                f"(time() - {copies('modelcache_model_wanted_timestamp_seconds')})"
+                                f"(time() - {copies('modelcache_model_missing_timestamp_seconds')})"
                                 f" and on ({COPY}) ({FAILING})",
-                                "Wanted for",
+                                "Missing for",
                                 SECONDS,
                             ),
                         ],
-                        order=("Wanted for", True),
+                        order=("Missing for", True),
                         known=("cluster", "node"),
                     ),
                 ),
