@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Literal
@@ -146,12 +147,18 @@ class Reporter:
         self._disk_condition = next((c for c in conditions if c.type == DISK_CONDITION), None)
         self._ready_in_boot = before.status.ready_in_boot if before and before.status else None
         self._latest: NodeCache | None = None
+        self._latest_at = float("-inf")
         self._space: DiskSpace | None = None
 
     @property
     def latest(self) -> NodeCache | None:
         """The report of the last cycle; None before there was one."""
         return self._latest
+
+    @property
+    def latest_at(self) -> float:
+        """When the report of the last cycle was made, in seconds of `time.monotonic`."""
+        return self._latest_at
 
     def known(self) -> NodeCache | None:
         """The report as of now, with the disk as it was last seen: nothing is looked at. None as
@@ -225,7 +232,7 @@ class Reporter:
         report = self.current()
         if report is None or report.status is None:
             return _WRITE_SECONDS
-        self._latest = report
+        self._latest, self._latest_at = report, time.monotonic()
         # Free space moves all the time, through others' doing; alone it is no news.
         news = report.status.model_copy(update={"disk": _ANY_DISK})
         if news != self._told:
