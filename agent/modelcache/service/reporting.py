@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from typing import Literal
 
 import structlog
-from pydantic import ValidationError
 
 from modelcache import __version__
 from modelcache.api import (
@@ -30,6 +29,7 @@ from modelcache.errors import ModelCacheError, Reason
 from modelcache.planning.labelling import compile_labels, labels, unlabelled
 from modelcache.store import DiskSpace, Layout, Store
 from modelcache.store.durable import Durable
+from modelcache.store.notes import read_note
 from modelcache.store.sickness import WELL, DiskState, Health
 
 log = structlog.get_logger(__name__)
@@ -37,13 +37,14 @@ log = structlog.get_logger(__name__)
 READY_CONDITION = "ModelCacheReady"
 DISK_CONDITION = "ModelCacheDiskHealthy"
 _WRITE_SECONDS = 1.0
+_MOST_BYTES = 16 * 1024 * 1024
 
 
 def read_node_report(layout: Layout) -> NodeCache | None:
     """The report that an agent last wrote to the root; None when there is none to be read."""
     try:
-        return NodeCache.model_validate_json(layout.node_report.read_bytes())
-    except (OSError, ValidationError):
+        return NodeCache.model_validate_json(read_note(layout.node_report, _MOST_BYTES))
+    except (OSError, ValueError):
         return None
 
 
