@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -72,6 +73,14 @@ class Receipts:
         """The snapshots of a model that have receipts, each with its files."""
         for path in list(self._folder.glob(f"{model}.*.jsonl")):
             yield path.name.split(".")[1], list(_parse(_content(path, 0)))
+
+    def all(self) -> Iterator[tuple[str, str, list[ManifestFile], float]]:
+        """Every model's snapshot that has receipts, its files, and when one was last added, in
+        seconds since the epoch."""
+        for path in list(self._folder.glob("*.jsonl")):
+            with suppress(FileNotFoundError):
+                model, snapshot, *_ = path.name.split(".")
+                yield model, snapshot, list(_parse(_content(path, 0))), path.stat().st_mtime
 
     def drop(self, model: str, snapshot: str) -> None:
         """The manifest is there: the receipts have done their work."""

@@ -366,3 +366,22 @@ def test_what_is_fetched_anew_is_stopped_before_it_makes_room(
     assert "high" in held(daemon)
     assert len(daemon.evictions.gone) <= 1
     check(daemon)
+
+
+def test_what_went_bad_goes_before_what_is_whole(hub: HubServer, daemon: Daemon) -> None:
+    for name in ("bad", "low", "high"):
+        repo(hub, name, 4)
+    daemon.want(wish("bad"), wish("low"))
+    pass_time(daemon)
+    (manifest,) = daemon.store.snapshots("bad")
+    (file,) = [each for each in manifest.files if each.path == "weights.safetensors"]
+    blob = daemon.store.blobs.path(file.sha256)
+    blob.chmod(0o644)
+    blob.write_bytes(b"!" + blob.read_bytes()[1:])
+    daemon.store.withdraw(manifest, daemon.store.verify(manifest))
+    assert [each.model for each in daemon.store.quarantine.all()] == ["bad"]
+    # What went bad and `low` leave no room for `high`, which is more important than `low`.
+    daemon.want(wish("low"), wish("high", priority=5))
+    pass_time(daemon)
+    assert held(daemon) == {"low", "high"}
+    assert daemon.store.quarantine.all() == []
