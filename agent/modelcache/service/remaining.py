@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass
 
 from modelcache.api import CachedModel
 from modelcache.planning.leftovers import Asked, Leftover, leftovers
@@ -14,35 +15,40 @@ from modelcache.service.working import Found
 from modelcache.store import Store, blob_key
 
 
-def remaining(
-    store: Store,
-    wanted: Mapping[str, CachedModel],
-    inventory: Mapping[str, Snapshots],
-    trials: Mapping[str, Trial],
-    found: Mapping[str, Found],
-    running: Container[str],
-    in_doubt: Callable[[str], bool],
-    now: float,
-) -> tuple[Leftover, ...]:
-    """Look what there is.
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """What is known of what objects need.
 
-    Args:
-        store: where.
+    Attributes:
         wanted: the objects that are for this node, by name.
         inventory: the models that are here.
         trials: what is remembered of tries.
         found: what origins hold of the models that are to be fetched.
-        running: the models for which something runs.
-        in_doubt: whether a model may be wanted, by what can't be read.
-        now: seconds since the epoch.
+        fetching: the models whose fetch runs.
+    """
+
+    wanted: Mapping[str, CachedModel]
+    inventory: Mapping[str, Snapshots]
+    trials: Mapping[str, Trial]
+    found: Mapping[str, Found]
+    fetching: Container[str]
+
+
+def remaining(
+    store: Store, needed: Needed, in_doubt: Callable[[str], bool], now: float
+) -> tuple[Leftover, ...]:
+    """Look what there is, at a moment in seconds since the epoch.
+
+    `in_doubt` tells whether a model may be wanted by what can't be read.
     """
     snapshots: dict[str, str | None] = {}
     keys: set[str] = set()
     digests: set[str] = set()
-    for name, model in wanted.items():
-        what = found.get(name)
+    for name, model in needed.wanted.items():
+        what = needed.found.get(name)
         if what is None:
-            snapshots[name] = _settled(model, inventory.get(name, []), trials.get(name))
+            held, trial = needed.inventory.get(name, []), needed.trials.get(name)
+            snapshots[name] = _settled(model, held, trial)
             continue
         revision = what.revision
         snapshots[name] = revision.snapshot
@@ -51,7 +57,7 @@ def remaining(
         digests |= what.missing.shares
     remnants = store.remnants.all()
     names = {name for remnant in remnants for name in remnant.models}
-    fetching = store.space.promised() | {name for name in names if name in running}
+    fetching = store.space.promised() | {name for name in names if name in needed.fetching}
     asked = Asked(snapshots, frozenset(keys), frozenset(digests), fetching, in_doubt)
     return leftovers(remnants, asked, now)
 
