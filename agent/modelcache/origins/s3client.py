@@ -133,26 +133,32 @@ class S3Bucket:
             raise from_sdk_error(error, str(self._uri)) from error
         except KeyError as error:
             raise OriginUnavailable(f"{self._uri}: the answer lacks {error}") from error
-        except ValueError as error:
-            # The one thing that botocore says this way.
-            raise UsageError(f"AWS_ENDPOINT_URL_S3 or AWS_REGION is wrong: {error}") from error
+        except (AttributeError, TypeError, ValueError, OverflowError, RuntimeError) as error:
+            # botocore takes answers apart unchecked; the last two are what dates end in.
+            raise OriginUnavailable(
+                f"{self._uri}: the answer is not S3's: check AWS_ENDPOINT_URL_S3"
+            ) from error
 
 
 def _connect(session: Session, style: _Style, proxies: dict[str, str] | None = None) -> S3Client:
-    client: S3Client = session.client(
-        "s3",
-        # botocore 1.44 reads AWS_DEFAULT_REGION only; all other AWS SDKs read AWS_REGION.
-        region_name=session.region_name or os.environ.get("AWS_REGION"),
-        config=Config(
-            # botocore still presigns with SigV2 by default in the oldest regions.
-            signature_version="s3v4",
-            connect_timeout=10,
-            read_timeout=30,
-            retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-            s3={"addressing_style": style},
-            proxies=proxies,
-        ),
+    config = Config(
+        # botocore still presigns with SigV2 by default in the oldest regions.
+        signature_version="s3v4",
+        connect_timeout=10,
+        read_timeout=30,
+        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+        s3={"addressing_style": style},
+        proxies=proxies,
     )
+    # botocore 1.44 reads AWS_DEFAULT_REGION only; all other AWS SDKs read AWS_REGION.
+    region = session.region_name or os.environ.get("AWS_REGION")
+    try:
+        client: S3Client = session.client("s3", region_name=region, config=config)
+    except BotoCoreError:
+        raise
+    except ValueError as error:
+        # The one thing that botocore says this way.
+        raise UsageError(f"AWS_ENDPOINT_URL_S3 or AWS_REGION is wrong: {error}") from error
     return client
 
 
