@@ -83,7 +83,7 @@ def test_no_object_event_or_label_has_a_credential(
             world.check("/metrics", agent.get("/metrics"))
             agent.terminate(timeout=20)
             world.check("its log", agent.log)
-        told = {
+        told: dict[str, Any] = {
             "NodeCaches": cluster.api("/apis/modelcache.dev/v1alpha1/nodecaches"),
             "CachedModels' status": [
                 {**each, "spec": None, "metadata": {"name": each["metadata"]["name"]}}

@@ -64,14 +64,14 @@ CLIENTS: dict[str, Ask] = {
 
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("what", ["provisional answers", "a header"])
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(20)
 def test_a_head_without_end_is_given_up(client: str, what: str) -> None:
     with saying(ENDLESS[what]) as url, pytest.raises(OriginUnavailable):
         CLIENTS[client](url)
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(20)
 def test_a_head_that_trickles_is_given_up(client: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heads, "MOST_SECONDS", 0.3)
     with saying(slowly) as url, pytest.raises(OriginUnavailable):
@@ -81,7 +81,7 @@ def test_a_head_that_trickles_is_given_up(client: str, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("client", "told"), [("s3", "was closed before"), ("gcs", "more than 1048576 bytes")]
 )
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(20)
 def test_a_body_without_end_is_not_taken_into_memory(
     client: str, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
