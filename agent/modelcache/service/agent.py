@@ -271,6 +271,7 @@ class Agent:
             if self._compiled.address
             else None,
         )
+        self._store.companions.join()
         if self._endpoints:
             self._endpoints.start()
         if self._watch:
@@ -305,6 +306,7 @@ class Agent:
             log.warning("report.not_written", error=str(error))
             return None
         finally:
+            self._store.companions.leave()
             if self._cluster:
                 self._cluster.close(max(deadline, time.monotonic() + _LEAVE_SECONDS))
             if self._endpoints:

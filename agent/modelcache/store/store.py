@@ -19,6 +19,7 @@ from modelcache.api import Manifest, ManifestFile
 from modelcache.api.meta import NAME_PATTERN
 from modelcache.errors import InsufficientDisk, ModelCacheError, StoreDamaged, UnsafePath
 from modelcache.store.blobs import Blobs
+from modelcache.store.companions import Companions
 from modelcache.store.durable import Durable, disk_errors
 from modelcache.store.foreign import is_ours
 from modelcache.store.hubviews import (
@@ -101,6 +102,7 @@ class Store:
         self._receipts = Receipts(self.layout.receipts)
         self._shown_log = ShownLog(self.layout, self._durable)
         self.leases = Leases(self.layout, self._durable)
+        self.companions = Companions(self.layout)
         self.last_use = LastUse(self.layout, self._durable)
         self._turns = Turns(self.layout.lock)
         self._mutex = threading.RLock()
