@@ -15,6 +15,7 @@ from modelcache.catalog import FileCatalog, Severity
 from modelcache.catalog.watching import CatalogWatch
 from modelcache.compilecache.starts.holding import Holding
 from modelcache.errors import StoreDamaged
+from modelcache.host.booting import Jumps
 from modelcache.metrics import CONTENT_TYPE, DiskMetrics, Metrics, ScrubMetrics
 from modelcache.planning.planner import Limits
 from modelcache.service.adopting import Adopt, Prover, machine_of, recognise
@@ -169,6 +170,7 @@ class Agent:
             disk=self._disk,
             wake=self._wake,
             last_used=self._store.last_use.of,
+            jumps=Jumps(),
         )
         self._scrubber = Scrubber(
             store=self._store,

@@ -18,6 +18,7 @@ from pathlib import Path
 from modelcache.api import Manifest, ManifestFile
 from modelcache.api.meta import NAME_PATTERN
 from modelcache.errors import InsufficientDisk, ModelCacheError, StoreDamaged, UnsafePath
+from modelcache.host.booting import since_boot
 from modelcache.store.blobs import Blobs
 from modelcache.store.companions import Companions
 from modelcache.store.durable import Durable, disk_errors
@@ -101,7 +102,7 @@ class Store:
         self._manifests = Manifests(self.layout, self._durable)
         self._receipts = Receipts(self.layout.receipts)
         self._shown_log = ShownLog(self.layout, self._durable)
-        self.leases = Leases(self.layout, self._durable)
+        self.leases = Leases(self.layout, self._durable, steady=since_boot)
         self.companions = Companions(self.layout)
         self.last_use = LastUse(self.layout, self._durable)
         self._turns = Turns(self.layout.lock)
