@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,7 +16,7 @@ from modelcache.store.usage import measure_usage
 from tests.component.service.daemon import Daemon, cached_model
 from tests.component.service.test_making_room import Around
 from tests.support.hub import HubServer, Stall
-from tests.support.mounts import loop_mounted, tmpfs
+from tests.support.mounts import loop_mounted
 
 MIB = 1 << 20
 
@@ -91,10 +89,9 @@ def test_what_was_refused_while_another_came_is_tried_as_soon_as_that_is_there(
         daemon.close()
 
 
-@pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
 @pytest.mark.root
 def test_inodes_are_made_room_of(
-    tmp_path: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch, kind: str
+    tmp_path: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a file system with bytes enough, but names for one of two models."""
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
@@ -103,7 +100,8 @@ def test_inodes_are_made_room_of(
         hub.add_repo(f"org/{name}", files)
     low = cached_model("hf://org/low", "low", priority=1)
     high = cached_model("hf://org/high", "high", priority=5)
-    with small(kind, tmp_path / "disk") as disk:
+    make = ("mkfs.ext4", "-q", "-m", "0", "-N", "300")
+    with loop_mounted(tmp_path / "disk", 32 * MIB, *make) as disk:
         daemon = Daemon(disk / "root", Around(), Keeping(600.0))
         try:
             daemon.want(low)
@@ -126,15 +124,3 @@ def test_inodes_are_made_room_of(
             assert [daemon.store.verify(m) for m in daemon.store.manifests()] == [[]]
         finally:
             daemon.close()
-
-
-@contextmanager
-def small(kind: str, place: Path) -> Iterator[Path]:
-    """A file system with 32 MiB and some three hundred inodes."""
-    if kind == "tmpfs":
-        with tmpfs(place, 32 * MIB, inodes=300) as disk:
-            yield disk
-        return
-    make = ("mkfs.ext4", "-q", "-m", "0", "-N", "300")
-    with loop_mounted(place, 32 * MIB, *make) as disk:
-        yield disk
