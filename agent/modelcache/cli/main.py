@@ -32,6 +32,8 @@ COMMANDS: Final = {
     "adopt": ("adopting:adopt", "Take over models of a Hugging Face cache."),
     "ls": ("inspecting:ls", "List the models of the cache."),
     "show": ("inspecting:show", "Show one model and its files."),
+    "status": ("statuscmd:status", "Say what this node, or all nodes, hold."),
+    "top": ("topcmd:top", "Show what nodes hold and fetch, live."),
     "verify": ("keeping:verify", "Read models back, compare every byte."),
     "evict": ("keeping:evict", "Remove a model from the cache."),
     "gc": ("collectingcmd:gc", "Remove what nothing needs, or tell it."),
