@@ -12,6 +12,7 @@ from pathlib import Path
 
 from modelcache.store.durable import Durable, disk_errors
 from modelcache.store.locking import PROCESS_TOKEN, Lock, try_lock
+from modelcache.store.notes import clear_place
 from modelcache.store.partial import Partial
 from modelcache.store.paths import age
 
@@ -84,6 +85,7 @@ class Ingest:
             raise
 
     def _lock(self, folder: Path) -> Lock | None:
+        clear_place(folder)
         while True:
             # Its last holder may remove the folder between any two of these steps.
             with suppress(FileExistsError):
@@ -111,6 +113,9 @@ class Ingest:
         removed = 0
         for folder in list(self._folder.iterdir()):
             if folder.name.partition(".")[0] in keep or not folder.is_dir():
+                continue
+            if folder.is_symlink():
+                folder.unlink()  # not ours, what it leads to
                 continue
             try:
                 newest = max((p.stat().st_mtime for p in folder.iterdir()), default=0.0)
