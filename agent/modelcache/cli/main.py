@@ -37,7 +37,7 @@ COMMANDS: Final = {
     "verify": ("keeping:verify", "Read models back, compare every byte."),
     "evict": ("keeping:evict", "Remove a model from the cache."),
     "gc": ("collectingcmd:gc", "Remove what nothing needs, or tell it."),
-    "explain": ("collectingcmd:explain", "Say why a model is here or isn't."),
+    "explain": ("explaincmd:explain", "Say why a model is here or isn't."),
     "lease": ("leasing:lease", "Hold a model, so that nothing removes it."),
     "leases": ("leasing:leases", "List who holds models."),
     "release": ("leasing:release", "End a lease."),

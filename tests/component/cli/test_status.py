@@ -1,4 +1,4 @@
-"""modelcache status: who is asked, and what is said where nobody answers."""
+"""modelcache status and explain beside a real agent, and after its end."""
 
 from __future__ import annotations
 
@@ -99,3 +99,23 @@ def test_another_root_than_the_agents_is_looked_at_itself(
     # Where nobody has said which root is meant, it is the agent's.
     (node,) = asked("--agent", address(agent))["nodes"]
     assert node["toldBy"] == "Agent"
+
+
+def test_an_explanation_says_what_happened_and_when_it_is_tried_again(agent: AgentProcess) -> None:
+    here = ("--root", agent.root, "--agent", address(agent))
+    told = modelcache("explain", "gone", *here).stdout
+    assert told.startswith("gone is not here: it could not be fetched.\n")
+    facts = dict(line.split(":", 1) for line in told.splitlines()[2:] if line[:1].strip())
+    assert "Failed (NotFound): there is no org/gone" in facts["state"]
+    assert "the next one is at" in facts["state"] or "try failed" in facts["state"]
+    assert "ago" in facts["lately"]
+    assert "NotFound: " in facts["lately"]
+    assert "large" not in facts["lately"]
+    found = json.loads(modelcache("explain", "small", *here, "-o", "json").stdout)
+    assert "agent" not in found
+    assert "ModelReady" in [event["reason"] for event in found["events"]]
+    assert {event["about"] for event in found["events"]} == {"small"}
+
+    told = modelcache("explain", "small", "--root", agent.root, "--agent", "127.0.0.1:1").stdout
+    assert "agent:    none answers at 127.0.0.1:1 (connection refused): this is what" in told
+    assert "lately:" not in told
