@@ -6,6 +6,7 @@ a terminal has to, and says what a person would see on it.
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import subprocess
@@ -16,10 +17,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from rich.color import Color
+from rich.color_triplet import ColorTriplet
+from rich.console import Console
+from rich.style import Style
+from rich.terminal_theme import DIMMED_MONOKAI
+from rich.text import Text
+
 from tests.support.agent import COMMAND
 
 _LOOK_SECONDS: Final = 0.05
 _PROMPT: Final = "ready$ "
+_FRONT, _BACK = DIMMED_MONOKAI.foreground_color, DIMMED_MONOKAI.background_color
+_PAGE: Final = """<!doctype html><meta charset="utf-8"><style>
+body {{ margin: 0; background: transparent }}
+main {{ display: inline-block; padding: 14px 18px; border-radius: 8px;
+  color: {foreground}; background: {background} }}
+pre {{ margin: 0; font: 13px/1.3 "DejaVu Sans Mono", monospace }}
+</style><main><pre>{code}</pre></main>"""
 
 
 class Terminal:
@@ -122,3 +137,28 @@ class Terminal:
             check=True,
             timeout=20,
         ).stdout
+
+
+def as_html(coloured: str, width: int) -> str:
+    """A page with a terminal's content in its `main`, for a browser to draw.
+
+    Args:
+        coloured: what is to be seen, with its escape sequences.
+        width: in cells.
+    """
+    console = Console(
+        record=True, file=io.StringIO(), force_terminal=True, color_system="truecolor", width=width
+    )
+    for line in coloured.rstrip("\n").split("\n"):
+        console.print(_unreversed(Text.from_ansi(line)), soft_wrap=True)
+    return console.export_html(theme=DIMMED_MONOKAI, inline_styles=True, code_format=_PAGE)
+
+
+def _unreversed(text: Text) -> Text:
+    """With colours for what is reversed, which the export to HTML loses."""
+    front, back = (Color.from_triplet(ColorTriplet(*rgb)) for rgb in (_FRONT, _BACK))
+    for place, span in enumerate(text.spans):
+        if isinstance(span.style, Style) and span.style.reverse:
+            style = span.style + Style(reverse=False, color=back, bgcolor=front)
+            text.spans[place] = span._replace(style=style)
+    return text

@@ -84,7 +84,14 @@ def bar(console: Console, done: float, total: float, width: int) -> Text:
     """How much of something is done, as `prefetch` draws it. Nothing of nothing is nothing."""
     if total <= 0:
         return Text(" " * width)
-    drawn = ProgressBar(total=total, completed=min(done, total), width=width)
+    # Not the usual pink, which looks like the red of what fails.
+    drawn = ProgressBar(
+        total=total,
+        completed=min(done, total),
+        width=width,
+        complete_style="cyan",
+        finished_style="cyan",
+    )
     parts = [part for part in console.render(drawn) if not part.control]
     found = Text.assemble(*((part.text, part.style or "") for part in parts))
     # Without colour what is left is not drawn, and nobody sees where the bar ends.
