@@ -13,6 +13,7 @@ from modelcache.planning.using import Uses
 from modelcache.store import DiskSpace, human_size
 
 _HOLDS = (Hold.IN_USE, Hold.USE_UNKNOWN, Hold.GRACE, Hold.DOUBT, Hold.PINNED, Hold.PRIORITY)
+_MOVING = (ModelState.DOWNLOADING, ModelState.VERIFYING)
 _HELP = {
     Hold.IN_USE: "let go of what is in use",
     Hold.USE_UNKNOWN: "see why it can't be told who uses what",
@@ -87,6 +88,8 @@ def _wanted(report: ModelReport) -> str:
 
 def _state(report: ModelReport) -> str:
     told = report.state.value
+    if report.state in _MOVING and report.bytes_total:
+        told += f", {human_size(report.bytes_done)} of {human_size(report.bytes_total)} are here"
     if report.reason:
         told += f" ({report.reason.value})"
     if report.message:
