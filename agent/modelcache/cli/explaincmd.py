@@ -11,31 +11,42 @@ from modelcache.cli.happened import Lately, compiled_of, happened
 from modelcache.cli.inspecting import Name
 from modelcache.cli.options import Output, Root, flag, open_store, settings
 from modelcache.cli.output import Format, age, human_bytes, one_line, print_json
-from modelcache.cli.topcmd import Agent
+from modelcache.cli.topcmd import Agent, ClusterWide, Kubeconfig, Namespace
 from modelcache.errors import NotFound, UsageError
 from modelcache.planning.explaining import Explanation
 from modelcache.planning.explaining import explain as explained
 from modelcache.planning.placement import selects
 from modelcache.service.collecting import collection
-from modelcache.settings import AgentSettings
+from modelcache.settings import AgentSettings, StatusSettings
 from modelcache.store import DiskSpace
 
 
 def explain(
     name: Name,
+    cluster: ClusterWide = False,
     root: Root = None,
     catalog: Annotated[Path | None, flag("catalog", "PATH")] = None,
     node_name: Annotated[str | None, flag("node_name", "NAME")] = None,
     node_labels: Annotated[str | None, flag("node_labels", "KEY=VALUE,...")] = None,
     delete_unwanted_after: Unwanted = None,
     agent: Agent = None,
+    kubeconfig: Kubeconfig = None,
+    namespace: Namespace = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Say why a model is here or isn't, what happened to it, and what would have to happen.
 
     It rests on the store, on what this node's agent last reported, and on what the agent says that
     happened lately. With --catalog it says as well whether the files there place the model here.
+    With --cluster it tells of all nodes, from what the API server has.
     """
+    if cluster:
+        # The client of the API server takes half a second to be imported.
+        from modelcache.cli.explainfleet import explain_fleet
+
+        everywhere = settings(StatusSettings, kubeconfig=kubeconfig, namespace=namespace)
+        explain_fleet(name, everywhere, output)
+        return
     store = open_store(root)
     asked = settings(
         AgentSettings,

@@ -1,4 +1,4 @@
-"""`status --cluster` and `top --cluster` against a real API server."""
+"""`status`, `top` and `explain` with `--cluster` against a real API server."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from modelcache.cluster.client import Client
+from modelcache.cluster.events import Recorder
 from tests.support.agent import modelcache
 from tests.support.cluster.fixtures import NAMESPACE
 from tests.support.cluster.plane import ControlPlane
@@ -178,3 +180,54 @@ def test_top_follows_what_is_published(fleet: ControlPlane) -> None:
         terminal.wait_for("not watched: ", 60, gone=True)
         terminal.press("q")
         terminal.wait_for_prompt()
+
+
+def test_explain_tells_of_all_nodes_and_what_happened(fleet: ControlPlane, admin: Client) -> None:
+    there = ("--cluster", "--kubeconfig", fleet.kubeconfig)
+    ended = modelcache("explain", "none", *there)
+    assert ended.returncode == 4
+    assert "there is no CachedModel none at https://" in ended.stderr
+    told = modelcache("explain", "b", *there).stdout
+    assert told.startswith("There is no CachedModel b any more")
+
+    fleet.apply(
+        {
+            "apiVersion": "modelcache.dev/v1alpha1",
+            "kind": "CachedModel",
+            "metadata": {"name": "b"},
+            "spec": {"source": {"uri": "https://models.example.com/b/w?sig=secret"}, "priority": 7},
+        }
+    )
+    compiled = {"name": "fast", "model": "b", "state": "Missing"}
+    patch = {"status": {"compileCaches": [compiled, {**compiled, "name": "c", "model": "a"}]}}
+    fleet.api(f"{CACHES}/n1/status", "PATCH", patch, "merge-patch+json")
+    recorder = Recorder(admin, "modelcache.dev/agent", "n2")
+    node = {"apiVersion": "v1", "kind": "Node", "name": "n2"}
+    for name in ("a", "b"):
+        related = {"apiVersion": "modelcache.dev/v1alpha1", "kind": "CachedModel", "name": name}
+        note = f"{name}: the token is refused"
+        recorder.record(node, "Warning", "ModelAuthFailed", "Fetch", note, related)
+    strangers = Recorder(admin, "strangers.example.com", "n2")
+    strangers.record(node, "Warning", "Strange", "Fetch", "b: not ours", related)
+    recorder.cycle()
+    strangers.cycle()
+    told = modelcache("explain", "b", *there).stdout
+    lines = told.splitlines()
+    assert lines[0] == "b is ready on 1 of the 2 nodes that it selects."
+    assert lines[2].startswith("wanted:   with priority 7, from https://models.example.com/b/w")
+    assert "secret" not in told
+    assert (
+        "not on:   n2: Failed, AuthFailed, 4 tries: the token is refused; its agent is not ready"
+        in lines
+    )
+    assert "ready on: n1" in lines
+    assert "compiled: fast: Missing on 1" in lines
+    (lately,) = (line for line in lines if line.startswith("lately:"))
+    assert lately.endswith("ago, Node n2: ModelAuthFailed: b: the token is refused")
+    assert "Strange" not in told
+    found = json.loads(modelcache("explain", "b", *there, "-o", "json").stdout)
+    assert [event["about"] for event in found["events"]] == ["Node n2"]
+    assert {each["node"]: each["state"] for each in found["nodes"]} == {
+        "n1": "Ready",
+        "n2": "Failed",
+    }

@@ -32,7 +32,8 @@ class ListedFleet:
         Raises:
             UsageError: there is no way to the API server.
         """
-        self._client = Client.connect(settings.kubeconfig, "status")
+        self.client = Client.connect(settings.kubeconfig, "status")
+        """Who asks."""
         self._namespace = settings.namespace
 
     def look(self) -> Look:
@@ -41,17 +42,17 @@ class ListedFleet:
         Raises:
             ClusterError
         """
-        caches = {_name(each): each for each in self._client.list(NODE_CACHES).items}
+        caches = {_name(each): each for each in self.client.list(NODE_CACHES).items}
         pods: Iterable[Object] | None
         try:
-            pods = self._client.list(PODS, self._namespace, labels=AGENT_LABELS).items
+            pods = self.client.list(PODS, self._namespace, labels=AGENT_LABELS).items
         except ClusterError:
             pods = None  # Who may read NodeCaches need not be allowed to read pods.
-        return Look(_Reading().views(caches, pods), self._client.server)
+        return Look(_Reading().views(caches, pods), self.client.server)
 
     def close(self) -> None:
         """Close its connections."""
-        self._client.close()
+        self.client.close()
 
 
 class WatchedFleet:
