@@ -128,10 +128,7 @@ def plain_disk(space: DiskSpace) -> dict[str, Any]:
 
 def _tell(decision: Decision, space: DiskSpace, freed: int | None, *, asked: bool) -> None:
     rows = [_row(going, snapshot) for going in decision.going for snapshot in going.snapshots]
-    rows += [
-        [each.model, each.snapshot[:12], human_bytes(each.size), "stays", one_line(each.why)]
-        for each in decision.staying
-    ]
+    rows += [_staying_row(each) for each in decision.staying]
     if rows:
         print_table(["NAME", "REVISION", "SIZE", "", "WHY"], rows)
         print()
@@ -151,4 +148,15 @@ def _tell(decision: Decision, space: DiskSpace, freed: int | None, *, asked: boo
 
 def _row(going: Going, snapshot: str) -> list[str]:
     frees = human_bytes(going.frees.bytes) if snapshot == going.snapshots[0] else ""
-    return [going.model, snapshot[:12], frees, "goes", one_line(going.why)]
+    return [going.model, revision(snapshot), frees, "goes", one_line(going.why)]
+
+
+def _staying_row(each: Staying) -> list[str]:
+    size = human_bytes(each.size)
+    return [each.model or "?", revision(each.snapshot), size, "stays", one_line(each.why)]
+
+
+def revision(name: str) -> str:
+    """A snapshot, or what kind of thing it is."""
+    kind, of_another_kind, _ = name.partition("/")
+    return f"({kind})" if of_another_kind else name[:12]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from modelcache.catalog import FileCatalog
-from modelcache.cli.collectingcmd import Unwanted, plain_disk, plain_staying
+from modelcache.cli.collectingcmd import Unwanted, plain_disk, plain_staying, revision
 from modelcache.cli.happened import Lately, compiled_of, happened
 from modelcache.cli.inspecting import Name
 from modelcache.cli.options import Output, Root, flag, open_store, settings
@@ -122,7 +122,7 @@ def _tell_answer(answer: Explanation) -> None:
         print(f"{about + ':':<10}{one_line(message)}")
     for number, each in enumerate(answer.holders):
         about = "" if number else "held by:"
-        told = f"{each.model} {each.snapshot[:12]}, {human_bytes(each.size)}: {each.why}"
+        told = f"{each.model} {revision(each.snapshot)}, {human_bytes(each.size)}: {each.why}"
         print(f"{about:<10}{one_line(told)}")
     for number, remedy in enumerate(answer.remedies):
         print(f"{'' if number else 'to do:':<10}{one_line(remedy)}")

@@ -61,6 +61,14 @@ class Needs:
         """What any fetch needs."""
         return set(_digests(children(self._folder)))
 
+    def all(self) -> Iterator[tuple[str, str, set[str], float]]:
+        """Every model's snapshot that needs something, the digests, and when it was last at work,
+        in seconds since the epoch."""
+        for path in children(self._folder):
+            with suppress(FileNotFoundError):
+                model, _, snapshot = path.name.partition(".")
+                yield model, snapshot, set(_digests([path])), path.stat().st_mtime
+
     def drop_model(self, model: str) -> set[str]:
         """Nothing is needed any more for any snapshot of a model.
 

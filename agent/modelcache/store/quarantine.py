@@ -44,6 +44,7 @@ class Quarantined:
         digest: the SHA-256 that it should have.
         data: its content as it is now.
         bytes: of disk.
+        frees: bytes of disk that its going frees: none of what has another name still.
         at: since when it is here, in seconds since the epoch.
         model: whose it was.
         what: what is wrong with it, for a person.
@@ -53,6 +54,7 @@ class Quarantined:
     digest: str
     data: Path
     bytes: int
+    frees: int
     at: float
     model: str
     what: str
@@ -134,8 +136,10 @@ class Quarantine:
                     note = parsed(read_note(folder / "note.json", _MOST_BYTES))
                     at, model, what = number(note["at"]), text(note["model"]), text(note["what"])
                     file = ManifestFile.from_document(note["file"])
+                size = found.st_blocks * 512
+                frees = size if found.st_nlink == 1 else 0
                 yield Quarantined(
-                    *(folder.name, folder / "data", found.st_blocks * 512, at, model, what),
+                    *(folder.name, folder / "data", size, frees, at, model, what),
                     file if file is not None and file.sha256 == folder.name else None,
                 )
 
@@ -150,12 +154,12 @@ class Quarantine:
         return None
 
     def drop(self, which: Callable[[Quarantined], bool]) -> int:
-        """Remove some of it. Returns how many bytes of disk they had."""
+        """Remove some of it. Returns how many bytes of disk that freed."""
         freed = 0
         for each in self._read():
             if which(each):
                 self._durable.remove_tree(each.data.parent)
-                freed += each.bytes
+                freed += each.frees
         return freed
 
     def sweep(self, is_healed: Callable[[Quarantined], bool]) -> None:

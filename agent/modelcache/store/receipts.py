@@ -81,6 +81,14 @@ class Receipts:
         for path in list(self._folder.glob(f"{model}.*.jsonl")):
             yield path.name.split(".")[1], list(_files(path))
 
+    def all(self) -> Iterator[tuple[str, str, list[ManifestFile], float]]:
+        """Every model's snapshot that has receipts, its files, and when one was last added, in
+        seconds since the epoch."""
+        for path in list(self._folder.glob("*.jsonl")):
+            with suppress(FileNotFoundError):
+                model, snapshot, *_ = path.name.split(".")
+                yield model, snapshot, list(_files(path)), path.lstat().st_mtime
+
     def drop(self, model: str, snapshot: str) -> None:
         """The manifest is there: the receipts have done their work."""
         self._path(model, snapshot).unlink(missing_ok=True)

@@ -87,12 +87,16 @@ class Sweeping:
             if self._is_old(folder):
                 self._durable.remove_if_empty(folder)
 
-    def hub(self, manifests: Manifests, readable: Iterable[Manifest]) -> None:
-        """Snapshots and blobs of hub views that no manifest has."""
+    def hub(
+        self, manifests: Manifests, readable: Iterable[Manifest], *, only: str | None = None
+    ) -> None:
+        """Snapshots and blobs of hub views that no manifest has; `only` of one model."""
         by_model: dict[str, list[Manifest]] = {}
         for manifest in readable:
             by_model.setdefault(manifest.model, []).append(manifest)
         for model in folders(self._layout.root / "hub"):
+            if only not in (None, model.name):
+                continue
             mine = by_model.get(model.name, [])
             if manifests.count(model.name) > len(mine):
                 continue  # what a manifest of another version needs can't be told
