@@ -182,10 +182,10 @@ def busy() -> Facts:
             compile_caches=(_COMPILED, _UNCOMPILED),
         ),
         event("FetchStarted", "llama-3-3-70b", "a fetch of 131.4 GiB in 42 files begins", ago=240),
-        event("FetchEnded", "support-adapters", "860.2 MiB came in 4.1 s, 209.8 MiB/s", ago=410),
         event(
             *("ModelReady", "support-adapters", "revision 9f2d1c7ab0e4 is ready, 36 files"), ago=409
         ),
+        event("FetchEnded", "support-adapters", "860.2 MiB came in 4.1 s, 209.8 MiB/s", ago=410),
         event("CompileCacheReady", "qwen3-32b-vllm", "bundle c81f0a3b5d77 is ready", ago=2100),
         event(
             *("HostPaused", "llama-3-3-70b"),
