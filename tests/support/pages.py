@@ -60,7 +60,7 @@ def node(*models: ModelReport, name: str = "gpu-pool-a-7f3k", **more: Any) -> No
             reserved=0,
             taken=used + 3 * GIB if used else 0,
             budget=2975 * GIB,
-            free=3400 * GIB - used,
+            free=max(0, 3400 * GIB - used),
             inodes=233_000_000,
             inodes_free=231_000_000,
         ),

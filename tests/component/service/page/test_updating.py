@@ -110,7 +110,7 @@ def test_an_agent_that_is_gone_is_told_of_and_so_is_its_return(
         hurry(page)
         await_in(page, "!document.querySelector('#lost').hidden")
         said = page.evaluate("document.querySelector('#lost').textContent")
-        assert said == ("The agent does not answer. As of 09:41:06 UTC, and may be different now.")
+        assert said == "The agent does not answer; what is shown is as of 09:41:06 UTC."
         alerts = [each for each in page.accessible() if each["role"] == "alert"]
         assert len(alerts) == 1
         page.ask(

@@ -47,7 +47,7 @@ def test_attributes() -> None:
 
 def test_what_cant_be_seen_is_seen() -> None:
     assert visible("a\u202eb\x1b[0m\ud800\u200b") == "a�b�[0m��"
-    assert visible(" a\r\n\tb ") == " a b "
+    assert visible(" a\n\u2028b ") == " a  b "
     assert visible("שלום 模型 é") == "שלום 模型 é"
     assert len(visible("x" * 5000)) == 2000
     assert visible("x" * 5000)[-1] == "…"
