@@ -55,6 +55,9 @@ def series() -> dict[str, str]:
         f'modelcache_model_failing{{{TWO},model="here",reason="AuthFailed"}}': "1x10",
         f'modelcache_model_failed_attempts{{{TWO},model="here"}}': "7x10",
         f'modelcache_model_missing_timestamp_seconds{{{TWO},model="here"}}': "0x10",
+        f'modelcache_model_wanted{{{TWO},model="refused"}}': "1x10",
+        f'modelcache_model_state{{{TWO},model="refused",state="Ready"}}': "0x10",
+        f'modelcache_model_state{{{TWO},model="refused",state="Failed"}}': "1x10",
         # Of no catalog any more, and still there.
         f'modelcache_model_wanted{{{TWO},model="left"}}': "0x10",
         f'modelcache_model_state{{{TWO},model="left",state="Ready"}}': "1x10",
@@ -102,8 +105,8 @@ def complaints(folder: Path, expected: Sequence[Expected], given: Mapping[str, s
 
 # dashboard, panel, which of its queries, and the answer
 ANSWERS: list[tuple[str, str, str, dict[str, float]]] = [
-    ("fleet", "Wanted copies that are ready", "A", {"{}": 1 / 3}),
-    ("fleet", "Copies that are waited for", "A", {"{}": 2}),
+    ("fleet", "Wanted copies that are ready", "A", {"{}": 1 / 4}),
+    ("fleet", "Copies that are waited for", "A", {"{}": 3}),
     ("fleet", "Copies that fail", "A", {"{}": 1}),
     # 2400 bytes, two a second.
     ("fleet", "Until the last one is there", "A", {"{}": 1200}),
@@ -115,12 +118,22 @@ ANSWERS: list[tuple[str, str, str, dict[str, float]]] = [
             '{node="one",model="here",state="Ready"}': 1,
             '{node="one",model="coming",state="Downloading"}': 1,
             '{node="two",model="here",state="Failed"}': 1,
+            '{node="two",model="refused",state="Failed"}': 1,
             '{node="two",model="left",state="Ready"}': 1,
         },
     ),
-    ("fleet", "Models", "A", {'{model="here"}': 2, '{model="coming"}': 1, '{model="left"}': 0}),
-    ("fleet", "Models", "B", {'{model="here"}': 1, '{model="coming"}': 0, '{model="left"}': 0}),
-    ("fleet", "Models", "C", {'{model="here"}': 0.5, '{model="coming"}': 0}),
+    (
+        *("fleet", "Models", "A"),
+        {'{model="here"}': 2, '{model="coming"}': 1, '{model="refused"}': 1, '{model="left"}': 0},
+    ),
+    (
+        *("fleet", "Models", "B"),
+        {'{model="here"}': 1, '{model="coming"}': 0, '{model="refused"}': 0, '{model="left"}': 0},
+    ),
+    (
+        *("fleet", "Models", "C"),
+        {'{model="here"}': 0.5, '{model="coming"}': 0, '{model="refused"}': 0},
+    ),
     ("fleet", "Under way", "A", {'{node="one",model="coming"}': 1 / 3}),
     ("fleet", "Under way", "B", {'{node="one",model="coming"}': 2400}),
     ("fleet", "Under way", "C", {'{node="one",model="coming"}': 2}),
@@ -130,6 +143,7 @@ ANSWERS: list[tuple[str, str, str, dict[str, float]]] = [
         {
             '{node="one",model="coming",state="Downloading"}': 1,
             '{node="two",model="here",state="Failed"}': 1,
+            '{node="two",model="refused",state="Failed"}': 1,
         },
     ),
     (
@@ -160,7 +174,7 @@ def test_a_wrong_answer_is_noticed(tmp_path: Path) -> None:
 
 def test_one_node_answers_for_itself(tmp_path: Path) -> None:
     # Failed and Ready, as they are numbered.
-    states = {'{model="here"}': 5.0, '{model="left"}': 4.0}
+    states = {'{model="here"}': 5.0, '{model="refused"}': 5.0, '{model="left"}': 4.0}
     expected: list[Expected] = [
         (ask("node", "Wanted models that are ready", node="one"), {"{}": 0.5}),
         (ask("node", "Room that is taken", node="two"), {'{node="two"}': 0.25}),
