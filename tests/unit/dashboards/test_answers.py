@@ -66,6 +66,8 @@ def series() -> dict[str, str]:
         f"modelcache_disk_budget_bytes{{{TWO}}}": "80x10",
         f'modelcache_read_ahead_bytes{{{TWO},device="nvme0"}}': "131072x10",
         f'modelcache_read_ahead_wanted_bytes{{{TWO},device="nvme0"}}': "131072x10",
+        f"modelcache_scrub_damaged_files_total{{{TWO}}}": "_x5 2x5",
+        f"modelcache_scrub_damaged_files_total{{{NEW}}}": "7x4 8x5",
         # Two starts compiled 90 s each, then eight compiled 1 s each: all would have been 900 s.
         f'modelcache_compile_starts_total{{{TWO},compile_cache="c",result="Miss"}}': "0+1x2 2x7",
         f'modelcache_compile_starts_total{{{TWO},compile_cache="c",result="Hit"}}': "0x2 1+1x7",
@@ -154,6 +156,8 @@ ANSWERS: list[tuple[str, str, str, dict[str, float]]] = [
     ("fleet", "Wanted, and not ready", "D", {'{node="two",model="here"}': 600}),
     ("fleet", "Disks", "E", {'{node="one"}': 0.75, '{node="two"}': 0.25}),
     ("fleet", "Read-ahead of devices", "C", {'{node="one",device="nvme0"}': 1}),
+    # Two of an agent that found them before it was first scraped, one of one that ran before.
+    ("fleet", "Damaged files found", "A", {"{}": 3}),
     ("cold-start", "Compiling, without the cache", "A", {"{}": 90}),
     ("cold-start", "Compiling, with the cache", "A", {"{}": 18.8}),
     # Of each use; both agents count their own.
