@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from grafana_foundation_sdk.builders.dashboard import AnnotationQuery
-
 from dashboards import shared
-from dashboards.boards import Row, band, dashboard, evenly, link_to_model, variable
+from dashboards.boards import Mark, Row, band, dashboard, evenly, link_to_model, variable
 from dashboards.panels import (
     BYTES,
     COUNT,
     ODD_IF_ANY,
     SECONDS,
     SHARE,
-    SOURCE,
+    STATES,
     YES_NO,
     Column,
     Key,
@@ -45,6 +43,8 @@ _CACHE: Final = (*NODE, 'compile_cache=~"$compile_cache"')
 _MODEL_KEY: Final = Key("model", "Model", link_to_model("cold-start"))
 _CACHE_KEY: Final = Key("compile_cache", "Compile cache")
 
+_STATES: Final = ("Pending", "Missing", "Downloading", "Ready", "Failed")
+
 _USES: Final = of("modelcache_model_uses_total", *MODEL)
 _SAVED: Final = of("modelcache_saved_seconds_total", *MODEL)
 _STARTS: Final = of(shared.STARTS, *_CACHE)
@@ -63,7 +63,7 @@ def cold_start() -> str:
         [_answers(), _before_and_after(), _phases(), _weights(), _hits(), _spared()],
         since="now-7d",
         also=[variable("compile_cache", "Compile cache", f"label_values({nodes}, compile_cache)")],
-        annotations=[_bundles()],
+        marks=[_bundles()],
     )
 
 
@@ -77,15 +77,10 @@ def _before(by: str = "", over: str = "$__range") -> str:
     return ratio(both, grown(_STARTS, by, over))
 
 
-def _bundles() -> AnnotationQuery:
+def _bundles() -> Mark:
     arrived = f"changes({of('modelcache_compile_cache_bytes', *_CACHE)}[{RATE}])"
-    return (
-        AnnotationQuery()
-        .name("A bundle came")
-        .datasource(SOURCE)
-        .enable(enable=True)
-        .icon_color("green")
-        .expr(f"sum by (compile_cache) ({arrived}) > 0")
+    return Mark(
+        "A bundle came", f"sum by (compile_cache) ({arrived}) > 0", "A bundle of {{compile_cache}}"
     )
 
 
@@ -185,7 +180,7 @@ def _before_and_after() -> Row:
                             "{{compile_cache}}, with",
                         ),
                         unit=SECONDS,
-                        form="bars",
+                        form="points",
                     ),
                 ),
             )
@@ -215,7 +210,7 @@ def _phases() -> Row:
                         "{{origin}}: of that, digests",
                     ),
                     unit=SECONDS,
-                    form="bars",
+                    form="points",
                 ),
                 graph(
                     "2. Weights into memory",
@@ -337,6 +332,12 @@ def _hits() -> Row:
                     " hardware and engine yet.",
                     Query(f"sum by (state) ({counts})", "{{state}}"),
                     unit=COUNT,
+                    colors={
+                        "desired": "text",
+                        "ready": "green",
+                        "missing": "orange",
+                        "failed": "red",
+                    },
                 ),
                 graph(
                     "Bundles on nodes, by state",
@@ -345,6 +346,7 @@ def _hits() -> Row:
                     Query(f"sum by (state) ({held})", "{{state}}"),
                     unit=COUNT,
                     stacked=True,
+                    colors={state: STATES[state] for state in _STATES},
                 ),
             ),
         ],

@@ -10,11 +10,14 @@ from typing import Final
 
 import structlog
 
-from tests.screenshots import page
+from tests.screenshots import page, top
 from tests.support.chromium import Chromium
 
 FOLDER: Final = Path(__file__).parents[2] / "docs" / "images"
-PICTURES: Final[dict[str, Callable[[Chromium, Path], None]]] = {"page": page.take}
+PICTURES: Final[dict[str, Callable[[Chromium, Path], None]]] = {
+    "page": page.take,
+    "top": top.take,
+}
 """Who takes which: given a browser, and the folder where they go."""
 
 
