@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from modelcache.api import Source, parse_uri
 from modelcache.errors import ModelCacheError, OriginUnavailable, UsageError
-from modelcache.origins import Revision
+from modelcache.origins import RemoteFile, Revision
 from modelcache.origins.gcs import GcsOrigin
 from modelcache.origins.hf import HuggingFaceOrigin
 from modelcache.origins.network import Network
@@ -184,6 +184,16 @@ def test_a_hubs_redirect(server: Server, name: str, value: str, status: int) -> 
         for file in revision.files:
             location = origin.locate(file)
             assert location.url.startswith("http")
+
+
+def test_a_hub_with_tls_leads_to_no_place_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = parse_uri(f"hf://org/name@{COMMIT}")
+    origin = HuggingFaceOrigin(uri, endpoint="https://hub.example", network=NETWORK)
+    monkeypatch.setattr(origin, "_commit", COMMIT)
+    monkeypatch.setattr(origin, "_head", lambda _: (DIGEST, "http://cdn.example/w"))
+    file = RemoteFile("w", "w", 7, f"sha256:{DIGEST}", sha256=DIGEST)
+    with pytest.raises(OriginUnavailable, match="without TLS"):
+        origin.locate(file)
 
 
 # Registries
