@@ -111,3 +111,14 @@ def test_a_terminal_of_some_lines_gets_what_is_not_well_and_as_much_as_fits(
     assert "z14" in short
     assert "m000" not in short
     assert "and 185 more, all ready; modelcache ls lists them" in short
+
+
+@pytest.mark.parametrize("name", ["status", "top", "explain m"])
+def test_a_mistake_names_the_flag(
+    command: Command, monkeypatch: pytest.MonkeyPatch, root: Path, name: str
+) -> None:
+    monkeypatch.setenv("MODELCACHE_ROOT", str(root))
+    mistake = command(*name.split(), "--agent", "8080").mistake
+    assert "--agent (or MODELCACHE_LISTEN): '8080' is not written address:port" in mistake
+    # And that of another command that has a flag for the same is called as it ever was.
+    assert "--listen (or MODELCACHE_LISTEN)" in command("controller", "--listen", "8080").mistake
