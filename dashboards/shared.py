@@ -6,8 +6,9 @@ from typing import Final
 
 from grafana_foundation_sdk.models.dashboard import Panel
 
-from dashboards.panels import BYTES, COUNT, REQUESTS, SECONDS, SHARE, SPEED, Query, graph
+from dashboards.panels import graph
 from dashboards.queries import MODEL, NODE, RATE, each, grown, of, quantile, rate, ratio
+from dashboards.style import BYTES, COUNT, REQUESTS, SECONDS, SHARE, SPEED, Query
 
 STARTS: Final = "modelcache_compile_starts_total"
 
