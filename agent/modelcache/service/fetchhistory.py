@@ -50,7 +50,7 @@ class FetchHistory:
             self._ended(event)
 
     def evicted(self, going: Going) -> None:
-        """Note what went; what is no snapshot of a model, as what a fetch had left, is not noted."""
+        """Note what went, if it is snapshots of a model and not what a fetch had left."""
         names = (snapshot.partition("-")[0] for snapshot in going.snapshots)
         revisions = {name for name in names if _REVISION.fullmatch(name)}
         if not revisions:
