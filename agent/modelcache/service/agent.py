@@ -16,7 +16,7 @@ from modelcache.catalog.watching import CatalogWatch
 from modelcache.compilecache.starts.holding import Holding
 from modelcache.errors import StoreDamaged
 from modelcache.host.booting import Jumps
-from modelcache.metrics import CONTENT_TYPE, DiskMetrics, Metrics, ScrubMetrics
+from modelcache.metrics import CONTENT_TYPE, DiskMetrics, Metrics, ReconcileMetrics, ScrubMetrics
 from modelcache.planning.planner import Limits
 from modelcache.service.adopting import Adopt, Prover, machine_of, recognise
 from modelcache.service.clusterside import ClusterSide, boot_id
@@ -26,6 +26,7 @@ from modelcache.service.endpoints import Answer, Endpoints, document, host_and_p
 from modelcache.service.evicting import Evicting, Rules
 from modelcache.service.evictionnews import EvictionNews
 from modelcache.service.farewell import say_that_the_disk_is_down
+from modelcache.service.fetchhistory import FetchHistory
 from modelcache.service.heartbeats import Task, Tasks
 from modelcache.service.inventory import Inventory
 from modelcache.service.logs import log_event
@@ -36,8 +37,10 @@ from modelcache.service.reconciling import Reconciler
 from modelcache.service.reporting import Reporter, is_unreadable, read_node_report
 from modelcache.service.residency import Residency, resident_of
 from modelcache.service.scrubbing import Scrubber
+from modelcache.service.statuspage import StatusPage
 from modelcache.service.surroundings import Alone, Node
 from modelcache.service.telling import Telling, is_missing
+from modelcache.service.tracing import open_traces
 from modelcache.service.unwanted import Keeping
 from modelcache.service.using import LastUses, Using
 from modelcache.service.working import Crew
@@ -53,6 +56,7 @@ _SWEEP_SECONDS = 3600.0
 _END_SECONDS = 3.0
 _LEAVE_SECONDS = 2.0
 _DAY = 86_400.0
+_LEAST_USE_SECONDS = 2.0
 # Generous: a commit of many files holds the store for a while, and a restart has it begin anew.
 _LATE_SECONDS = 600.0
 # A read at the idle priority waits for as long as others read.
@@ -79,7 +83,7 @@ class Agent:
                 say_that_the_disk_is_down(settings, error)
             raise
         self.progress = ProgressBook()
-        self._metrics = Metrics(lambda: self._reporter.current())
+        self._metrics = Metrics(lambda: self._reporter.known())
         self._engine, origins = outfit(settings, self._store.layout.root, settings.file_roots)
         self._disk = DiskWatch(
             self._store.layout,
@@ -88,11 +92,13 @@ class Agent:
         )
         inventory = Inventory(self._store, self._disk.is_to_blame)
         before = read_node_report(self._store.layout)
+        former = before.status.models if before and before.status else ()
+        self._metrics.remember(former)
         self._residency = Residency(
             self._store.shown,
             partial(resident_of, self._store.layout),
             seconds=settings.residency_seconds,
-            remembered=before.status.models if before and before.status else (),
+            remembered=former,
             on_change=self._wake,
         )
         self._telling = Telling(
@@ -101,7 +107,9 @@ class Agent:
             _wanted(before),
             resident=self._residency.of,
             use=lambda name: self._last_uses.of(name),
+            on_ready=self._metrics.ready,
         )
+        self._history = FetchHistory(self._store, self._metrics.regretted)
         using = Using(self._store, alone=not settings.cluster)
         self._cluster = (
             ClusterSide(
@@ -112,13 +120,36 @@ class Agent:
                 on_catalog=lambda: self._tasks["catalog"].wake(),
                 on_change=self._wake,
                 beside=using.beside,
+                on_pods=lambda: self._tasks["use"].wake(),
+                on_answer=self._metrics.answered,
             )
             if settings.cluster
             else None
         )
         path = settings.catalog_path
         self._files = FileCatalog(path) if path else None
-        events = fan_out(self.progress, self._metrics, log_event)
+        self._traces = (
+            open_traces(settings.otlp_endpoint, settings.node_name)
+            if settings.otlp_endpoint
+            else None
+        )
+        self._page = StatusPage(
+            self._store.layout.root,
+            before,
+            report=lambda: (self._reporter.latest, self._reporter.latest_at),
+            fetching=self.progress.all,
+            hung=lambda: self._all_tasks.hung(),
+            beside=lambda: self._cluster,
+            watermarks=settings.watermarks,
+        )
+        events = fan_out(
+            self.progress,
+            self._metrics,
+            self._history,
+            log_event,
+            self._page.happenings,
+            *((self._traces,) if self._traces else ()),
+        )
         # Without a cluster nothing goes because its time is over, but only to make room.
         after = settings.delete_unwanted_after if settings.cluster else None
         keeping = Keeping(after, also_when_empty=self._files is None)
@@ -141,8 +172,10 @@ class Agent:
             self._store,
             surroundings.uses,
             processes=not settings.cluster,
-            remembered=before.status.models if before and before.status else (),
+            remembered=former,
             on_change=self._wake,
+            on_use=lambda model: self._metrics.used(model, self._history.seconds(model)),
+            least=_LEAST_USE_SECONDS,
         )
         self._crew = Crew(
             fetcher=ModelFetcher(self._store, self._engine, events),
@@ -151,6 +184,7 @@ class Agent:
             cancel=self._cancel,
             on_end=self._wake,
             jitter=(settings.start_jitter if settings.cluster and settings.nodes_at_once else 0.0),
+            listener=events,
         )
         self._reconciler = Reconciler(
             store=self._store,
@@ -162,7 +196,9 @@ class Agent:
                 store=self._store,
                 surroundings=surroundings,
                 rules=Rules(settings.delete_unwanted_after, *settings.watermarks),
-                told=EvictionNews(self._metrics, lambda: self._cluster),
+                told=EvictionNews(
+                    self._metrics, lambda: self._page.happenings, self._history.evicted
+                ),
             ),
             limits=Limits(fetching=settings.models_at_once),
             keeping=keeping,
@@ -179,12 +215,10 @@ class Agent:
             rate=settings.scrub_rate,
             busy=self.progress.is_moving,
             disk=self._disk,
-            metrics=ScrubMetrics(
-                self._metrics.registry,
-                lambda: [each.bytes for each in self._store.quarantine.all()],
-            ),
+            metrics=ScrubMetrics(self._metrics.registry),
             cancel=self._cancel,
             on_damage=self._wake,
+            told=self._page.happenings,
         )
         self._prover = Prover(
             self._store,
@@ -195,7 +229,14 @@ class Agent:
             },
             on_change=self._wake,
         )
-        DiskMetrics(self._metrics.registry, lambda: self._disk.health.state.value)
+        self._reconciling = ReconcileMetrics(
+            self._metrics.registry,
+            lag=lambda: self._tasks["reconcile"].lag,
+            unreadable=lambda: (
+                None if (read := self._reconciler.catalog) is None else is_unreadable(read)
+            ),
+        )
+        DiskMetrics(self._metrics.registry, lambda: self._disk.health.state)
         self._reporter = Reporter(
             store=self._store,
             node_name=settings.node_name,
@@ -207,7 +248,7 @@ class Agent:
             boot_id=boot_id(),
             disk=lambda: self._disk.health,
             on_error=self._disk.noted,
-            on_news=self._cluster.publish if self._cluster else lambda: None,
+            on_news=self._news,
         )
         self._tasks = {
             "catalog": Task("catalog", self._read_catalog, late_after=_LATE_SECONDS),
@@ -222,6 +263,7 @@ class Agent:
         }
         clusters = self._cluster.tasks.values() if self._cluster else ()
         self._all_tasks = Tasks([*self._tasks.values(), self._compiled.task, *clusters])
+        self._metrics.follow(self._all_tasks.states)
         self._watch = CatalogWatch(path, self._tasks["catalog"].wake) if path else None
         self._endpoints = (
             Endpoints(
@@ -231,6 +273,7 @@ class Agent:
                     "/readyz": self._readyz,
                     "/metrics": lambda: (200, CONTENT_TYPE, self._metrics.exposition()),
                     "/v1/node": self._node,
+                    **self._page.routes,
                 },
             )
             if settings.address
@@ -305,7 +348,7 @@ class Agent:
                 self._reporter.cycle()
             return self._reporter.current()
         except OSError as error:
-            log.warning("report.not_written", error=str(error))
+            log.warning("report.not_written", message=str(error))
             return None
         finally:
             self._store.companions.leave()
@@ -313,6 +356,8 @@ class Agent:
                 self._cluster.close(max(deadline, time.monotonic() + _LEAVE_SECONDS))
             if self._endpoints:
                 self._endpoints.close()
+            if self._traces:
+                self._traces.close()
             log.info("agent.stopped")
 
     # The tasks
@@ -335,6 +380,7 @@ class Agent:
         if catalog is not before:
             known = {str(problem) for problem in before.problems} if before else set()
             self._reconciler.catalog = catalog
+            self._metrics.origins({m.spec.source.parsed.scheme for m in catalog.models.values()})
             self._compiled.read(catalog)
             for problem in catalog.problems:
                 if str(problem) not in known:
@@ -344,7 +390,8 @@ class Agent:
         return wait
 
     def _reconcile(self) -> float:
-        wait = self._reconciler.cycle()
+        with self._reconciling.round():
+            wait = self._reconciler.cycle()
         self._end_if_settled()
         return wait
 
@@ -373,6 +420,11 @@ class Agent:
         if report is None:
             return text(503, "the cache was not looked at yet")
         return document(report.to_document())
+
+    def _news(self) -> None:
+        self._page.look()
+        if self._cluster:
+            self._cluster.publish()
 
     def _readyz(self) -> Answer:
         catalog = self._reconciler.catalog

@@ -343,7 +343,7 @@ class Evicting:
             snapshots=list(going.snapshots),
             rule=going.rule.value,
             freed_bytes=freed,
-            why=going.why,
+            message=going.why,
         )
         self._told.evicted(going, freed)
 

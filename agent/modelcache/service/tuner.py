@@ -66,6 +66,7 @@ class TunerDaemon:
         self._watch = MountWatch(settings.mountinfo, self._tune.wake)
         watch = Task("watch", self._watch.cycle, late_after=_WATCH_LATE_SECONDS)
         self._tasks = Tasks([self._tune, self._measure, watch])
+        self._metrics.follow(self._tasks.states)
         routes = {
             "/livez": self._tasks.livez,
             "/readyz": self._readyz,
@@ -149,7 +150,7 @@ class Telling:
 
     def failed(self, error: ModelCacheError) -> None:
         """A round that could not be made."""
-        self._say({f"round: {error}": lambda: log.error("tune.failed", error=str(error))})
+        self._say({f"round: {error}": lambda: log.error("tune.failed", message=str(error))})
 
     def tell(self, found: Round) -> bool:
         """A round. Whether a value was set that was not set before."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from modelcache.api.meta import NAME_MAX, NAME_PATTERN
 from modelcache.store.durable import Durable, disk_errors
 from modelcache.store.locking import PROCESS_TOKEN, Lock, try_lock
+from modelcache.store.notes import clear_place, open_lines, read_note
 from modelcache.store.partial import Partial
 from modelcache.store.paths import age, children
 
@@ -118,6 +119,7 @@ class Ingest:
             raise
 
     def _lock(self, folder: Path) -> Lock | None:
+        clear_place(folder)
         while True:
             # Its last holder may remove the folder between any two of these steps.
             with suppress(FileExistsError):
@@ -180,6 +182,9 @@ class Ingest:
         for folder in list(self._folder.iterdir()):
             if folder.name.partition(".")[0] in keep or not folder.is_dir():
                 continue
+            if folder.is_symlink():
+                folder.unlink()  # not ours, what it leads to
+                continue
             try:
                 newest = max((p.stat().st_mtime for p in folder.iterdir()), default=0.0)
                 if age(newest) < older_than:
@@ -198,16 +203,19 @@ class Ingest:
 def _owners(lock: Path) -> frozenset[str]:
     """The models that a partial file's lock file names. What else stands there says nothing."""
     try:
-        with lock.open("rb") as file:
-            lines = file.read(_MOST_OWNERS_BYTES).decode("ascii", "replace").split("\n")
-    except FileNotFoundError:
+        said = read_note(lock, _MOST_OWNERS_BYTES, beginning=True)
+    except (FileNotFoundError, ValueError):
         return frozenset()
+    lines = said.decode("ascii", "replace").split("\n")
     return frozenset(n for n in lines if len(n) <= NAME_MAX and _NAME.fullmatch(n))
 
 
 def _sign(lock: Path, owner: str) -> None:
     """Note in a lock file that is held for whom it is, unless that stands there."""
     if owner not in _owners(lock):
-        with lock.open("ab") as file:
+        fd = open_lines(lock)
+        try:
             # It begins with a new line, so that a torn line before it is not made longer.
-            file.write(f"\n{owner}\n".encode())
+            os.write(fd, f"\n{owner}\n".encode())
+        finally:
+            os.close(fd)

@@ -19,6 +19,7 @@ keys/                          this machine's own signing key, readable by its o
 leases/<id>.json               who holds a model, and until when
 use/shown/<name>.json          what `current` led to, since when
 use/last.json                  when what was last used
+use/fetched.json               what fetches had cost, and what was evicted in the last day
 node.json                      what this node reports
 """
 
@@ -31,8 +32,10 @@ from pathlib import Path
 
 from modelcache.errors import StoreDamaged
 from modelcache.store.durable import Durable
+from modelcache.store.notes import ANY_SHAPE, parsed, read_note
 
 LAYOUT_VERSION = 1
+_MOST_BYTES = 4096
 OURS = (
     *("ingest", "blobs", "models", "hub", "manifests", "compile", "keys", "leases", "use"),
     "node.json",
@@ -166,6 +169,11 @@ class Layout:
         """When which snapshot was last used."""
         return self.root / "use" / "last.json"
 
+    @property
+    def fetch_log(self) -> Path:
+        """What fetches had cost, and what was evicted lately."""
+        return self.root / "use" / "fetched.json"
+
     def shown_log(self, name: str) -> Path:
         """What a model's `current` led to, since when."""
         return self.shown_logs / f"{name}.json"
@@ -295,8 +303,8 @@ def check_version(layout: Layout) -> None:
         StoreDamaged
     """
     try:
-        version = json.loads(layout.marker.read_bytes())["version"]
-    except (ValueError, KeyError, TypeError) as error:
+        version = parsed(read_note(layout.marker, _MOST_BYTES))["version"]
+    except ANY_SHAPE as error:
         raise StoreDamaged(f"{layout.marker} can't be read as JSON with a version") from error
     if version != LAYOUT_VERSION:
         raise StoreDamaged(

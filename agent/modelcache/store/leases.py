@@ -23,6 +23,7 @@ from modelcache.errors import InsufficientDisk, NotFound, UnsafePath, UsageError
 from modelcache.host.booting import JUMP_SECONDS, boot_id
 from modelcache.store.durable import Durable, disk_errors
 from modelcache.store.layout import Layout
+from modelcache.store.notes import ANY_SHAPE, number, parsed, read_note, text
 from modelcache.store.paths import children
 
 log = structlog.get_logger(__name__)
@@ -30,6 +31,7 @@ log = structlog.get_logger(__name__)
 LONGEST_SECONDS: Final = 30 * 86_400.0
 MOST_LEASES: Final = 10_000
 _VERSION: Final = 1
+_MOST_AHEAD: Final = 1e12
 _MOST_BYTES: Final = 64 * 1024
 _HOLDER_LENGTH: Final = 200
 _SNAPSHOT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
@@ -169,35 +171,30 @@ class Leases:
         if path.suffix != ".json":
             return None
         try:
-            with path.open("rb") as file:
-                content = file.read(_MOST_BYTES + 1)
-            lease = self._parsed(path.stem, content)
+            return self._parsed(path.stem, read_note(path, _MOST_BYTES))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, *ANY_SHAPE):
             return Lease(path.stem, None, None, "", math.inf)
-        return lease
 
     def _parsed(self, lease_id: str, content: bytes) -> Lease:
-        document: Any = json.loads(content)
-        if len(content) > _MOST_BYTES or document["version"] != _VERSION:
-            raise ValueError("it is too large, or of another version")
+        document = parsed(content)
+        if document["version"] != _VERSION:
+            raise ValueError("it is of another version")
         model, snapshot, holder = document["model"], document["snapshot"], document["holder"]
-        if not re.fullmatch(NAME_PATTERN, model) or not isinstance(holder, str):
+        if not re.fullmatch(NAME_PATTERN, model):
             raise ValueError("it names no model")
         if snapshot is not None and not _SNAPSHOT.fullmatch(snapshot):
             raise ValueError("it names no snapshot")
-        expires = float(document["expires"])
-        if math.isnan(expires):
-            raise ValueError("it has no expiry")
-        return Lease(lease_id, model, snapshot, holder, expires + self._set_ahead(document))
+        expires = number(document["expires"]) + self._set_ahead(document)
+        return Lease(lease_id, model, snapshot, text(holder, _HOLDER_LENGTH), expires)
 
     def _set_ahead(self, document: dict[str, Any]) -> float:
         """Seconds that the clock was set ahead since a lease was written, where that is known."""
         if self._steady is None or document.get("boot") != self._boot_id():
             return 0.0
         ahead = document.get("ahead")
-        if not isinstance(ahead, int | float) or not math.isfinite(ahead):
+        if not isinstance(ahead, int | float) or not abs(ahead) < _MOST_AHEAD:
             return 0.0
         jump = self._clock() - self._steady() - ahead
         return jump if jump > JUMP_SECONDS else 0.0

@@ -12,11 +12,15 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from modelcache.store.durable import Durable, disk_errors
+from modelcache.store.notes import read_note
 from modelcache.store.paths import children
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_MOST_BYTES: Final = 16 * 1024 * 1024
+"""More than twice what the layers of an image may come to (`origins.ocimanifests`)."""
 
 
 class Needs:
@@ -87,5 +91,6 @@ class Needs:
 
 def _digests(paths: Iterable[Path]) -> Iterator[str]:
     for path in paths:
-        with suppress(FileNotFoundError):
-            yield from _DIGEST.findall(path.read_text("ascii", "replace"))
+        with suppress(FileNotFoundError, ValueError):
+            content = read_note(path, _MOST_BYTES).decode("ascii", "replace")
+            yield from _DIGEST.findall(content)

@@ -22,6 +22,7 @@ from modelcache.host.booting import since_boot
 from modelcache.store.blobs import Blobs
 from modelcache.store.companions import Companions
 from modelcache.store.durable import Durable, disk_errors
+from modelcache.store.fetchlog import FetchLog
 from modelcache.store.foreign import is_ours
 from modelcache.store.hubviews import (
     build_hub_view,
@@ -105,6 +106,7 @@ class Store:
         self.leases = Leases(self.layout, self._durable, steady=since_boot)
         self.companions = Companions(self.layout)
         self.last_use = LastUse(self.layout, self._durable)
+        self.fetch_log = FetchLog(self.layout, self._durable)
         self._turns = Turns(self.layout.lock)
         self._mutex = threading.RLock()
         self._known = Known(self._manifests, self._receipts)
