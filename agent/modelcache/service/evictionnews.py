@@ -48,5 +48,5 @@ class EvictionNews:
 
     def _record(self, type_: str, reason: str, note: str, model: str) -> None:
         cluster = self._cluster()
-        if cluster is not None:
+        if cluster is not None and model:
             cluster.tell(type_, reason, "Evict", note, model)
