@@ -70,7 +70,7 @@ def _try(mutation: Mutation, folder: Path) -> bool:
             env={**os.environ, "GIT_CEILING_DIRECTORIES": str(folder)},
             check=True,
         )
-        for file in mutation.files:
+        for file in (each for each in mutation.files if each.endswith(".py")):
             py_compile.compile(str(copy / file), doraise=True)
         said = []
         for test in mutation.tests:
