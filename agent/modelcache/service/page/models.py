@@ -119,7 +119,7 @@ def _state(model: ModelReport, facts: Facts) -> Html:
 def _tries(model: ModelReport, facts: Facts) -> Html | None:
     if not model.attempts:
         return None
-    tried = "Tried once" if model.attempts == 1 else f"Tried {model.attempts} times"
+    tried = "tried once" if model.attempts == 1 else f"tried {model.attempts} times"
     again = joined("; again ", ahead(model.retry_at, facts.now)) if model.retry_at else None
     return element("span", tried, again, class_="sub")
 
