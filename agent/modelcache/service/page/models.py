@@ -94,7 +94,7 @@ def _origin(model: ModelReport) -> Html | None:
     source = text(model.source) if model.source else None
     revision = code(short(model.revision)) if model.revision else None
     if source and revision:
-        revision = element("span", " · ", revision, class_="whole")
+        revision = joined(" ", element("span", revision, class_="whole"))
     return element("span", source, revision, class_="sub") if source or revision else None
 
 
@@ -149,8 +149,9 @@ def _content(model: ModelReport, facts: Facts) -> Html:
             max=model.bytes_total,
             aria_label=f"{model.name}: {done}",
         )
-        percent = element("b", share(model.bytes_done, model.bytes_total))
-        return lines(bar, joined(percent, f" · {done}"), _speed(model, facts))
+        percent = element("b", share(model.bytes_done, model.bytes_total), class_="whole")
+        rest = element("span", done, class_="whole")
+        return lines(bar, joined(percent, " ", rest), _speed(model, facts))
     if not model.bytes_total:
         return element("span", "size not known yet", class_="sub") if model.wanted else Html("")
     files = f", {counted(model.files, 'file')}" if model.files else ""
