@@ -81,6 +81,38 @@ def test_what_is_no_agent_is_told(
     assert "\x1b" not in ended.err
 
 
+CHUNKED = b"HTTP/1.1 %s\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n[1"
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "no whole answer of HTTP"),
+        (CHUNKED % b"200 OK", "no whole answer of HTTP"),
+        (CHUNKED % b"503 Later", "it answers 503"),
+        (b"HTTP/1.0 200 OK\r\n\r\n" + b"[" * 100_000, "no JSON"),
+    ],
+    ids=["another protocol", "torn", "torn refusal", "deep"],
+)
+def test_what_is_no_whole_answer_is_told(
+    command: Command, tmp_path: Path, said: bytes, why: str
+) -> None:
+    def answer() -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(65_536)
+            connection.sendall(said)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        teller = threading.Thread(target=answer)
+        teller.start()
+        where = f"127.0.0.1:{server.getsockname()[1]}"
+        ended = command("status", "--agent", where, "--root", tmp_path / "none")
+        teller.join()
+    assert ended.code == 2
+    assert why in ended.mistake
+
+
 def test_a_newer_agents_fields_are_passed_over(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
@@ -60,14 +62,18 @@ def ask_agent(address: tuple[str, int], path: str) -> object:
         with opener.open(url, timeout=_ANSWER_SECONDS) as answer:
             return json.loads(answer.read(_MOST_BYTES))
     except urllib.error.HTTPError as error:
-        with error:
+        said = ""
+        with error, suppress(OSError, http.client.HTTPException):
             said = error.read(200).decode(errors="replace").strip()
         raise NoAnswer(said or f"it answers {error.code}") from error
     except urllib.error.URLError as error:
         raise NoAnswer(_why(error.reason)) from error
     except OSError as error:
         raise NoAnswer(_why(error)) from error
-    except ValueError as error:
+    except http.client.HTTPException as error:
+        # Neither urllib's nor an OSError: no HTTP, or an answer that ends in the middle.
+        raise NoAnswer("what it says is no whole answer of HTTP") from error
+    except (ValueError, RecursionError) as error:
         raise NoAnswer("what it says is no JSON") from error
 
 
