@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +34,7 @@ class Companions:
         self._folder = layout.agents
         self._path = self._folder / f"{secrets.token_hex(6)}.lock"
         self._lock: Lock | None = None
+        self._looks = threading.Lock()
 
     def join(self) -> None:
         """From now on others see this one. On a disk that is full nobody does."""
@@ -60,6 +62,11 @@ class Companions:
         """
         if self._lock is None:
             return ()
+        # One at a time: a lock that is taken to see whether it is held is held.
+        with self._looks:
+            return self._alive()
+
+    def _alive(self) -> tuple[str, ...]:
         found = []
         for path in children(self._folder):
             if path == self._path or path.suffix != ".lock":

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from modelcache.store import Store
+from modelcache.store import Store, companions
 from modelcache.store.companions import Companions
+from modelcache.store.locking import Lock, try_lock
 
 
 @pytest.fixture
@@ -57,6 +60,29 @@ def test_one_that_was_killed_is_gone(one: Companions, store: Store) -> None:
         os.waitpid(child, 0)
     assert one.others() == ()
     assert len(list(store.layout.agents.iterdir())) == 1
+
+
+def test_two_looks_at_once_take_none_that_was_killed_for_alive(
+    one: Companions, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (store.layout.agents / "dead.lock").touch()
+    looked = threading.Semaphore(0)
+    go_on = threading.Event()
+
+    def slowly(path: Path) -> Lock | None:
+        lock = try_lock(path)
+        looked.release()
+        assert go_on.wait(10)
+        return lock
+
+    monkeypatch.setattr(companions, "try_lock", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        looks = [pool.submit(one.others), pool.submit(one.others)]
+        assert looked.acquire(timeout=10)
+        both = looked.acquire(timeout=0.2)
+        go_on.set()
+        assert [each.result(10) for each in looks] == [(), ()]
+    assert not both
 
 
 @pytest.mark.parametrize("said", [b"", b"\xff\x00\n", b"x" * 100_000])
