@@ -79,8 +79,7 @@ class FetchHistory:
                 return
         now = self._clock()
         gone = self._store.fetch_log.evicted(*key, now)
-        there = {(manifest.model, manifest.revision) for manifest in self._store.manifests()}
-        self._note(lambda: self._store.fetch_log.note_fetch(*key, seconds, there, now))
+        self._note(lambda: self._note_fetch(key, seconds, now))
         if gone is not None and event.received:
             self._on_regret(gone.rule)
             log.info(
@@ -90,6 +89,10 @@ class FetchHistory:
                 after_seconds=round(now - gone.at),
                 received_bytes=event.received,
             )
+
+    def _note_fetch(self, key: tuple[str, str], seconds: float, now: float) -> None:
+        there = {(manifest.model, manifest.revision) for manifest in self._store.manifests()}
+        self._store.fetch_log.note_fetch(*key, seconds, there, now)
 
     def _note(self, write: Callable[[], None]) -> None:
         try:

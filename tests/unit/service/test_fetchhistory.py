@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,23 @@ def test_what_a_fetch_took_is_known_with_its_tries(store: Store) -> None:
     assert manifest is not None
     assert told.history.seconds(manifest) == 150.0
     assert Told(Store(store.layout.root)).history.seconds(manifest) == 150.0
+
+
+def test_a_fetch_that_ended_well_fails_on_no_note(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Told(store)
+    told.evict()
+    told.history(FetchStarted("m", COMMIT, "hf", files=1, size=7, held=0))
+
+    def sick() -> list[Manifest]:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(store, "manifests", sick)
+    with structlog.testing.capture_logs() as logs:
+        told.history(FetchEnded("m", "hf", 1.0, 7, None))
+    assert [each["event"] for each in logs] == ["history.not_noted", "eviction.regretted"]
+    assert told.regrets == ["LowerPriority"]
 
 
 def test_what_nobody_fetched_took_nothing(store: Store) -> None:
