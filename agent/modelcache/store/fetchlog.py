@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 import threading
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from modelcache.store.durable import Durable, disk_errors
 from modelcache.store.layout import Layout
+from modelcache.store.notes import ANY_SHAPE, number, parsed, read_note
 
 _VERSION: Final = 1
 _MOST_BYTES: Final = 16 * 1024 * 1024
@@ -100,21 +101,23 @@ class FetchLog:
 def _read(path: Path) -> tuple[dict[Key, float], dict[Key, Evicted]]:
     """What a file says. One that can't be read says nothing: only statistics are lost."""
     try:
-        with path.open("rb") as file:
-            document = json.loads(file.read(_MOST_BYTES))
+        document = parsed(read_note(path, _MOST_BYTES))
         if document["version"] != _VERSION:
             return {}, {}
-        took = {key: float(value) for key, value in _pairs(document["fetched"]).items()}
-        evicted = {
-            key: Evicted(str(value["rule"]), float(value["at"]))
-            for key, value in _pairs(document["evicted"]).items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        fetched, went = _pairs(document["fetched"]), _pairs(document["evicted"])
+        whens = {key: (str(value["rule"]), value["at"]) for key, value in went.items()}
+    except (OSError, *ANY_SHAPE):
         return {}, {}
-    return (
-        {key: seconds for key, seconds in took.items() if math.isfinite(seconds) and seconds >= 0},
-        {key: each for key, each in evicted.items() if math.isfinite(each.at)},
-    )
+    took: dict[Key, float] = {}
+    evicted: dict[Key, Evicted] = {}
+    for key, seconds in fetched.items():
+        with suppress(ValueError):
+            if (found := number(seconds)) >= 0:
+                took[key] = found
+    for key, (rule, at) in whens.items():
+        with suppress(ValueError):
+            evicted[key] = Evicted(rule, number(at))
+    return took, evicted
 
 
 def _pairs(models: Mapping[str, Mapping[str, Any]]) -> dict[Key, Any]:

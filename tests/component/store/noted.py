@@ -55,6 +55,8 @@ def make(root: Path) -> Noted:
     store.record("coming", COMMIT, described("c", b"coming"))
     lease = store.leases.take("kept", 3600.0, holder="bench")
     store.last_use.note([("kept", COMMIT)], [("kept", COMMIT)], 1.7e9)
+    store.fetch_log.note_fetch("kept", COMMIT, 5.0, [("kept", COMMIT)], 1.7e9)
+    store.fetch_log.note_eviction("going", [OTHER_COMMIT], "Unwanted", 1.7e9)
     store.scrub_log.note(kept.files[0].sha256, 1.7e9)
     store.unproven.write([digest_of(b"coming")])
     note_home(layout, durable, home_of(layout, "machine"))
@@ -78,6 +80,7 @@ def make(root: Path) -> Noted:
             "lease": layout.leases / f"{lease.id}.json",
             "shown log": layout.shown_log("going"),
             "last use": layout.last_use,
+            "fetch log": layout.fetch_log,
             "scrub log": layout.scrub_log,
             "unproven": layout.unproven,
             "home": layout.home,
@@ -150,6 +153,9 @@ def read(root: Path, trying: Trying) -> Store | None:
             store.leases.all()
         with trying("last use"):
             store.last_use.all()
+        with trying("fetch log"):
+            store.fetch_log.took("kept", COMMIT)
+            store.fetch_log.evicted("going", OTHER_COMMIT, 1.7e9)
         with trying("scrub log"):
             store.scrub_log.read()
         with trying("quarantine"):
@@ -199,6 +205,8 @@ def use(root: Path, trying: Trying) -> None:
         store.leases.release(store.leases.take("kept", 60.0).id)
     with trying("use"):
         store.last_use.note([("kept", COMMIT)], [("kept", COMMIT)], 1.8e9)
+    with trying("fetched"):
+        store.fetch_log.note_fetch("kept", COMMIT, 6.0, [("kept", COMMIT)], 1.8e9)
     with trying("scrubbed"):
         store.note_checked(digest_of(b"abc"))
     with trying("home again"):

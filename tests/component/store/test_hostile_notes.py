@@ -19,8 +19,8 @@ from tests.support.store import COMMIT, OTHER_COMMIT, check, digest_of
 
 DOCUMENTS = (
     *("layout", "manifest", "hub manifest", "receipt", "lease", "shown log", "last use"),
-    *("scrub log", "unproven", "home", "listing", "need", "journal", "quarantine", "reservation"),
-    *("node.json", "branch", "list of a commit"),
+    *("fetch log", "scrub log", "unproven", "home", "listing", "need", "journal", "quarantine"),
+    *("reservation", "node.json", "branch", "list of a commit"),
 )
 CANARY = b"not ours"
 
@@ -54,6 +54,7 @@ def repository(name: bytes) -> tuple[str, bytes]:
 @example(("reservation", b'{"bytes": 1e999}'))
 @example(lease(HUGE))
 @example(("last use", b'{"version": 1, "models": {"kept": {"x": %s}}}' % HUGE))
+@example(("fetch log", b'{"version": 1, "evicted": {}, "fetched": {"m": {"r": %s}}}' % HUGE))
 @example(("home", b"[" * DEPTH))
 @example(("layout", b'{"version": 1, "id": ' + b"[" * DEPTH))
 @example(("listing", b"[" * DEPTH))
