@@ -226,7 +226,14 @@ class Reconciler:
     ) -> tuple[Leftover, ...]:
         assert self._catalog is not None
         known = Needed(self._wanted, inventory, self._trials, self._found, fetching)
-        return remaining(self._store, known, self._unwanted.doubts(self._catalog), self._clock())
+        doubts = self._unwanted.doubts(self._catalog)
+        try:
+            return remaining(self._store, known, doubts, self._clock())
+        except OSError as error:
+            # What can't be read makes no room, and holds up no model.
+            self._disk.noted(error)
+            log.warning("leftovers.unreadable", message=str(error))
+            return ()
 
     def _fetch(self, name: str) -> None:
         """Begin to fetch, as soon as there is room."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+import structlog
 
 from modelcache.api import CachedModel, ModelState
 from modelcache.errors import Reason
@@ -13,7 +15,7 @@ from modelcache.planning.planner import Fetch
 from modelcache.planning.using import User, Uses
 from modelcache.service.surroundings import Node
 from modelcache.service.unwanted import Keeping
-from modelcache.store import Capacity, Kind
+from modelcache.store import Capacity, Kind, Remnant
 from modelcache.store.locking import try_lock
 from modelcache.store.usage import measure_usage
 from tests.component.service.daemon import Daemon, cached_model
@@ -476,6 +478,22 @@ def test_above_the_high_watermark_leftovers_go_first(daemon: Daemon, hub: HubSer
     pass_time(daemon)
     assert daemon.evictions.gone == [("Leftover", "gone")]
     assert len(daemon.store.snapshots("m")) == 2
+
+
+def test_what_can_t_be_read_beside_models_holds_nothing_up(
+    daemon: Daemon, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> list[Remnant]:
+        raise PermissionError(errno.EACCES, "Permission denied", "models/somebodys")
+
+    monkeypatch.setattr(daemon.store.remnants, "all", refuse)
+    repo(hub, "a", 9)
+    daemon.want(wish("a"))
+    with structlog.testing.capture_logs() as logs:
+        pass_time(daemon)
+    assert daemon.report("a").state is ModelState.READY
+    told = [each["message"] for each in logs if each["event"] == "leftovers.unreadable"]
+    assert "models/somebodys" in told[0], "it is above the high watermark"
 
 
 def test_a_leftover_that_somebody_is_at_work_on_holds_nothing_up(
