@@ -11,7 +11,8 @@ from pathlib import Path
 from modelcache import __version__
 from modelcache.api import API_VERSION, NodeCache
 from modelcache.cluster.changes import ReportChanges
-from modelcache.host.backing import Backing, Host, NoReadAhead
+from modelcache.errors import UsageError
+from modelcache.host.backing import Backing, Host
 from modelcache.planning.describing import Progress
 from modelcache.service.endpoints import Answer, Route, document
 from modelcache.service.evictionnews import NodeEvents
@@ -110,6 +111,6 @@ class StatusPage:
 
 def _backing(host: Host, root: Path) -> Backing | None:
     # What holds a cache is not changed for another below a running agent.
-    with suppress(NoReadAhead):
+    with suppress(UsageError, OSError):  # NoReadAhead, or /proc or /sys can't be read
         return host.backing_of_path(root.resolve())
     return None

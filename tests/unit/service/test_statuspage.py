@@ -74,6 +74,21 @@ def test_it_tells_of_the_last_report_and_how_old_that_is(tmp_path: Path, machine
     assert "last look at its cache was 1 min ago" in node.get()[1]
 
 
+@pytest.mark.parametrize("broken", ["gone", "torn"])
+def test_where_the_mounts_can_t_be_read_the_rest_is_told(
+    tmp_path: Path, machine: Machine, broken: str
+) -> None:
+    if broken == "gone":
+        machine.host.mountinfo.unlink()
+    else:
+        machine.host.mountinfo.write_text("torn\n")
+    node = Node(tmp_path, machine)
+    node.say(pages.busy().node)
+    status, html = node.get()
+    assert status == 200
+    assert "Read-ahead" not in html
+
+
 def test_it_looks_at_the_read_ahead_of_the_root_each_time(tmp_path: Path, machine: Machine) -> None:
     node = Node(tmp_path, machine)
     node.say(pages.busy().node)
