@@ -12,12 +12,13 @@ import structlog
 
 from modelcache.api import Manifest
 from modelcache.errors import ModelCacheError
-from modelcache.planning.evicting import Going
+from modelcache.planning.evicting import Going, Rule
 from modelcache.planning.using import Uses
 from modelcache.store import Store
 from modelcache.transfer.events import Event, FetchEnded, FetchStarted
 
 _REVISION: Final = re.compile(r"[0-9a-f]{12,64}")
+_RULES: Final = frozenset(rule.value for rule in Rule)
 
 log = structlog.get_logger(__name__)
 
@@ -80,7 +81,8 @@ class FetchHistory:
         now = self._clock()
         gone = self._store.fetch_log.evicted(*key, now)
         self._note(lambda: self._note_fetch(key, seconds, now))
-        if gone is not None and event.received:
+        # What another version noted may be a rule of its own.
+        if gone is not None and gone.rule in _RULES and event.received:
             self._on_regret(gone.rule)
             log.info(
                 "eviction.regretted",

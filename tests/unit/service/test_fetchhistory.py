@@ -113,6 +113,13 @@ def test_a_restart_forgets_no_eviction(store: Store) -> None:
     assert told.regrets == ["OldRevision"]
 
 
+def test_a_rule_that_is_not_known_is_no_label(store: Store) -> None:
+    store.fetch_log.note_eviction("m", [COMMIT], "Whim", 1_800_000_000.0)
+    told = Told(store)
+    told.fetch(1.0)
+    assert told.regrets == []
+
+
 def test_what_a_fetch_had_left_is_no_model(store: Store) -> None:
     told = Told(store)
     going = Going("m", (f"partial/{COMMIT}",), Rule.UNWANTED, Amount(7), "left of a fetch")
