@@ -126,7 +126,7 @@ def as_of(running: AgentProcess) -> str:
 def test_the_page_is_there_while_the_disk_hangs_and_says_how_old_it_is(
     running: AgentProcess, disk: SickDisk, tmp_path: Path
 ) -> None:
-    began = as_of(running)
+    began = eventually(lambda: as_of(running), what="the first report")
     with disk.hanging():
         want_both(tmp_path)  # which is to be written to node.json
         before = eventually(lambda: stands_still(running), timeout=30, what="an old page")
