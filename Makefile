@@ -7,7 +7,7 @@ WORKERS ?= 2
 LOCK   := requirements.txt requirements-dev.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults test-engine test-mutations check lint bench cluster lock crds metrics clean
+.PHONY: help setup demo test test-faults test-engine test-mutations check lint bench cluster lock crds metrics dashboards clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -65,7 +65,7 @@ bench: setup .venv-bench/.ready ## Benchmarks, side by side with what a user wou
 	@touch $@
 
 lock: ## Lock the dependencies again (needs uv)
-	uv pip compile pyproject.toml --generate-hashes --no-emit-index-url --python-version 3.11 --universal --no-header -o requirements.txt
+	uv pip compile pyproject.toml --extra otel --generate-hashes --no-emit-index-url --python-version 3.11 --universal --no-header -o requirements.txt
 	uv pip compile pyproject.toml --extra dev --generate-hashes --no-emit-index-url --python-version 3.11 --universal --no-header -c requirements.txt -o requirements-dev.txt
 	$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' | uv pip compile - --generate-hashes --no-emit-index-url --python-version 3.11 --universal --no-header -c requirements-dev.txt -o requirements-build.txt
 	uv pip compile tests/bench/requirements.in --generate-hashes --no-emit-index-url --python-version 3.11 --universal --no-header -o tests/bench/requirements.txt
@@ -76,6 +76,9 @@ crds: setup ## Write daemonset/crds from the classes in agent/modelcache/api
 
 metrics: setup ## Write docs/metrics.md from the table in agent/modelcache/metrics/contract
 	$(BIN)/python -m modelcache.metrics.documenting docs/metrics.md
+
+dashboards: setup ## Write the dashboards, and the rules as Kubernetes' operators want them
+	$(BIN)/python -m dashboards
 
 clean: ## Remove .venv and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

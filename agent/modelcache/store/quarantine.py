@@ -21,11 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pydantic import ValidationError
-
 from modelcache.api import ManifestFile
 from modelcache.store.durable import Durable
 from modelcache.store.layout import Layout
+from modelcache.store.notes import ANY_SHAPE, number, parsed, read_note, text
 from modelcache.store.paths import children
 
 KEPT_SECONDS: Final = 7 * 86_400.0
@@ -33,6 +32,7 @@ KEPT_SHARE: Final = 0.1
 """Of the file system. Beyond it the oldest goes first, and what was healed before what was not."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_MOST_BYTES: Final = 16 * 1024 * 1024
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EMLINK)
 
 
@@ -44,6 +44,7 @@ class Quarantined:
         digest: the SHA-256 that it should have.
         data: its content as it is now.
         bytes: of disk.
+        frees: bytes of disk that its going frees: none of what has another name still.
         at: since when it is here, in seconds since the epoch.
         model: whose it was.
         what: what is wrong with it, for a person.
@@ -53,6 +54,7 @@ class Quarantined:
     digest: str
     data: Path
     bytes: int
+    frees: int
     at: float
     model: str
     what: str
@@ -78,7 +80,7 @@ class Quarantine:
         note = {"at": time.time(), "model": model, "what": what, "file": file.to_document()}
         try:
             making.mkdir(mode=0o700)
-            (making / "note.json").write_text(json.dumps(note))
+            self._write(making / "note.json", json.dumps(note).encode())
         except OSError as error:
             self._durable.remove_tree(making)
             if error.errno not in _NO_ROOM:
@@ -91,6 +93,8 @@ class Quarantine:
             self._durable.remove_tree(making)
             return False
         self._durable.sync_directory(source.parent)
+        # Both names before the entry has its own: whose it is tells when it may go.
+        self._durable.sync_directory(making)
         place = self._layout.quarantine / file.sha256
         try:
             self._durable.make_directory(place.parent)
@@ -100,6 +104,12 @@ class Quarantine:
                 raise
         self._durable.remove_tree(making)
         return True
+
+    def _write(self, path: Path, content: bytes) -> None:
+        with path.open("xb") as file:
+            file.write(content)
+            file.flush()
+            self._durable.sync(file.fileno())
 
     def keep(self, source: Path, file: ManifestFile, *, model: str, what: str) -> None:
         """Keep a file that has the content of a blob whose own name is gone; it stays, too."""
@@ -130,12 +140,14 @@ class Quarantine:
             with suppress(FileNotFoundError, NotADirectoryError):
                 found = (folder / "data").lstat()
                 at, model, what, file = found.st_ctime, "", "", None
-                with suppress(OSError, ValueError, KeyError, TypeError, ValidationError):
-                    note = json.loads((folder / "note.json").read_bytes())
-                    at, model, what = float(note["at"]), str(note["model"]), str(note["what"])
-                    file = ManifestFile.model_validate(note["file"])
+                with suppress(OSError, *ANY_SHAPE):
+                    note = parsed(read_note(folder / "note.json", _MOST_BYTES))
+                    at, model, what = number(note["at"]), text(note["model"]), text(note["what"])
+                    file = ManifestFile.from_document(note["file"])
+                size = found.st_blocks * 512
+                frees = size if found.st_nlink == 1 else 0
                 yield Quarantined(
-                    *(folder.name, folder / "data", found.st_blocks * 512, at, model, what),
+                    *(folder.name, folder / "data", size, frees, at, model, what),
                     file if file is not None and file.sha256 == folder.name else None,
                 )
 
@@ -150,12 +162,12 @@ class Quarantine:
         return None
 
     def drop(self, which: Callable[[Quarantined], bool]) -> int:
-        """Remove some of it. Returns how many bytes of disk they had."""
+        """Remove some of it. Returns how many bytes of disk that freed."""
         freed = 0
         for each in self._read():
             if which(each):
                 self._durable.remove_tree(each.data.parent)
-                freed += each.bytes
+                freed += each.frees
         return freed
 
     def sweep(self, is_healed: Callable[[Quarantined], bool]) -> None:

@@ -18,7 +18,9 @@ from pathlib import Path
 from modelcache.api import Manifest, ManifestFile
 from modelcache.api.meta import NAME_PATTERN
 from modelcache.errors import InsufficientDisk, ModelCacheError, StoreDamaged, UnsafePath
+from modelcache.host.booting import since_boot
 from modelcache.store.blobs import Blobs
+from modelcache.store.companions import Companions
 from modelcache.store.durable import Durable, disk_errors
 from modelcache.store.fetchlog import FetchLog
 from modelcache.store.foreign import is_ours
@@ -47,6 +49,7 @@ from modelcache.store.needs import Needs
 from modelcache.store.paths import children, relative_path
 from modelcache.store.quarantine import Quarantine
 from modelcache.store.receipts import Receipts
+from modelcache.store.remnants import Remnants
 from modelcache.store.scrublog import ScrubLog
 from modelcache.store.shownlog import Shown, ShownLog
 from modelcache.store.space import Capacity, KeepFree, Space
@@ -100,12 +103,25 @@ class Store:
         self._manifests = Manifests(self.layout, self._durable)
         self._receipts = Receipts(self.layout.receipts)
         self._shown_log = ShownLog(self.layout, self._durable)
-        self.leases = Leases(self.layout, self._durable)
+        self.leases = Leases(self.layout, self._durable, steady=since_boot)
+        self.companions = Companions(self.layout)
         self.last_use = LastUse(self.layout, self._durable)
         self.fetch_log = FetchLog(self.layout, self._durable)
         self._turns = Turns(self.layout.lock)
         self._mutex = threading.RLock()
         self._known = Known(self._manifests, self._receipts)
+        self.remnants = Remnants(
+            self.layout,
+            self._durable,
+            blobs=self.blobs,
+            ingest=self.ingest,
+            quarantine=self.quarantine,
+            receipts=self._receipts,
+            needs=self.needs,
+            space=self.space,
+            turns=self._turns,
+            committed=self.manifests,
+        )
 
     def manifests(self) -> list[Manifest]:
         """Every committed snapshot, oldest first."""
@@ -363,20 +379,41 @@ class Store:
         """Stop showing a snapshot that is damaged, and every other that shares a bad blob.
 
         Good blobs stay, so that only the bad ones are fetched again, and of those the bad ranges:
-        they go into quarantine.
+        they go into quarantine, out of all views. Who has one open keeps it; nobody opens it anew.
         """
         bad = {damage.sha256: damage for damage in damages if damage.blob}
         with self._turns.take():
             # First: whatever comes between, a look tells that the snapshots are not whole.
             for damage in bad.values():
                 self._set_aside(manifest, damage)
-            for other in self.manifests():
-                mine = (other.model, other.snapshot) == (manifest.model, manifest.snapshot)
-                if not mine and not any(file.sha256 in bad for file in other.files):
-                    continue
-                self._note_good(other, bad)
-                self._unshow(other, {other.snapshot})
-                self._remove_hub(other)
+            mine = (manifest.model, manifest.snapshot)
+            going = [
+                each
+                for each in self.manifests()
+                if (each.model, each.snapshot) == mine or any(f.sha256 in bad for f in each.files)
+            ]
+            # While their manifests are there: a kill leaves what is looked at again.
+            for each in going:
+                self._take_out(each, bad)
+            for each in going:
+                self._note_good(each, bad)
+                self._unshow(each, {each.snapshot})
+                self._remove_hub(each)
+
+    def _take_out(self, manifest: Manifest, bad: Container[str]) -> None:
+        """Take what is not known to be good out of a snapshot's views. The place of the plain one
+        is kept for pods that have it mounted."""
+        view = self.layout.view(manifest.model, manifest.snapshot)
+        for file in manifest.files:
+            if file.sha256 not in bad:
+                continue
+            places = [view / relative_path(file.path)]
+            if manifest.hub is not None:
+                folder = hub_folder(self.layout, manifest.model, manifest.hub)
+                places.append(folder / "blobs" / hub_blob_name(file))
+            for place in places:
+                with suppress(NotADirectoryError):
+                    self._durable.unlink(place)
 
     def _set_aside(self, manifest: Manifest, damage: Damage) -> None:
         file = next(each for each in manifest.files if each.sha256 == damage.sha256)

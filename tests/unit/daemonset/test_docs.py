@@ -13,9 +13,14 @@ from modelcache.catalog import FileCatalog
 from modelcache.metrics import documenting
 from modelcache.metrics.contract import FAMILIES
 from tests.support.manifests import COMPONENTS, FOLDER, OVERLAYS
+from tests.support.rules import ALERTS, alerting, recorded
 
 ROOT = FOLDER.parent
-PAGES = [*sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("*.md"))]
+PAGES = [
+    page
+    for pages in ("docs/*.md", "docs/runbooks/*.md", "*.md")
+    for page in sorted(ROOT.glob(pages))
+]
 PAGE = ROOT / "docs" / "install.md"
 TEXT = PAGE.read_text()
 PROGRAMS = {
@@ -111,14 +116,30 @@ def test_every_cached_model_that_is_shown_is_valid(page: Path, tmp_path: Path) -
 
 def test_every_page_is_linked_from_the_first() -> None:
     linked = re.findall(r"\]\(docs/([a-z-]+\.md)\)", (ROOT / "README.md").read_text())
-    assert {page.name for page in (ROOT / "docs").iterdir()} <= {*linked}
+    assert {page.name for page in (ROOT / "docs").iterdir() if page.is_file()} <= {*linked}
+
+
+def test_every_runbook_is_linked_from_the_table_of_alerts() -> None:
+    page = (ROOT / "docs" / "monitoring.md").read_text()
+    rows = re.findall(r"^\| \[(\w+)\]\(runbooks/(\w+)\.md\) \| ([a-z, ]+) \|", page, re.MULTILINE)
+    assert [(name, target) for name, target, _ in rows] == [(each, each) for each in ALERTS]
+    for name, _, severities in rows:
+        told = [rule["labels"]["severity"] for rule in alerting() if rule["alert"] == name]
+        assert severities.split(", ") == told
+
+
+def test_every_picture_is_shown() -> None:
+    shown = {
+        each for page in PAGES for each in re.findall(r"\]\((images/[^)]+)\)", page.read_text())
+    }
+    assert {f"images/{picture.name}" for picture in (ROOT / "docs" / "images").iterdir()} == shown
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_metric_that_is_named_is_there(page: Path) -> None:
-    # With a colon it is what a rule records.
-    named = {*re.findall(r"(?<!:)\bmodelcache_[a-z_]+[a-z]\b(?![:*])", page.read_text())}
-    assert named <= {name for family in FAMILIES for name in (family.name, *family.exposed)}
+    named = {*re.findall(r"(?:\b[a-z_]+:)?\bmodelcache_[a-z_:]+[a-z]\w*\b(?!\*)", page.read_text())}
+    there = {name for family in FAMILIES for name in (family.name, *family.exposed)}
+    assert named <= there | recorded().keys()
 
 
 def test_every_metric_has_a_row() -> None:
@@ -127,16 +148,6 @@ def test_every_metric_has_a_row() -> None:
     assert written == documenting.page(), "run `make metrics`"
     rows = re.findall(r"(?m)^\| `(modelcache_[a-z_]+)[{`]", written)
     assert rows == [family.name for family in FAMILIES]
-
-
-def test_every_event_that_is_named_is_there() -> None:
-    agent = FOLDER.parent / "agent" / "modelcache"
-    page = (ROOT / "docs" / "cluster.md").read_text()
-    events = re.findall(r"`([a-z]+\.[a-z]+)`", page.partition("| event in the log |")[2])
-    assert len(events) >= 6
-    logged = "".join(path.read_text() for path in (agent / "service").glob("*.py"))
-    for event in events:
-        assert f'"{event}"' in logged, event
 
 
 def test_what_prepare_root_says_is_explained() -> None:
