@@ -1,0 +1,226 @@
+"""What happens on two nodes in a minute: most that can go well, and much that can't."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from tests.component.cluster.test_webhook import configure
+from tests.component.service.compilecache.place import compile_cache
+from tests.component.service.compilecache.pods import capture, put, start, tell
+from tests.e2e.cluster.nodes import cached_model, reported
+from tests.e2e.monitoring.world import FIRST, PODS, SECOND, WarmerProcess, World
+from tests.support.agent import AgentProcess
+from tests.support.bundles import a_bundle
+from tests.support.cluster.waiting import eventually
+from tests.support.controller import ControllerProcess
+from tests.support.hub import FlipBit, GeneratedContent, Reset, Status
+from tests.support.tuner import TunerProcess
+from tests.support.webhook import WebhookProcess
+from tests.unit.store.test_verifying import spoil
+
+MIB = 1 << 20
+ROTTEN = GeneratedContent(2 * MIB, seed=1)
+CAPACITY = 40 * MIB
+SIZES = {"llama": 8, "rots": 2, "limited": 1, "flipped": 1, "gated": 1, "low": 16, "high": 16}
+"""MiB of each model. On `node-1` there is room for either of the last two, beside the others."""
+
+
+class Story:
+    """Each method is something that happens, in this order; it returns when it has happened."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.began = self.ended = 0.0
+        self.first: AgentProcess
+        self.second: AgentProcess
+        self.controller: ControllerProcess
+        self.webhook: WebhookProcess
+        self.tuner: TunerProcess
+        self.warmer: WarmerProcess
+
+    def tell(self) -> None:
+        """All of it."""
+        world = self.world
+        self._fill_hubs()
+        world.taint(SECOND)
+        world.plane.apply(self._model("rots"))
+        self.something_rots_before_anybody_looks()
+        world.start_prometheus()
+        self.began = time.time()
+        for act in (
+            self.everything_starts,
+            self.models_are_fetched,
+            self.pods_use_what_is_there,
+            self.rot_is_found_and_healed,
+            self.one_object_is_bad,
+            self.an_important_model_drives_another_out_and_goes_again,
+            self.compiling_is_shared,
+            self.read_ahead_is_changed_and_then_cannot_be,
+            self.the_use_is_seen,
+            self.an_agent_is_killed,
+        ):
+            act()
+            print(f"{time.time() - self.began:5.1f} s: {act.__name__.replace('_', ' ')}")
+        self.ended = time.time()
+
+    def something_rots_before_anybody_looks(self) -> None:
+        """A model is there; then a bit of it flips, and an hour passes."""
+        world = self.world
+        with world.agent(FIRST) as agent:
+            agent.wait_ready("rots")
+            assert agent.terminate() == 0
+        blob = world.blob(FIRST, ROTTEN.sha256())
+        spoil(blob, 7)
+        old = time.time() - 3600
+        os.utime(blob, (old, old))
+
+    def everything_starts(self) -> None:
+        world = self.world
+        flags = ("--capacity", str(CAPACITY), "--scrub-every", "60s")
+        self.first = world.agent(FIRST, *flags)
+        self.second = world.agent(SECOND, "--mirrors", f"hf={world.mirror.url}")
+        self.controller = world.controller()
+        self.webhook = world.webhook()
+        self.tuner = world.tuner()
+        self.warmer = world.warmer()
+        world.watch("agent", self.first, FIRST)
+        world.watch("agent", self.second, SECOND)
+        world.watch("controller", self.controller, SECOND)
+        world.watch("webhook", self.webhook, SECOND)
+        world.watch("tuner", self.tuner, FIRST)
+        world.watch("warmer", self.warmer, FIRST)
+        configure(world.plane, self.webhook.hook)
+        world.prometheus.await_scraped("modelcache-agent")
+
+    def models_are_fetched(self) -> None:
+        """One slowly, one from a Hub that asks for less, one with a bit flipped, one not at all."""
+        world = self.world
+        hub = world.hub
+        for _ in range(3):
+            hub.fault("org/limited/*.safetensors", Status(429, retry_after=1))
+        hub.fault("org/flipped/*.safetensors", FlipBit(5))
+        hub.fault("org/flipped/*.safetensors", Reset(1000))
+        world.mirror.fault("org/limited/*.safetensors", Status(500, times=None))
+        hub.set_rate(3 * MIB)
+        world.mirror.set_rate(3 * MIB)
+        both = [self._model(name) for name in ("llama", "limited", "flipped")]
+        both[0]["spec"]["pageCache"] = both[1]["spec"]["pageCache"] = "Warm"
+        on_first = {"nodeSelector": {"kubernetes.io/hostname": FIRST}}
+        world.plane.apply(*both, self._model("gated", **on_first), world.bench.cached_model())
+        for agent in (self.first, self.second):
+            agent.wait_ready("llama", "limited", "flipped", "m")
+        self.first.wait_failed("gated")
+        hub.set_rate(None)
+        world.mirror.set_rate(None)
+        world.await_taint_gone(SECOND)
+
+    def rot_is_found_and_healed(self) -> None:
+        self.first.wait_for_event("blob.damaged", model="rots")
+        self.first.wait_for_event("blob.healed", blob=ROTTEN.sha256())
+
+    def pods_use_what_is_there(self) -> None:
+        """A pod, of which the webhook hears. The agent looks once a minute who uses what."""
+        world = self.world
+        view = world.folder / FIRST / "models" / "llama" / "current"
+        wish = {"model": "llama"}
+        inject = {"modelcache.dev/inject": "true"}
+        made: dict[str, Any] = {}
+
+        def injected() -> bool:
+            nonlocal made
+            made = world.pod("reader", FIRST, wish, inject, mounts=view)
+            if "affinity" in made["spec"]:
+                return True
+            world.plane.api(f"{PODS}/reader", "DELETE")
+            return False
+
+        eventually(injected, what="an injected pod")
+        # What is no longer asked for leaves the memory.
+        world.plane.kubectl(
+            *("patch", "cachedmodel", "limited", "--type", "merge"),
+            *("--patch", '{"spec": {"pageCache": "None"}}'),
+        )
+
+    def one_object_is_bad(self) -> None:
+        """The schema can't say that In needs a value."""
+        expression = {"key": "disk", "operator": "In"}
+        terms = {"nodeSelectorTerms": [{"matchExpressions": [expression]}]}
+        bad = {"requiredDuringSchedulingIgnoredDuringExecution": terms}
+        self.world.plane.apply(cached_model("bad", "org/bad", nodeAffinity=bad))
+        self.first.wait_for_event("catalog.problem")
+
+    def an_important_model_drives_another_out_and_goes_again(self) -> None:
+        world = self.world
+        on_first = {"nodeSelector": {"kubernetes.io/hostname": FIRST}}
+        world.plane.apply(self._model("low", priority=1, **on_first))
+        self.first.wait_ready("low")
+        world.plane.apply(self._model("high", priority=5, **on_first))
+        self.first.wait_for_event("model.evicted", model="low")
+        self.first.wait_ready("high")
+        eventually(lambda: self.first.model("low")["reason"], "InsufficientDisk".__eq__)
+        world.plane.kubectl("delete", "cachedmodel", "high")
+        self.first.wait_for_event("model.removed", model="high")
+        eventually(lambda: self.first.model("low")["state"], "Ready".__eq__)
+
+    def compiling_is_shared(self) -> None:
+        """A pod compiles and brings what it has; the next one, elsewhere, finds it."""
+        world = self.world
+        publishers = [{"namespace": "default", "serviceAccount": "engine"}]
+        world.plane.apply(compile_cache(world.bench.uri, publishers=publishers))
+        bundle = a_bundle(world.folder / "compiled")
+        at = world.compile_address(self.first)
+        token = world.token(world.pod("compiles", FIRST, {"compile-cache": "tiny"}))
+        miss = start(None, "Miss", reason="NothingSeeded", compile_milliseconds=40_000)
+        # Until the agent has seen the pod.
+        eventually(lambda: tell(at, "tiny", miss, token).status, (204).__eq__, what="a miss")
+        brought = put(at, "tiny", bundle, token=token, said=capture(bundle, pod="default/compiles"))
+        assert brought.status == 201, brought.document
+        for node in (FIRST, SECOND):
+            eventually(lambda: our_compile_labels(world, node), what="a compile cache")  # noqa: B023
+        at = world.compile_address(self.second)
+        token = world.token(world.pod("finds", SECOND, {"compile-cache": "tiny"}))
+        hit = start(brought.document["digest"], compile_milliseconds=100)
+        eventually(lambda: tell(at, "tiny", hit, token).status, (204).__eq__, what="a hit")
+
+    def read_ahead_is_changed_and_then_cannot_be(self) -> None:
+        world = self.world
+        self.tuner.wait_for_event("readahead.set")
+        world.read_ahead.write_text("64\n")
+        self.tuner.wait_for_event("readahead.set", before_kb=64)
+        # A number that nobody may write, root neither.
+        world.read_ahead.unlink()
+        world.read_ahead.symlink_to("/proc/sys/kernel/ngroups_max")
+        self.tuner.wait_for_event("readahead.failed")
+
+    def the_use_is_seen(self) -> None:
+        eventually(
+            lambda: reported(self.world.plane, FIRST)["llama"].get("usedBy"),
+            timeout=90,
+            what="a user",
+        )
+        self.world.plane.api(f"{PODS}/reader", "DELETE")
+
+    def an_agent_is_killed(self) -> None:
+        self.second.kill()
+        self.world.prometheus.wait_for(f'up{{job="modelcache-agent",node="{SECOND}"}} == 0')
+
+    def _fill_hubs(self) -> None:
+        world = self.world
+        for seed, (name, size) in enumerate(SIZES.items(), start=1):
+            content = ROTTEN if name == "rots" else GeneratedContent(size * MIB, seed=seed)
+            files = {"config.json": b"{}", "model.safetensors": content}
+            for hub in (world.hub, world.mirror):
+                if name == "gated":
+                    hub.add_repo(f"org/{name}", files, gated=True, token="hf_of_others")
+                else:
+                    hub.add_repo(f"org/{name}", files)
+
+    def _model(self, name: str, **spec: Any) -> dict[str, Any]:
+        return cached_model(name, f"org/{name}", **spec)
+
+
+def our_compile_labels(world: World, node: str) -> str | None:
+    """The label that says that a node has the compile cache."""
+    return world.plane.node_labels(node).get("modelcache.dev/compile.tiny")
