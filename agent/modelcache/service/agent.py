@@ -193,7 +193,7 @@ class Agent:
             },
             on_change=self._wake,
         )
-        DiskMetrics(self._metrics.registry, lambda: self._disk.health.state.value)
+        DiskMetrics(self._metrics.registry, lambda: self._disk.health.state)
         self._reporter = Reporter(
             store=self._store,
             node_name=settings.node_name,

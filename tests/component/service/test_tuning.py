@@ -88,8 +88,8 @@ def test_it_sets_keeps_and_leaves(disk: Path, state: Path) -> None:
         assert metric(text, "modelcache_read_ahead_changes_total", 'reason="rule"') == 1
         assert metric(text, "modelcache_read_ahead_changes_total", 'reason="reset"') == 1
         device = f'bdi="{attribute(disk).parent.name}"'
-        assert metric(text, "modelcache_read_ahead_kb", device) == 1024
-        assert metric(text, "modelcache_read_ahead_wanted_kb", device) == 1024
+        assert metric(text, "modelcache_read_ahead_bytes", device) == 1024 * 1024
+        assert metric(text, "modelcache_read_ahead_wanted_bytes", device) == 1024 * 1024
         assert metric(text, "modelcache_read_ahead_failing", device) == 0
         assert tuner.terminate() == 0
     assert "task.left_behind" not in tuner.log
@@ -150,11 +150,11 @@ def test_a_read_only_sysfs_is_one_line_and_a_metric(
         assert "sysfs is read-only here" in failed["message"]
         text = tuner.get("/metrics")
         assert metric(text, "modelcache_read_ahead_failing") == 1
-        assert metric(text, "modelcache_read_ahead_kb") == kib(disk)
+        assert metric(text, "modelcache_read_ahead_bytes") == 1024 * kib(disk)
         attribute(disk).write_text("64")
 
         def seen() -> bool:
-            return metric(tuner.get("/metrics"), "modelcache_read_ahead_kb") == 64
+            return metric(tuner.get("/metrics"), "modelcache_read_ahead_bytes") == 64 * 1024
 
         eventually(seen, what="another round")
         assert len([e for e in tuner.events if e["event"] == "readahead.failed"]) == 1

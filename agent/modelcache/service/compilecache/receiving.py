@@ -36,9 +36,9 @@ from modelcache.errors import (
     InsufficientDisk,
     UsageError,
 )
+from modelcache.metrics import CompileMetrics
 from modelcache.service.compilecache.admitting import Admitting, Ticket, bundle_limits
 from modelcache.service.compilecache.door import Door, Refused
-from modelcache.service.compilecache.metrics import CompileMetrics
 from modelcache.service.compilecache.outbox import Outbox
 from modelcache.service.compilecache.pacing import Pace
 from modelcache.service.compilecache.starts import StartBook

@@ -18,6 +18,7 @@ from modelcache.compilecache.pods.protocol import AUDIENCE
 from modelcache.compilecache.starts.holding import Holding
 from modelcache.compilecache.starts.marks import Marks
 from modelcache.errors import UsageError
+from modelcache.metrics import CompileMetrics
 from modelcache.origins import OriginSettings
 from modelcache.planning.compilebudget import Limits
 from modelcache.service.clusterside import ClusterSide
@@ -28,7 +29,6 @@ from modelcache.service.compilecache.facts import Facts
 from modelcache.service.compilecache.keeping import Holdings, Keeper
 from modelcache.service.compilecache.keyring import Keyring
 from modelcache.service.compilecache.listener import Listener
-from modelcache.service.compilecache.metrics import CompileMetrics
 from modelcache.service.compilecache.outbox import Outbox
 from modelcache.service.compilecache.receiving import Receiving
 from modelcache.service.compilecache.starts import StartBook

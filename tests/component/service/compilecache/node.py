@@ -17,10 +17,10 @@ from modelcache.compilecache.bundles.trust import Trust
 from modelcache.compilecache.starts.holding import Holding
 from modelcache.compilecache.starts.marks import Marks
 from modelcache.errors import AuthFailed
+from modelcache.metrics import CompileMetrics
 from modelcache.service.compilecache.bundles import Bundles, Known
 from modelcache.service.compilecache.door import Door
 from modelcache.service.compilecache.listener import Listener
-from modelcache.service.compilecache.metrics import CompileMetrics
 from modelcache.service.compilecache.needs import Asked
 from modelcache.service.compilecache.outbox import Outbox
 from modelcache.service.compilecache.receiving import Receiving

@@ -1,0 +1,60 @@
+"""The metrics of compile caches, on the agent's registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
+
+from modelcache.api.nodecache import CompileReport, CompileState
+from modelcache.compilecache.pods.protocol import StartDocument
+from modelcache.metrics.collecting import AtScrape
+from modelcache.metrics.contract import compilecaches
+from modelcache.metrics.contract.labels import MISS, REFUSAL
+
+
+class CompileMetrics:
+    """Counts starts, and tells of what is here when it is asked. Safe for threads."""
+
+    def __init__(
+        self, registry: CollectorRegistry, reports: Callable[[], tuple[CompileReport, ...]]
+    ) -> None:
+        self._reports = reports
+        registry.register(AtScrape(self._collect))
+        self._starts = compilecaches.STARTS.register(registry)
+        self._compiled = compilecaches.SECONDS.register(registry)
+        self._saved = compilecaches.SECONDS_SAVED.register(registry)
+        self._received = compilecaches.RECEIVED_BYTES.register(registry)
+        self._refused = compilecaches.REFUSED.register(registry)
+
+    def started(self, name: str, start: StartDocument, cold_seconds: float | None) -> None:
+        """A start was reported. `cold_seconds`: of the start that its bundle is from."""
+        # A newer sidecar may know other reasons.
+        self._starts.labels(name, start.result, MISS.of(start.reason or "")).inc()
+        if start.compile_milliseconds is None:
+            return
+        seconds = start.compile_milliseconds / 1000
+        self._compiled.labels(name).inc(seconds)
+        if cold_seconds is not None and start.result in ("Hit", "Partial"):
+            self._saved.labels(name).inc(max(0.0, cold_seconds - seconds))
+
+    def received(self, name: str, size: int) -> None:
+        """A bundle was taken."""
+        self._received.labels(name).inc(size)
+
+    def refused(self, reason: str) -> None:
+        """A request was refused; `reason` is one of this program's own words."""
+        self._refused.labels(REFUSAL.of(reason)).inc()
+
+    def _collect(self) -> Iterable[Metric]:
+        state, size = compilecaches.STATE.collected(), compilecaches.BYTES.collected()
+        verified = compilecaches.VERIFIED.collected()
+        attempts = compilecaches.ATTEMPTS.collected()
+        for report in self._reports():
+            for each in CompileState:
+                state.add_metric([report.name, each.value], float(report.state is each))
+            size.add_metric([report.name], report.bytes)
+            verified.add_metric([report.name], float(report.verified))
+            attempts.add_metric([report.name], report.attempts)
+        yield from (state, size, verified, attempts)
