@@ -2,29 +2,69 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from tests.component.cluster.test_webhook import configure
 from tests.component.service.compilecache.place import compile_cache
 from tests.component.service.compilecache.pods import capture, put, start, tell
 from tests.e2e.cluster.nodes import cached_model, reported
-from tests.e2e.monitoring.world import FIRST, PODS, SECOND, WarmerProcess, World
+from tests.e2e.monitoring.world import CLUSTER, DISK, FIRST, PODS, SECOND, WarmerProcess, World
 from tests.support.agent import AgentProcess
 from tests.support.bundles import a_bundle
 from tests.support.cluster.waiting import eventually
 from tests.support.controller import ControllerProcess
-from tests.support.hub import FlipBit, GeneratedContent, Reset, Status
+from tests.support.hub import FlipBit, GeneratedContent, Reset, Source, Status
 from tests.support.tuner import TunerProcess
 from tests.support.webhook import WebhookProcess
 from tests.unit.store.test_verifying import spoil
 
 MIB = 1 << 20
 ROTTEN = GeneratedContent(2 * MIB, seed=1)
-CAPACITY = 40 * MIB
-SIZES = {"llama": 8, "rots": 2, "limited": 1, "flipped": 1, "gated": 1, "low": 16, "high": 16}
-"""MiB of each model. On `node-1` there is room for either of the last two, beside the others."""
+CAPACITY = 36 * MIB
+SIZES = {"llama": 8, "limited": 1, "flipped": 1, "gated": 1, "low-1": 5, "low-2": 5, "low-3": 5}
+"""MiB of each model. On `node-1` there is room for those whose name begins with `low`, or for the
+one that is important."""
+LOW = ("low-1", "low-2", "low-3")
+IMPORTANT = 20
+ON_FIRST = {"nodeSelector": {"kubernetes.io/hostname": FIRST}}
+
+SHORTER = 90.0
+"""A quarter of an hour is ten seconds here, for the rules: see tests/support/shorterrules.py."""
+REPLACED = {"cluster_node_model:modelcache_model_stuck_seconds:max": ("> 3600", "> 20")}
+"""The hour that a model may take before anybody asks whether it is on its way."""
+
+Alert = tuple[str, frozenset[tuple[str, str]]]
+
+
+def alert(name: str, **labels: str) -> Alert:
+    """An alert and the labels that tell it from others of its name."""
+    return name, frozenset({"cluster": CLUSTER, **labels}.items())
+
+
+SHORT = (
+    alert("ModelCacheDiskShort", node=FIRST),
+    *(alert("ModelCacheModelNotReady", node=FIRST, model=name) for name in LOW),
+    *(alert("ModelCacheModelReadyNowhere", model=name) for name in LOW),
+)
+"""What fires while there is too little room."""
+AT_THE_END = (
+    alert("ModelCacheModelNotReady", node=FIRST, model="gated"),
+    alert("ModelCacheModelReadyNowhere", model="gated"),
+    alert("ModelCacheFetchFailing", node=FIRST, model="gated", reason="AuthFailed"),
+    alert("ModelCacheCorruptionFound", node=FIRST),
+    alert("ModelCacheEvictionsRegretted", node=FIRST),
+    alert("ModelCacheCompileCacheMissing", compile_cache="never"),
+    alert("ModelCacheReadAheadDrifted", node=FIRST, device="nvme1n1", bdi=DISK),
+    alert("ModelCacheCatalogInvalid", node=FIRST),
+    alert("ModelCacheAgentDown", node=SECOND),
+    alert("ModelCacheControllerDown"),
+    alert("ModelCacheWebhookDown"),
+)
+"""What fires when it is over. None but these two lists fires at any time."""
 
 
 class Story:
@@ -45,21 +85,24 @@ class Story:
         world = self.world
         self._fill_hubs()
         world.taint(SECOND)
-        world.plane.apply(self._model("rots"))
+        world.plane.apply(self._model("rots", **ON_FIRST))
         self.something_rots_before_anybody_looks()
         world.start_prometheus()
         self.began = time.time()
         for act in (
             self.everything_starts,
+            self.rot_is_found_and_healed,
             self.models_are_fetched,
             self.pods_use_what_is_there,
-            self.rot_is_found_and_healed,
             self.one_object_is_bad,
-            self.an_important_model_drives_another_out_and_goes_again,
+            self.an_important_model_drives_others_out,
             self.compiling_is_shared,
             self.read_ahead_is_changed_and_then_cannot_be,
+            self.room_is_short_for_long,
+            self.there_is_room_again,
             self.the_use_is_seen,
-            self.an_agent_is_killed,
+            self.programs_are_killed,
+            self.alerts_fire,
         ):
             act()
             print(f"{time.time() - self.began:5.1f} s: {act.__name__.replace('_', ' ')}")
@@ -94,6 +137,10 @@ class Story:
         configure(world.plane, self.webhook.hook)
         world.prometheus.await_scraped("modelcache-agent")
 
+    def rot_is_found_and_healed(self) -> None:
+        self.first.wait_for_event("blob.damaged", model="rots")
+        self.first.wait_for_event("blob.healed", blob=ROTTEN.sha256())
+
     def models_are_fetched(self) -> None:
         """One slowly, one from a Hub that asks for less, one with a bit flipped, one not at all."""
         world = self.world
@@ -107,18 +154,15 @@ class Story:
         world.mirror.set_rate(3 * MIB)
         both = [self._model(name) for name in ("llama", "limited", "flipped")]
         both[0]["spec"]["pageCache"] = both[1]["spec"]["pageCache"] = "Warm"
-        on_first = {"nodeSelector": {"kubernetes.io/hostname": FIRST}}
-        world.plane.apply(*both, self._model("gated", **on_first), world.bench.cached_model())
+        compiled_for = world.bench.cached_model()
+        compiled_for["spec"]["priority"] = 9
+        world.plane.apply(*both, self._model("gated", **ON_FIRST), compiled_for)
         for agent in (self.first, self.second):
             agent.wait_ready("llama", "limited", "flipped", "m")
         self.first.wait_failed("gated")
         hub.set_rate(None)
         world.mirror.set_rate(None)
         world.await_taint_gone(SECOND)
-
-    def rot_is_found_and_healed(self) -> None:
-        self.first.wait_for_event("blob.damaged", model="rots")
-        self.first.wait_for_event("blob.healed", blob=ROTTEN.sha256())
 
     def pods_use_what_is_there(self) -> None:
         """A pod, of which the webhook hears. The agent looks once a minute who uses what."""
@@ -151,18 +195,26 @@ class Story:
         self.world.plane.apply(cached_model("bad", "org/bad", nodeAffinity=bad))
         self.first.wait_for_event("catalog.problem")
 
-    def an_important_model_drives_another_out_and_goes_again(self) -> None:
+    def an_important_model_drives_others_out(self) -> None:
         world = self.world
-        on_first = {"nodeSelector": {"kubernetes.io/hostname": FIRST}}
-        world.plane.apply(self._model("low", priority=1, **on_first))
-        self.first.wait_ready("low")
-        world.plane.apply(self._model("high", priority=5, **on_first))
-        self.first.wait_for_event("model.evicted", model="low")
-        self.first.wait_ready("high")
-        eventually(lambda: self.first.model("low")["reason"], "InsufficientDisk".__eq__)
-        world.plane.kubectl("delete", "cachedmodel", "high")
-        self.first.wait_for_event("model.removed", model="high")
-        eventually(lambda: self.first.model("low")["state"], "Ready".__eq__)
+        world.plane.apply(*(self._model(name, priority=1, **ON_FIRST) for name in LOW))
+        self.first.wait_ready(*LOW)
+        world.plane.apply(self._model("important", priority=5, **ON_FIRST))
+        for name in LOW:
+            self.first.wait_for_event("model.evicted", model=name)
+        self.first.wait_ready("important")
+
+    def room_is_short_for_long(self) -> None:
+        for each in SHORT:
+            self._await_firing(each)
+
+    def there_is_room_again(self) -> None:
+        """What was driven out is fetched again."""
+        world = self.world
+        world.plane.kubectl("delete", "cachedmodel", "important")
+        self.first.wait_for_event("model.removed", model="important")
+        for name in LOW:
+            eventually(lambda: self.first.model(name)["state"], "Ready".__eq__, what=name)  # noqa: B023
 
     def compiling_is_shared(self) -> None:
         """A pod compiles and brings what it has; the next one, elsewhere, finds it."""
@@ -183,6 +235,11 @@ class Story:
         token = world.token(world.pod("finds", SECOND, {"compile-cache": "tiny"}))
         hit = start(brought.document["digest"], compile_milliseconds=100)
         eventually(lambda: tell(at, "tiny", hit, token).status, (204).__eq__, what="a hit")
+        # Of another one nobody brings anything.
+        world.plane.apply(compile_cache(world.bench.uri, "never"))
+        for number in range(3):
+            token = world.token(world.pod(f"alone-{number}", SECOND, {"compile-cache": "never"}))
+            eventually(lambda: tell(at, "never", miss, token).status, (204).__eq__, what="a miss")  # noqa: B023
 
     def read_ahead_is_changed_and_then_cannot_be(self) -> None:
         world = self.world
@@ -202,23 +259,52 @@ class Story:
         )
         self.world.plane.api(f"{PODS}/reader", "DELETE")
 
-    def an_agent_is_killed(self) -> None:
-        self.second.kill()
-        self.world.prometheus.wait_for(f'up{{job="modelcache-agent",node="{SECOND}"}} == 0')
+    def programs_are_killed(self) -> None:
+        for program in (self.second, self.controller, self.webhook):
+            program.kill()
+
+    def alerts_fire(self) -> None:
+        for each in AT_THE_END:
+            self._await_firing(each)
+
+    @property
+    def seconds(self) -> int:
+        """Since it began."""
+        return math.ceil(time.time() - self.began)
+
+    def fired(self) -> set[Alert]:
+        """Every alert that has fired at any time."""
+        firing = f'last_over_time(ALERTS{{alertstate="firing"}}[{self.seconds}s])'
+        return {alert_of(series.labels) for series in self.world.prometheus.query(firing)}
+
+    def _await_firing(self, wanted: Alert) -> None:
+        name, labels = wanted
+        selector = ",".join(f'{key}="{value}"' for key, value in sorted(labels))
+        firing = f'ALERTS{{alertname="{name}",alertstate="firing",{selector}}}'
+        self.world.prometheus.wait_for(firing, timeout=60)
 
     def _fill_hubs(self) -> None:
         world = self.world
-        for seed, (name, size) in enumerate(SIZES.items(), start=1):
+        for seed, (name, size) in enumerate(
+            {**SIZES, "important": IMPORTANT, "rots": 2}.items(), start=1
+        ):
             content = ROTTEN if name == "rots" else GeneratedContent(size * MIB, seed=seed)
-            files = {"config.json": b"{}", "model.safetensors": content}
+            files: dict[str, Source] = {"config.json": b"{}", "model.safetensors": content}
+            owner = "hf_of_others" if name == "gated" else None
             for hub in (world.hub, world.mirror):
-                if name == "gated":
-                    hub.add_repo(f"org/{name}", files, gated=True, token="hf_of_others")
-                else:
-                    hub.add_repo(f"org/{name}", files)
+                hub.add_repo(f"org/{name}", files, gated=owner is not None, token=owner)
 
     def _model(self, name: str, **spec: Any) -> dict[str, Any]:
-        return cached_model(name, f"org/{name}", **spec)
+        return cached_model(name, f"org/{name}", **{"priority": 9, **spec})
+
+
+_OF_NO_MATTER = {"__name__", "alertname", "alertstate", "severity"}
+
+
+def alert_of(labels: Mapping[str, str]) -> Alert:
+    """An alert by the labels of its series."""
+    rest = {name: value for name, value in labels.items() if name not in _OF_NO_MATTER}
+    return labels["alertname"], frozenset(rest.items())
 
 
 def our_compile_labels(world: World, node: str) -> str | None:

@@ -2,19 +2,126 @@
 
 from __future__ import annotations
 
-from tests.e2e.monitoring.story import Story
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from modelcache.metrics.contract import FAMILIES, Family
+from tests.e2e.monitoring.conftest import RULES
+from tests.e2e.monitoring.story import AT_THE_END, SHORT, Story, alert_of
+from tests.support import grafana
+from tests.support.prometheus import SECONDS_BETWEEN_SCRAPES, Series
+from tests.support.promql import selectors
+
+DASHBOARDS = RULES.parent / "grafana"
+STEP = 2.0
+"""Seconds between two points of a graph; as Grafana has it where it shows a quarter of an hour."""
+
+NOT_IN_THE_STORY: dict[str, str] = {}
+"""Families and panels that have no data after it, with the reason."""
 
 
-def test_it(told: Story) -> None:
-    prometheus = told.world.prometheus
-    print(told.ended - told.began)
-    names = (
-        {
-            s.labels["__name__"]: s
-            for s in prometheus.query('last_over_time({__name__=~"modelcache_.+"}[5m])')
-        }
-        if 0
-        else prometheus.label_values("__name__", '{__name__=~"modelcache_.+"}')
+def rules(kind: str) -> list[dict[str, Any]]:
+    """The recording rules (`record`) or the alerts (`alert`), as they are committed."""
+    return [
+        rule
+        for path in sorted(RULES.glob("*.yaml"))
+        for group in yaml.safe_load(path.read_text())["groups"]
+        for rule in group["rules"]
+        if kind in rule
+    ]
+
+
+def over_the_story(story: Story, expression: str) -> list[Series]:
+    """What a graph of it would show, of the whole story."""
+    found = story.world.prometheus.query_range(expression, story.began, story.ended, STEP)
+    return [series for series in found if series.says_something]
+
+
+def values(story: Story, dashboard: str, least: float = 0.0) -> dict[str, str]:
+    """What a dashboard's variables stand for: all of each, but for one that takes one value."""
+    seconds = story.ended - story.began
+    found = grafana.built_in(STEP, seconds, scrape_interval=SECONDS_BETWEEN_SCRAPES, least=least)
+    for each in grafana.variables(DASHBOARDS):
+        if each.dashboard == dashboard:
+            found[each.name] = each.all_value or asked(story, each, found)[0]
+    return found
+
+
+def asked(story: Story, variable: grafana.Variable, known: dict[str, str]) -> list[str]:
+    """The values that can be chosen of a variable, given those before it."""
+    series = grafana.filled(variable.series, known)
+    return story.world.prometheus.label_values(variable.label, series)
+
+
+def test_every_program_was_scraped_without_an_error(story: Story) -> None:
+    ups = story.world.prometheus.query(f"last_over_time(up[{story.seconds}s])")
+    assert {(each.labels["job"], each.labels["node"]) for each in ups} == story.world.scraped
+    samples = story.world.prometheus.query(
+        f"max_over_time(scrape_samples_scraped[{story.seconds}s]) < 5"
     )
-    print("\n".join(names))
-    print(prometheus.said)
+    assert samples == []
+    assert story.world.prometheus.said == ""
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_the_story_has_every_family(story: Story, family: Family) -> None:
+    known = {*story.world.prometheus.label_values("__name__", '{__name__=~"modelcache_.*"}')}
+    missing = {*family.exposed} - known
+    assert (not missing) is (family.name not in NOT_IN_THE_STORY), missing
+
+
+@pytest.mark.parametrize("variable", grafana.variables(DASHBOARDS), ids=str)
+def test_every_variable_has_values(story: Story, variable: grafana.Variable) -> None:
+    assert asked(story, variable, values(story, variable.dashboard)) != []
+
+
+@pytest.mark.parametrize("query", grafana.queries(DASHBOARDS), ids=str)
+def test_every_query_of_every_panel_has_data(story: Story, query: grafana.Query) -> None:
+    known = values(story, query.dashboard, query.interval)
+    found = over_the_story(story, grafana.filled(query.expression, known))
+    assert bool(found) is (str(query) not in NOT_IN_THE_STORY)
+
+
+@pytest.mark.parametrize("rule", rules("record"), ids=lambda rule: rule["record"])
+def test_every_recorded_rule_has_data(story: Story, rule: dict[str, Any]) -> None:
+    assert over_the_story(story, rule["record"])
+
+
+@pytest.mark.parametrize("rule", rules("alert"), ids=lambda rule: rule["alert"])
+def test_all_that_an_alert_asks_for_is_there(story: Story, rule: dict[str, Any]) -> None:
+    empty = [each for each in selectors(rule["expr"]) if not over_the_story(story, each)]
+    assert empty == []
+
+
+def test_rules_are_evaluated_without_an_error(story: Story) -> None:
+    found = story.world.prometheus.rules()
+    assert {rule["name"] for rule in found} == {
+        rule.get("record") or rule["alert"] for kind in ("record", "alert") for rule in rules(kind)
+    }
+    assert {rule["name"]: rule["lastError"] for rule in found if rule["health"] != "ok"} == {}
+
+
+def test_what_is_to_fire_fires_and_nothing_else(story: Story) -> None:
+    assert story.fired() == {*AT_THE_END, *SHORT}
+
+
+def test_what_is_over_fires_no_more(story: Story) -> None:
+    firing = {
+        alert_of(alert["labels"])
+        for alert in story.world.prometheus.alerts()
+        if alert["state"] == "firing"
+    }
+    assert firing == {*AT_THE_END}
+
+
+@pytest.mark.parametrize("rule", rules("alert"), ids=lambda rule: rule["alert"])
+def test_what_an_alert_says_is_filled_in(story: Story, rule: dict[str, Any]) -> None:
+    """Where it fires: no label is missing from a sentence."""
+    for alert in story.world.prometheus.alerts():
+        if alert["labels"]["alertname"] == rule["alert"]:
+            for text in alert["annotations"].values():
+                assert "<no value>" not in text
+                assert not re.search(r"\s(on|in|of) *[.,:]", text), text

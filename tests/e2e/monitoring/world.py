@@ -62,6 +62,8 @@ class World:
         self.machine = self._machine()
         self.prometheus = Prometheus(folder / "prometheus", rules)
         self._stack = stack
+        self.scraped: set[tuple[str, str]] = set()
+        """Job and node of each program that Prometheus knows of."""
         self._ports: dict[str, int] = {}
         for node in (FIRST, SECOND):
             plane.plain_node(node, {"kubernetes.io/hostname": node})
@@ -120,6 +122,7 @@ class World:
     def watch(self, program: str, running: DaemonProcess, node: str) -> None:
         """Have Prometheus scrape a program, once it listens; with the labels of the PodMonitors."""
         job = f"modelcache-{program}"
+        self.scraped.add((job, node))
         self.prometheus.scrape(job, running.url, cluster=CLUSTER, node=node)
 
     def _machine(self) -> Machine:
