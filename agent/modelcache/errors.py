@@ -97,7 +97,8 @@ class OriginUnavailable(ModelCacheError):
     """No answer, a broken answer, or a server error from the origin.
 
     `retry_after` is the origin's own wish in seconds, where it gave one (RFC 9110, 10.2.3);
-    `overloaded` whether it says that it has too much to do (HTTP 503).
+    `overloaded` whether it says that it has too much to do (HTTP 503); `status` HTTP's, where it is
+    known.
     """
 
     reason = Reason.ORIGIN_UNAVAILABLE
@@ -105,10 +106,16 @@ class OriginUnavailable(ModelCacheError):
     exit_code = 7
 
     def __init__(
-        self, message: str, *, retry_after: float | None = None, overloaded: bool = False
+        self,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        overloaded: bool = False,
+        status: int | None = None,
     ) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.status = status
         self.overloaded = overloaded
 
 

@@ -103,7 +103,7 @@ def test_ten_gibibytes_are_scrubbed_past_the_page_cache(tmp_path: Path) -> None:
         rate=1e12,
         busy=lambda: False,
         disk=DiskWatch(store.layout),
-        metrics=ScrubMetrics(registry, list),
+        metrics=ScrubMetrics(registry),
         cancel=Cancel(),
         on_damage=lambda: None,
         clock=lambda: time.time() + 2 * WEEK,

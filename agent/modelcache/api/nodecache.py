@@ -38,6 +38,10 @@ class ModelReport(ApiModel):
     """How far it is. Ready stays Ready while a newer revision is fetched."""
     wanted: bool = True
     """Whether the catalog (still) asks for it."""
+    wanted_since: datetime | None = None
+    """Since when the catalog asks for this source of it, as far as this agent knows."""
+    missing_since: datetime | None = None
+    """Since when it is wanted and not ready; absent while it is ready."""
     unwanted_since: datetime | None = None
     """Since when nothing asks for it, as far as this agent knows."""
     source: str | None = None
@@ -186,6 +190,12 @@ class DiskReport(ApiModel):
     """What the root takes in all, with unfinished fetches and other leftovers."""
     budget: NonNegative = 0
     """What the root may take in all, as things are."""
+    free: NonNegative = 0
+    """Free for whoever writes to it, without what is kept for its administrator."""
+    inodes: NonNegative | None = None
+    """Inodes in all; absent where it has as many as are needed."""
+    inodes_free: NonNegative | None = None
+    """Inodes that are left and not promised."""
     capacity_text: str = Field(default_factory=_of("capacity"))
     """`capacity` for people: 3.5Ti."""
     available_text: str = Field(default_factory=_of("available"))

@@ -9,12 +9,12 @@ import copy
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Self, TypeAlias
 
 import urllib3
 from kubernetes.client import ApiClient, Configuration
@@ -35,6 +35,8 @@ from modelcache.cluster.resources import (
     PODS,
     Object,
     Resource,
+    Verb,
+    asked,
 )
 from modelcache.cluster.streaming import SILENT, Watching, plain
 from modelcache.errors import ClusterError, UsageError
@@ -68,6 +70,11 @@ _KEEPALIVE: Final = {"idle": 30, "interval": 10, "count": 3}
 silent for good reasons."""
 
 
+OnAnswer: TypeAlias = Callable[[str, Verb, str], None]
+"""Is told what was asked for: the plural of the objects, the verb, and HTTP's code of the answer;
+empty where none came."""
+
+
 class Patch(StrEnum):
     """How a patch is meant, by its media type."""
 
@@ -94,8 +101,17 @@ class Client:
     connection, a time-out, an answer that is not JSON. Nothing is retried here.
     """
 
-    def __init__(self, configuration: Configuration, program: str = "agent") -> None:
-        """`program` is told to the server in the User-Agent, where its audit log shows it."""
+    def __init__(
+        self,
+        configuration: Configuration,
+        program: str = "agent",
+        on_answer: OnAnswer = lambda *_: None,
+    ) -> None:
+        """`program` is told to the server in the User-Agent, where its audit log shows it.
+
+        `on_answer` is told of each request, from any thread.
+        """
+        self._on_answer = on_answer
         configuration.retries = urllib3.Retry(0, redirect=0)
         configuration.socket_options = tcp_keepalive_socket_options(**_KEEPALIVE)
         self._api = ApiClient(configuration)
@@ -103,7 +119,12 @@ class Client:
         self._answer_seconds = _ANSWER_SECONDS
 
     @classmethod
-    def connect(cls, kubeconfig: Path | None = None, program: str = "agent") -> Self:
+    def connect(
+        cls,
+        kubeconfig: Path | None = None,
+        program: str = "agent",
+        on_answer: OnAnswer = lambda *_: None,
+    ) -> Self:
         """A client by a kubeconfig file, or as a pod; else by the user's own kubeconfig.
 
         Raises:
@@ -120,7 +141,7 @@ class Client:
                 )
         except (ConfigException, OSError, ValueError) as error:
             raise UsageError(f"no way to the API server: {error}") from error
-        return cls(configuration, program)
+        return cls(configuration, program, on_answer)
 
     def within(self, seconds: float) -> Self:
         """The same, over the same connections, but with another patience for each answer."""
@@ -323,6 +344,7 @@ class Client:
         headers = {"Accept": "application/json"}
         if body is not None:
             headers["Content-Type"] = content_type
+        code = ""
         try:
             request = self._api.param_serialize(
                 method,
@@ -334,12 +356,15 @@ class Client:
             )
             patience = min(_CONNECT_SECONDS, self._answer_seconds), self._answer_seconds
             answer = self._api.call_api(*request, _request_timeout=patience)
+            code = str(answer.status)
             if 200 <= answer.status <= 299:
                 return answer
             content = answer.read()  # type: ignore[no-untyped-call]
         except (urllib3.exceptions.HTTPError, OSError, ConfigException) as error:
             # The last one: a token's file that can't be read again.
             raise ClusterError(f"{method} {path}: {plain(error)}") from error
+        finally:
+            self._on_answer(*asked(method, path, query or {}), code)
         raise _refusal(f"{method} {path}", answer, content)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 from urllib.parse import quote
 
 from modelcache.api import API_GROUP
@@ -41,6 +43,36 @@ COMPILE_CACHES: Final = Resource(API_GROUP, "v1alpha1", "compilecaches")
 NODE_CACHES: Final = Resource(API_GROUP, "v1alpha1", "nodecaches")
 LEASES: Final = Resource("coordination.k8s.io", "v1", "leases", namespaced=True)
 EVENTS: Final = Resource("events.k8s.io", "v1", "events", namespaced=True)
+
+
+Verb = Literal["get", "list", "watch", "create", "update", "patch", "delete"]
+"""What is asked, as RBAC has it."""
+
+_PATH: Final = re.compile(
+    r"/(?:api/[^/]+|apis/[^/]+/[^/]+)(?:/namespaces/[^/]+(?=/))?/(?P<plural>[^/]+)(?P<rest>/.+)?"
+)
+_VERBS: Final[dict[str, Verb]] = {
+    "POST": "create",
+    "PUT": "update",
+    "PATCH": "patch",
+    "DELETE": "delete",
+}
+
+
+def asked(method: str, path: str, query: Mapping[str, str]) -> tuple[str, Verb]:
+    """What a request of HTTP asks for: the plural of the objects, or the last part of another path;
+    and the verb.
+
+    See https://kubernetes.io/docs/reference/access-authn-authz/authorization/#determine-the-request-verb
+    """
+    found = _PATH.fullmatch(path)
+    if found is None:
+        return path.rpartition("/")[2], _VERBS.get(method, "get")
+    if method != "GET":
+        return found["plural"], _VERBS.get(method, "get")
+    if query.get("watch") == "true":
+        return found["plural"], "watch"
+    return found["plural"], "get" if found["rest"] else "list"
 
 
 def micro_time() -> str:

@@ -8,9 +8,11 @@ counted as it happens. A scrape looks at nothing else.
 from prometheus_client.exposition import CONTENT_TYPE_LATEST as CONTENT_TYPE
 
 from modelcache.metrics.agent import Metrics
+from modelcache.metrics.collecting import TaskState
 from modelcache.metrics.compilecaches import CompileMetrics
 from modelcache.metrics.controller import ControllerMetrics, ControllerState
 from modelcache.metrics.disk import DiskMetrics
+from modelcache.metrics.reconciling import ReconcileMetrics
 from modelcache.metrics.scrubbing import ScrubMetrics
 from modelcache.metrics.tuner import TunedDevice, TunerMetrics
 from modelcache.metrics.warmer import WarmerMetrics, WarmerState, WarmModel
@@ -23,7 +25,9 @@ __all__ = [
     "ControllerState",
     "DiskMetrics",
     "Metrics",
+    "ReconcileMetrics",
     "ScrubMetrics",
+    "TaskState",
     "TunedDevice",
     "TunerMetrics",
     "WarmModel",

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 
 from prometheus_client.core import Metric
 
-from modelcache.api import ModelState, NodeCache
+from modelcache.api import ModelReport, ModelState, NodeCache
 from modelcache.api.nodecache import NodeCacheStatus
 from modelcache.errors import Reason
-from modelcache.metrics.collecting import AtScrape, ProgramMetrics
-from modelcache.metrics.contract import agent, disk, models, transfers
+from modelcache.metrics.collecting import AtScrape, ClusterProgramMetrics
+from modelcache.metrics.contract import disk, models, programs, transfers
+from modelcache.metrics.contract.labels import STATUS
 from modelcache.transfer.events import (
     BytesDropped,
     BytesReceived,
@@ -23,7 +25,7 @@ from modelcache.transfer.events import (
 )
 
 
-class Metrics(ProgramMetrics):
+class Metrics(ClusterProgramMetrics):
     """The agent's registry, and a listener that counts events. Safe for threads."""
 
     def __init__(self, node: Callable[[], NodeCache | None]) -> None:
@@ -38,10 +40,43 @@ class Metrics(ProgramMetrics):
         self._spent = transfers.SPENT_SECONDS.register(self.registry)
         self._retries = transfers.RETRIES.register(self.registry)
         self._mirror_failures = transfers.MIRROR_FAILURES.register(self.registry)
+        self._verified = transfers.VERIFICATION_SECONDS.register(self.registry)
+        self._to_ready = transfers.TIME_TO_READY.register(self.registry)
+        self._succeeded = transfers.LAST_SUCCESS_TIMESTAMP.register(self.registry)
         self._pauses = transfers.PAUSES.register(self.registry)
         self._evictions = disk.EVICTIONS.register(self.registry)
         self._evicted = disk.EVICTED_BYTES.register(self.registry)
         self._short = disk.SHORT_BYTES.register(self.registry)
+        disk.EVICTIONS.begin(self._evictions)
+        disk.EVICTED_BYTES.begin(self._evicted)
+
+    def origins(self, schemes: Iterable[str]) -> None:
+        """Models of these origins are wanted: what happens with them is counted from nought."""
+        for scheme in schemes:
+            transfers.RECEIVED_BYTES.begin(self._received, origin=scheme)
+            transfers.MIRRORED_BYTES.begin(self._mirrored, origin=scheme)
+            transfers.FETCHES.begin(self._fetches, origin=scheme)
+            transfers.SPENT_SECONDS.begin(self._spent, origin=scheme)
+            transfers.RETRIES.begin(self._retries, origin=scheme)
+            transfers.MIRROR_FAILURES.begin(self._mirror_failures, origin=scheme)
+            transfers.PAUSES.begin(self._pauses, origin=scheme)
+            transfers.FETCH_SECONDS.begin(self._seconds, origin=scheme)
+            transfers.VERIFICATION_SECONDS.begin(self._verified, origin=scheme)
+            transfers.TIME_TO_READY.begin(self._to_ready, origin=scheme)
+
+    def remember(self, models: Iterable[ModelReport]) -> None:
+        """Take from an earlier report when fetches last ended well."""
+        last: dict[str, float] = {}
+        for model in models:
+            if model.finished_at is not None and model.source is not None:
+                scheme = _scheme(model)
+                last[scheme] = max(last.get(scheme, 0.0), model.finished_at.timestamp())
+        for scheme, at in last.items():
+            self._succeeded.labels(scheme).set(at)
+
+    def ready(self, model: ModelReport, seconds: float) -> None:
+        """A model is ready that was missing for so many seconds."""
+        self._to_ready.labels(_scheme(model)).observe(seconds)
 
     def evicted(self, rule: str, freed: int) -> None:
         """Count an eviction; `freed` in bytes."""
@@ -61,7 +96,7 @@ class Metrics(ProgramMetrics):
         elif isinstance(event, MirrorFailed):
             self._mirror_failures.labels(event.origin, event.reason.value).inc()
         elif isinstance(event, HostPaused):
-            self._pauses.labels(event.origin).inc()
+            self._pauses.labels(event.origin, STATUS.of(str(event.status))).inc()
         elif isinstance(event, BytesDropped):
             self._dropped.inc(event.size)
         elif isinstance(event, Retried):
@@ -73,46 +108,81 @@ class Metrics(ProgramMetrics):
                 self._spent.labels(event.origin, activity).inc(seconds)
             if event.reason is None:
                 self._seconds.labels(event.origin).observe(event.seconds)
+                self._verified.labels(event.origin).observe(event.times.hash)
+                self._succeeded.labels(event.origin).set_to_current_time()
 
 
 def _of_node(node: Callable[[], NodeCache | None]) -> Iterable[Metric]:
     report = node()
     if report is not None and report.status is not None:
         yield from _models(report.status)
+        yield from _use(report.status, time.time())
         yield from _disk(report.status)
 
 
 def _models(status: NodeCacheStatus) -> Iterable[Metric]:
-    state = models.STATE.collected()
+    state, wanted = models.STATE.collected(), models.WANTED.collected()
+    wanted_since = models.WANTED_TIMESTAMP.collected()
+    missing_since = models.MISSING_TIMESTAMP.collected()
     revision = models.INFO.collected()
     done, size = models.DONE_BYTES.collected(), models.SIZE_BYTES.collected()
-    resident = models.RESIDENT_BYTES.collected()
-    failing = models.FAILING.collected()
+    failing, attempts = models.FAILING.collected(), models.FAILED_ATTEMPTS.collected()
     ready = models.READY_TIMESTAMP.collected()
     for model in status.models:
         name = [model.name]
         for each in ModelState:
             state.add_metric([model.name, each.value], float(model.state is each))
+        wanted.add_metric(name, float(model.wanted))
+        if model.wanted_since:
+            wanted_since.add_metric(name, model.wanted_since.timestamp())
+        if model.missing_since:
+            missing_since.add_metric(name, model.missing_since.timestamp())
         done.add_metric(name, model.bytes_done)
         size.add_metric(name, model.bytes_total)
         if model.revision:
-            scheme = (model.source or "").partition("://")[0]
-            revision.add_metric(name, {"revision": model.revision, "origin": scheme})
-        if model.resident_bytes is not None:
-            resident.add_metric(name, model.resident_bytes)
+            revision.add_metric(name, {"revision": model.revision, "origin": _scheme(model)})
         if model.reason:
             failing.add_metric([model.name, Reason(model.reason).value], 1)
+        attempts.add_metric(name, model.attempts)
         if model.finished_at:
             ready.add_metric(name, model.finished_at.timestamp())
-    yield from (state, revision, done, size, resident, failing, ready)
+    yield from (state, wanted, wanted_since, missing_since, revision, done, size)
+    yield from (failing, attempts, ready)
+
+
+def _use(status: NodeCacheStatus, now: float) -> Iterable[Metric]:
+    resident, ratio = models.RESIDENT_BYTES.collected(), models.RESIDENT_RATIO.collected()
+    users, last_used = models.USERS.collected(), models.LAST_USED_TIMESTAMP.collected()
+    for model in status.models:
+        name = [model.name]
+        if model.resident_bytes is not None:
+            resident.add_metric(name, model.resident_bytes)
+            if model.state is ModelState.READY and model.bytes_total:
+                ratio.add_metric(name, min(1.0, model.resident_bytes / model.bytes_total))
+        if model.state is ModelState.READY:
+            users.add_metric(name, model.used_by or 0)
+        if model.used_by:
+            last_used.add_metric(name, now)
+        elif model.last_used_at:
+            last_used.add_metric(name, model.last_used_at.timestamp())
+    yield from (resident, ratio, users, last_used)
+
+
+def _scheme(model: ModelReport) -> str:
+    return (model.source or "").partition("://")[0]
 
 
 def _disk(status: NodeCacheStatus) -> Iterable[Metric]:
     yield disk.CAPACITY_BYTES.of(status.disk.capacity)
+    yield disk.FREE_BYTES.of(status.disk.free)
     yield disk.AVAILABLE_BYTES.of(status.disk.available)
     yield disk.USED_BYTES.of(status.disk.used)
     yield disk.BUDGET_BYTES.of(status.disk.budget)
     yield disk.TAKEN_BYTES.of(status.disk.taken)
     yield disk.RESERVED_BYTES.of(status.disk.reserved)
-    yield agent.CATALOG_OBJECTS.of(status.catalog.objects)
-    yield agent.CATALOG_PROBLEMS.of(status.catalog.problem_count)
+    if status.disk.inodes is not None:
+        yield disk.INODES.of(status.disk.inodes)
+    if status.disk.inodes_free is not None:
+        yield disk.INODES_FREE.of(status.disk.inodes_free)
+    yield programs.CATALOG_OBJECTS.of(status.catalog.objects)
+    yield programs.CATALOG_PROBLEMS.of(status.catalog.problem_count)

@@ -10,7 +10,7 @@ from prometheus_client.core import Metric
 
 from modelcache.api.cachedmodel import NodeCounts
 from modelcache.api.compilecache import CompileNodeCounts
-from modelcache.metrics.collecting import AtScrape, ProgramMetrics
+from modelcache.metrics.collecting import AtScrape, ClusterProgramMetrics
 from modelcache.metrics.contract import controller
 
 
@@ -34,7 +34,7 @@ class ControllerState:
     compile_caches: Mapping[str, CompileNodeCounts] = field(default_factory=dict)
 
 
-class ControllerMetrics(ProgramMetrics):
+class ControllerMetrics(ClusterProgramMetrics):
     """The controller's registry. Safe for threads."""
 
     def __init__(self, state: Callable[[], ControllerState]) -> None:

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Collection
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import Metric
 
-from modelcache.metrics.collecting import AtScrape
 from modelcache.metrics.contract import scrubbing
 
 
 class ScrubMetrics:
     """On the agent's registry. Safe for threads."""
 
-    def __init__(
-        self, registry: CollectorRegistry, quarantine: Callable[[], Iterable[int]]
-    ) -> None:
-        """`quarantine` gives the bytes of each blob in it, at each scrape."""
-        self._quarantine = quarantine
+    def __init__(self, registry: CollectorRegistry) -> None:
         self._bytes = scrubbing.BYTES.register(registry)
         self._damaged = scrubbing.DAMAGED.register(registry)
         self._healed = scrubbing.HEALED.register(registry)
         self._oldest = scrubbing.OLDEST_TIMESTAMP.register(registry)
-        registry.register(AtScrape(self._collect))
+        self._quarantined_files = scrubbing.QUARANTINED_FILES.register(registry)
+        self._quarantined_bytes = scrubbing.QUARANTINED_BYTES.register(registry)
 
     def read(self, size: int) -> None:
         """Count bytes."""
@@ -41,7 +36,7 @@ class ScrubMetrics:
         """Note when the one that waits for the longest was whole, in seconds since the epoch."""
         self._oldest.set(at)
 
-    def _collect(self) -> Iterable[Metric]:
-        sizes = list(self._quarantine())
-        yield scrubbing.QUARANTINED_FILES.of(float(len(sizes)))
-        yield scrubbing.QUARANTINED_BYTES.of(float(sum(sizes)))
+    def quarantined(self, sizes: Collection[int]) -> None:
+        """Note what is in quarantine, in bytes of each."""
+        self._quarantined_files.set(len(sizes))
+        self._quarantined_bytes.set(sum(sizes))

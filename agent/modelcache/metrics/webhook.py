@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from prometheus_client.core import Metric
 
-from modelcache.metrics.collecting import AtScrape, ProgramMetrics
+from modelcache.metrics.collecting import AtScrape, ClusterProgramMetrics
 from modelcache.metrics.contract import webhook
 
 
@@ -27,7 +27,7 @@ class WebhookState:
     failing: Collection[str]
 
 
-class WebhookMetrics(ProgramMetrics):
+class WebhookMetrics(ClusterProgramMetrics):
     """The webhook's registry. Safe for threads."""
 
     def __init__(self, state: Callable[[], WebhookState]) -> None:

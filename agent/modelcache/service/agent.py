@@ -15,7 +15,7 @@ from modelcache.catalog import FileCatalog, Severity
 from modelcache.catalog.watching import CatalogWatch
 from modelcache.compilecache.starts.holding import Holding
 from modelcache.errors import StoreDamaged
-from modelcache.metrics import CONTENT_TYPE, DiskMetrics, Metrics, ScrubMetrics
+from modelcache.metrics import CONTENT_TYPE, DiskMetrics, Metrics, ReconcileMetrics, ScrubMetrics
 from modelcache.planning.planner import Limits
 from modelcache.service.adopting import Adopt, Prover, machine_of, recognise
 from modelcache.service.clusterside import ClusterSide, boot_id
@@ -78,7 +78,7 @@ class Agent:
                 say_that_the_disk_is_down(settings, error)
             raise
         self.progress = ProgressBook()
-        self._metrics = Metrics(lambda: self._reporter.current())
+        self._metrics = Metrics(lambda: self._reporter.known())
         self._engine, origins = outfit(settings, self._store.layout.root, settings.file_roots)
         self._disk = DiskWatch(
             self._store.layout,
@@ -87,11 +87,13 @@ class Agent:
         )
         inventory = Inventory(self._store, self._disk.is_to_blame)
         before = read_node_report(self._store.layout)
+        former = before.status.models if before and before.status else ()
+        self._metrics.remember(former)
         self._residency = Residency(
             self._store.shown,
             partial(resident_of, self._store.layout),
             seconds=settings.residency_seconds,
-            remembered=before.status.models if before and before.status else (),
+            remembered=former,
             on_change=self._wake,
         )
         self._telling = Telling(
@@ -100,6 +102,7 @@ class Agent:
             _wanted(before),
             resident=self._residency.of,
             use=lambda name: self._last_uses.of(name),
+            on_ready=self._metrics.ready,
         )
         using = Using(self._store, alone=not settings.cluster)
         self._cluster = (
@@ -111,6 +114,7 @@ class Agent:
                 on_catalog=lambda: self._tasks["catalog"].wake(),
                 on_change=self._wake,
                 beside=using.beside,
+                on_answer=self._metrics.answered,
             )
             if settings.cluster
             else None
@@ -140,7 +144,7 @@ class Agent:
             self._store,
             surroundings.uses,
             processes=not settings.cluster,
-            remembered=before.status.models if before and before.status else (),
+            remembered=former,
             on_change=self._wake,
         )
         self._crew = Crew(
@@ -177,10 +181,7 @@ class Agent:
             rate=settings.scrub_rate,
             busy=self.progress.is_moving,
             disk=self._disk,
-            metrics=ScrubMetrics(
-                self._metrics.registry,
-                lambda: [each.bytes for each in self._store.quarantine.all()],
-            ),
+            metrics=ScrubMetrics(self._metrics.registry),
             cancel=self._cancel,
             on_damage=self._wake,
         )
@@ -192,6 +193,13 @@ class Agent:
                 each.name: each.priority for each in self._telling.reports() or () if each.wanted
             },
             on_change=self._wake,
+        )
+        self._reconciling = ReconcileMetrics(
+            self._metrics.registry,
+            lag=lambda: self._tasks["reconcile"].lag,
+            unreadable=lambda: (
+                None if (read := self._reconciler.catalog) is None else is_unreadable(read)
+            ),
         )
         DiskMetrics(self._metrics.registry, lambda: self._disk.health.state)
         self._reporter = Reporter(
@@ -220,6 +228,7 @@ class Agent:
         }
         clusters = self._cluster.tasks.values() if self._cluster else ()
         self._all_tasks = Tasks([*self._tasks.values(), self._compiled.task, *clusters])
+        self._metrics.follow(self._all_tasks.states)
         self._watch = CatalogWatch(path, self._tasks["catalog"].wake) if path else None
         self._endpoints = (
             Endpoints(
@@ -331,6 +340,7 @@ class Agent:
         if catalog is not before:
             known = {str(problem) for problem in before.problems} if before else set()
             self._reconciler.catalog = catalog
+            self._metrics.origins({m.spec.source.parsed.scheme for m in catalog.models.values()})
             self._compiled.read(catalog)
             for problem in catalog.problems:
                 if str(problem) not in known:
@@ -340,7 +350,8 @@ class Agent:
         return wait
 
     def _reconcile(self) -> float:
-        wait = self._reconciler.cycle()
+        with self._reconciling.round():
+            wait = self._reconciler.cycle()
         self._end_if_settled()
         return wait
 

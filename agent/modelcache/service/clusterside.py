@@ -11,7 +11,15 @@ from typing import Final
 import structlog
 
 from modelcache.api import API_VERSION, CompileCache, NodeCache
-from modelcache.cluster.client import CACHED_MODELS, COMPILE_CACHES, NODES, PODS, Client, Object
+from modelcache.cluster.client import (
+    CACHED_MODELS,
+    COMPILE_CACHES,
+    NODES,
+    PODS,
+    Client,
+    Object,
+    OnAnswer,
+)
 from modelcache.cluster.desired import (
     BothKinds,
     ClusterCatalog,
@@ -62,6 +70,7 @@ class ClusterSide:
         on_catalog: Callable[[], None],
         on_change: Callable[[], None],
         beside: Callable[[Uses], Uses] = lambda uses: uses,
+        on_answer: OnAnswer = lambda *_: None,
     ) -> None:
         """Nothing is asked of the API server yet.
 
@@ -73,6 +82,7 @@ class ClusterSide:
             on_catalog: called when the catalog may be another.
             on_change: called when an answer of this object may be another.
             beside: adds to what pods use what this machine tells.
+            on_answer: told of each request to the API server.
 
         Raises:
             UsageError: there is no way to the API server.
@@ -82,7 +92,7 @@ class ClusterSide:
         self._name = settings.node_name
         self._namespace = settings.namespace
         self._on_change = on_change
-        self.client = Client.connect(settings.kubeconfig)
+        self.client = Client.connect(settings.kubeconfig, on_answer=on_answer)
         mine = f"metadata.name={self._name}"
         self._nodes = Mirror(
             self.client,

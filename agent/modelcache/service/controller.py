@@ -66,7 +66,8 @@ class Controller:
         self._leads = False
         self._identity = settings.identity
         self._cancel = Cancel()
-        self._client = Client.connect(settings.kubeconfig, "controller")
+        self._metrics = ControllerMetrics(self._state)
+        self._client = Client.connect(settings.kubeconfig, "controller", self._metrics.answered)
         self._mirrors = {
             resource.plural: Mirror(self._client, resource, keep=keep, paged=True)
             for resource, keep in (
@@ -80,7 +81,6 @@ class Controller:
         self._election = Election(
             Leases(self._client, settings.namespace, settings.identity), LEASE
         )
-        self._metrics = ControllerMetrics(self._state)
         recorder = Recorder(self._client, "modelcache.dev/controller", settings.identity)
         write = partial(
             StatusWriter,
@@ -126,6 +126,7 @@ class Controller:
         ]
         tasks += [Task(name, cycle, late_after=_LATE_SECONDS) for name, cycle in cycles.items()]
         self._tasks = Tasks(tasks)
+        self._metrics.follow(self._tasks.states)
         routes = {
             "/livez": self._tasks.livez,
             "/readyz": self._readyz,

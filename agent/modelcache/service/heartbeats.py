@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 import structlog
 
 from modelcache.errors import Cancelled
+from modelcache.metrics import TaskState
 from modelcache.service.endpoints import Answer, text
 from modelcache.transfer import Cancel
 
@@ -31,12 +32,15 @@ class Task:
         self.name = name
         self._cycle = cycle
         self._late_after = late_after
-        self._beat = time.monotonic()
+        self._beat = self._due = time.monotonic()
         self._wake = threading.Event()
+        self.failures = 0
+        """Rounds that failed, in all."""
         self._thread: threading.Thread | None = None
 
     def start(self, cancel: Cancel) -> None:
         """Begin, until `cancel` is set."""
+        self._due = time.monotonic()
         cancel.add(self._wake.set)
         self._thread = threading.Thread(target=self._run, args=(cancel,), name=self.name)
         self._thread.daemon = True
@@ -44,6 +48,7 @@ class Task:
 
     def wake(self) -> None:
         """Have the next round at once."""
+        self._due = min(self._due, time.monotonic())
         self._wake.set()
 
     def join(self, deadline: float) -> bool:
@@ -56,6 +61,11 @@ class Task:
     def late(self) -> bool:
         """Whether it has shown no sign of life for too long."""
         return time.monotonic() - self._beat > self._late_after
+
+    @property
+    def lag(self) -> float:
+        """Seconds since the round that runs was due; where none runs, the next one."""
+        return max(0.0, time.monotonic() - self._due)
 
     def _run(self, cancel: Cancel) -> None:
         failures = 0
@@ -75,9 +85,12 @@ class Task:
                 log.exception("task.failed", task=self.name)
                 wait = min(_MOST_PAUSE_SECONDS, _PAUSE_SECONDS * 2.0 ** min(failures, 10))
                 failures += 1
+                self.failures += 1
             self._beat = time.monotonic()
             most = self._late_after / 3
-            self._wake.wait(most if wait is None else max(0.0, min(wait, most)))
+            pause = most if wait is None else max(0.0, min(wait, most))
+            self._due = self._beat + (0.0 if self._wake.is_set() else pause)
+            self._wake.wait(pause)
 
 
 class Tasks:
@@ -108,6 +121,10 @@ class Tasks:
         if left:
             log.warning("task.left_behind", tasks=left)
         return left
+
+    def states(self) -> list[TaskState]:
+        """How each of them is."""
+        return [TaskState(task.name, task.failures, task.late) for task in self._tasks]
 
     def livez(self) -> Answer:
         """Whether all of them are alive, as `/livez` says it."""

@@ -146,15 +146,24 @@ class Reporter:
         self._disk_condition = next((c for c in conditions if c.type == DISK_CONDITION), None)
         self._ready_in_boot = before.status.ready_in_boot if before and before.status else None
         self._latest: NodeCache | None = None
-        self._space = DiskSpace(capacity=0, available=0, reserved=0)
+        self._space: DiskSpace | None = None
 
     @property
     def latest(self) -> NodeCache | None:
         """The report of the last cycle; None before there was one."""
         return self._latest
 
+    def known(self) -> NodeCache | None:
+        """The report as of now, with the disk as it was last seen: nothing is looked at. None as
+        long as nothing is known."""
+        return None if self._space is None else self._report(lambda _: self._space or _NO_SPACE)
+
     def current(self) -> NodeCache | None:
         """The report as of now; None as long as nothing is known."""
+        return self._report(self._measured)
+
+    def _report(self, measured: Callable[[bool], DiskSpace]) -> NodeCache | None:
+        """`measured` is asked with whether the disk is down."""
         reports, catalog = self._reports(), self._catalog()
         if reports is None or catalog is None:
             return None
@@ -162,7 +171,7 @@ class Reporter:
         down = health.state is DiskState.DOWN
         if down:
             reports = not_shown(reports, health)
-        space = self._measured(down)
+        space = measured(down)
         now = datetime.now(UTC).replace(microsecond=0)
         with self._mutex:
             self._condition = ready_condition(reports, catalog, self._condition, now)
@@ -192,6 +201,9 @@ class Reporter:
                     reserved=space.reserved,
                     taken=space.used,
                     budget=space.budget,
+                    free=space.free,
+                    inodes=space.inodes,
+                    inodes_free=space.inodes_free,
                 ),
                 catalog=catalog.report(),
                 conditions=(condition, of_the_disk),
@@ -205,6 +217,7 @@ class Reporter:
                 self._space = self._store.space.measure()
             except OSError as error:
                 self._on_error(error)
+        self._space = self._space or _NO_SPACE
         return self._space
 
     def cycle(self) -> float:
@@ -236,4 +249,5 @@ class Reporter:
         self._complaint = error
 
 
+_NO_SPACE = DiskSpace(capacity=0, available=0, reserved=0)
 _ANY_DISK = DiskReport(capacity=0, available=0, used=0, reserved=0)

@@ -261,7 +261,9 @@ class Scrubber:
 
     def _watch_quarantine(self) -> None:
         """Tell of what is whole again."""
-        quarantined = {each.digest for each in self._store.quarantine.all()}
+        found = self._store.quarantine.all()
+        self._metrics.quarantined([each.bytes for each in found])
+        quarantined = {each.digest for each in found}
         there = {each for each in quarantined if self._store.blobs.path(each).exists()}
         # What was healed before this process is no news.
         for digest in there & (self._healing or set()):

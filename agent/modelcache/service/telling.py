@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Container, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -40,6 +41,8 @@ class Telling:
         *,
         resident: Callable[[str, str | None], int | None] = lambda *_: None,
         use: Callable[[str], Use] = lambda _: Use(),
+        on_ready: Callable[[ModelReport, float], None] = lambda *_: None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """`remembered`: what was last reported of the models that this node was known to want.
 
@@ -47,13 +50,18 @@ class Telling:
         broken document may be theirs.
 
         `resident` gives how many bytes of a model's revision are in the page cache; None: unknown.
-        `use` tells of a model whether it is used.
+        `use` tells of a model whether it is used. `on_ready` is told of each that is ready and was
+        missing, and for how many seconds. `clock` gives seconds since the epoch.
         """
         self._progress = progress
         self._paths = paths
         self._resident = resident
         self._use = use
+        self._on_ready = on_ready
+        self._clock = clock
         self._remembered = dict(remembered or {})
+        self._former = dict(remembered or {})
+        """Those that were not told of yet by this process."""
         self._mutex = threading.Lock()
         self._reports: tuple[ModelReport, ...] | None = None
 
@@ -61,6 +69,7 @@ class Telling:
         """Note what a new catalog speaks of."""
         if catalog.complete:
             self._remembered.clear()
+            self._former = {n: last for n, last in self._former.items() if n in catalog.models}
         for name in catalog.models:
             self._remembered.pop(name, None)
 
@@ -87,7 +96,9 @@ class Telling:
         """
         leaving, without_room = leaving or {}, without_room or {}
         before = {report.name: report for report in self._reports or ()}
-        reports = []
+        now = self._clock()
+        reports: list[ModelReport] = []
+        lasts: dict[str, ModelReport | None] = {}
         for name in sorted({*wanted, *inventory}):
             report = describe(
                 name,
@@ -104,19 +115,27 @@ class Telling:
                 update = {} if resident is None else {"resident_bytes": resident}
                 report = report.model_copy(update={**update, **asdict(self._use(name))})
             report = _with_room(report, leaving.get(name), without_room.get(name))
-            since = (unwanted or {}).get(name)
-            if since is not None:
-                moment = datetime.fromtimestamp(int(since), UTC)
+            gone = (unwanted or {}).get(name)
+            if gone is not None:
+                moment = datetime.fromtimestamp(int(gone), UTC)
                 report = report.model_copy(update={"unwanted_since": moment})
             last = self._remembered.get(name)
             if last is not None:
                 kept = ("wanted", "priority", "pinned", "page_cache")
                 report = report.model_copy(update={each: getattr(last, each) for each in kept})
             old = before.get(name)
+            lasts[name] = old or self._former.pop(name, None)
+            report = _since(report, lasts[name], now)
             # The same object where nothing is new: who compares later has little to do.
             reports.append(old if old == report else report)
         with self._mutex:
             self._reports = tuple(reports)
+        for report in reports:
+            last = lasts[report.name]
+            if report.state is ModelState.READY and last is not None and _is_same(report, last):
+                since = last.missing_since
+                if since is not None:
+                    self._on_ready(report, max(0.0, now - since.timestamp()))
         # Last: who reads the log and then asks is to be told the same.
         for report in reports:
             _log_readiness(report, before.get(report.name))
@@ -138,6 +157,27 @@ class Telling:
 def is_missing(report: ModelReport) -> bool:
     """Whether a model is to be there and isn't."""
     return report.wanted and report.state is not ModelState.READY
+
+
+def _is_same(report: ModelReport, last: ModelReport) -> bool:
+    """Whether the same is wanted as was wanted before."""
+    return report.wanted and last.wanted and report.source_digest == last.source_digest
+
+
+def _since(report: ModelReport, last: ModelReport | None, now: float) -> ModelReport:
+    """A report with since when it is wanted, and since when it is missing; `last` is the one
+    before, perhaps of another process."""
+    if not report.wanted:
+        return report
+    moment = datetime.fromtimestamp(int(now), UTC)
+    if last is not None and not _is_same(report, last):
+        last = None
+    wanted = (last.wanted_since if last else None) or moment
+    missing = None
+    if report.state is not ModelState.READY:
+        was_ready = last is not None and last.state is ModelState.READY
+        missing = (last.missing_since if last else None) or (moment if was_ready else wanted)
+    return report.model_copy(update={"wanted_since": wanted, "missing_since": missing})
 
 
 def _with_room(report: ModelReport, leaving: str | None, waiting: str | None) -> ModelReport:

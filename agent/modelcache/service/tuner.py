@@ -66,6 +66,7 @@ class TunerDaemon:
         self._watch = MountWatch(settings.mountinfo, self._tune.wake)
         watch = Task("watch", self._watch.cycle, late_after=_WATCH_LATE_SECONDS)
         self._tasks = Tasks([self._tune, self._measure, watch])
+        self._metrics.follow(self._tasks.states)
         routes = {
             "/livez": self._tasks.livez,
             "/readyz": self._readyz,

@@ -84,6 +84,7 @@ class Warmer:
         self._metrics = WarmerMetrics(lambda: self._state)
         self._task = Task("warm", self.cycle, late_after=_LATE_SECONDS)
         self._tasks = Tasks([self._task])
+        self._metrics.follow(self._tasks.states)
         self._watch = CatalogWatch(self._layout.node_report, self._reported, what="the report")
         routes = {
             "/livez": self._tasks.livez,

@@ -68,7 +68,8 @@ class Webhook:
         self._settings = settings
         self._cancel = Cancel()
         self._drained = threading.Event()
-        self._client = Client.connect(settings.kubeconfig, "webhook")
+        self._metrics = WebhookMetrics(self._state)
+        self._client = Client.connect(settings.kubeconfig, "webhook", self._metrics.answered)
         self._hasty = self._client.within(_ASK_SECONDS)
         self._models = Mirror(self._client, CACHED_MODELS, keep=keep_scheme)
         self._namespaces = Mirror(self._client, NAMESPACES, keep=keep_level)
@@ -84,7 +85,6 @@ class Webhook:
         self._version: tuple[int, int] | None = None
         self._version_failures = Failures("webhook.version")
         self._ends: float | None = None
-        self._metrics = WebhookMetrics(self._state)
         self._server = TlsServer(settings.address, "/mutate", self._mutate)
         cycles = {"certificate": self._certificate_keeper().cycle}
         if not self._image:
@@ -97,6 +97,7 @@ class Webhook:
         ]
         tasks += [Task(name, cycle, late_after=_LATE_SECONDS) for name, cycle in cycles.items()]
         self._tasks = Tasks(tasks)
+        self._metrics.follow(self._tasks.states)
         routes = {
             "/livez": self._tasks.livez,
             "/readyz": self._readyz,

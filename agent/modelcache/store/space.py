@@ -73,8 +73,9 @@ class DiskSpace:
         others: what everybody else takes.
         kept_free: what stays free of it.
         budget: what the cache may take in all, as things are.
-        inodes_free: inodes that are left and not promised; None where the file system doesn't
-            count them.
+        free: what is free for whoever writes there.
+        inodes: all that there are; None where the file system doesn't count them.
+        inodes_free: inodes that are left and not promised; None likewise.
         promises: what is reserved, one by one.
     """
 
@@ -85,6 +86,8 @@ class DiskSpace:
     others: int = 0
     kept_free: int = 0
     budget: int = 0
+    free: int = 0
+    inodes: int | None = None
     inodes_free: int | None = None
     promises: tuple[Promise, ...] = ()
 
@@ -184,6 +187,8 @@ class Space:
             others=max(0, (found.f_blocks - found.f_bfree) * found.f_frsize - usage.bytes),
             kept_free=kept,
             budget=budget,
+            free=free,
+            inodes=found.f_files or None,
             inodes_free=max(0, inodes) if found.f_files else None,
             promises=promised,
         )

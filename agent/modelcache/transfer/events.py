@@ -138,13 +138,17 @@ class MirrorFailed:
 
 @dataclass(frozen=True, slots=True)
 class HostPaused:
-    """A host asks for fewer requests: it gets none for `seconds`, and then fewer connections."""
+    """A host asks for fewer requests: it gets none for `seconds`, and then fewer connections.
+
+    `status` is HTTP's, where it is known.
+    """
 
     model: str
     origin: str
     host: str
     seconds: float
     connections: int
+    status: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -397,10 +397,10 @@ def _refusal(
     if status in (412, 416):
         return OriginChanged(f"{place} is another object now (HTTP {status})")
     if status == 429 or (status == 503 and "SlowDown" in hint):
-        return RateLimited(f"{place} asks for fewer requests (HTTP {status})", retry_after=wait)
-    return OriginUnavailable(
-        f"{place} answers HTTP {status}", retry_after=wait, overloaded=status == 503
-    )
+        message = f"{place} asks for fewer requests (HTTP {status})"
+        return RateLimited(message, retry_after=wait, status=status)
+    message = f"{place} answers HTTP {status}"
+    return OriginUnavailable(message, retry_after=wait, overloaded=status == 503, status=status)
 
 
 def _place(url: SplitResult) -> str:

@@ -267,7 +267,12 @@ class Worker:
             request = job.request
             request.listener(
                 HostPaused(
-                    request.model, request.scheme, unit.way.host, pause.seconds, pause.allowed
+                    request.model,
+                    request.scheme,
+                    unit.way.host,
+                    pause.seconds,
+                    pause.allowed,
+                    error.status if isinstance(error, OriginUnavailable) else None,
                 )
             )
         if wait:

@@ -52,7 +52,7 @@ class Scrubbing:
             holding=Holding(store.layout, Durable(store.layout.scratch)),
             busy=lambda: self.busy,
             disk=self.disk,
-            metrics=ScrubMetrics(self.registry, list),
+            metrics=ScrubMetrics(self.registry),
             cancel=self.cancel,
             on_damage=self._damaged,
             clock=lambda: self.now,

@@ -14,6 +14,7 @@ from modelcache.metrics import (
     ControllerState,
     DiskMetrics,
     Metrics,
+    ReconcileMetrics,
     ScrubMetrics,
     TunerMetrics,
     WarmerMetrics,
@@ -21,6 +22,7 @@ from modelcache.metrics import (
     WebhookMetrics,
     WebhookState,
 )
+from modelcache.metrics.collecting import ProgramMetrics
 from modelcache.metrics.contract import (
     FAMILIES,
     CounterFamily,
@@ -36,28 +38,34 @@ from tests.unit.service.test_metrics import NODE
 UNITS = ("_bytes", "_seconds", "_ratio")
 
 
-def of_the_agent() -> CollectorRegistry:
-    metrics = Metrics(lambda: NODE)
-    ScrubMetrics(metrics.registry, lambda: ())
-    DiskMetrics(metrics.registry, lambda: DiskState.OK)
-    CompileMetrics(metrics.registry, lambda: ())
+def followed(metrics: ProgramMetrics) -> CollectorRegistry:
+    metrics.follow(lambda: ())
     return metrics.registry
 
 
+def of_the_agent() -> CollectorRegistry:
+    metrics = Metrics(lambda: NODE)
+    ScrubMetrics(metrics.registry)
+    DiskMetrics(metrics.registry, lambda: DiskState.OK)
+    CompileMetrics(metrics.registry, lambda: ())
+    ReconcileMetrics(metrics.registry, lag=lambda: 0.0, unreadable=lambda: False)
+    return followed(metrics)
+
+
 def of_the_tuner() -> CollectorRegistry:
-    return TunerMetrics(lambda: ()).registry
+    return followed(TunerMetrics(lambda: ()))
 
 
 def of_the_warmer() -> CollectorRegistry:
-    return WarmerMetrics(lambda: WarmerState(1, ())).registry
+    return followed(WarmerMetrics(lambda: WarmerState(1, ())))
 
 
 def of_the_controller() -> CollectorRegistry:
-    return ControllerMetrics(lambda: ControllerState(True, {}, (), {})).registry
+    return followed(ControllerMetrics(lambda: ControllerState(True, {}, (), {})))
 
 
 def of_the_webhook() -> CollectorRegistry:
-    return WebhookMetrics(lambda: WebhookState(1.0, {}, ())).registry
+    return followed(WebhookMetrics(lambda: WebhookState(1.0, {}, ())))
 
 
 REGISTRIES = {
@@ -112,7 +120,7 @@ def test_names_are_as_prometheus_wants_them(family: Family) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_labels_are_bounded(family: Family) -> None:
-    objects = {"model", "compile_cache", "device", "bdi"}
+    objects = {"model", "compile_cache", "device", "bdi", "task"}
     facts = {"revision", "version"} if isinstance(family, InfoFamily) else set()
     labels = (*family.labels, *(family.facts if isinstance(family, InfoFamily) else ()))
     assert len({label.name for label in labels}) == len(labels)
@@ -120,4 +128,4 @@ def test_labels_are_bounded(family: Family) -> None:
         assert re.fullmatch("[a-z_]+", label.name)
         assert (label.values is None) == (label.name in objects | facts)
         if label.values is not None:
-            assert 2 <= len({*label.values}) == len(label.values) <= 30
+            assert 2 <= len({*label.values}) == len(label.values) <= 70

@@ -45,7 +45,9 @@ NODE = NodeCache(
         agent_version="1",
         root="/r",
         models=MODELS,
-        disk=DiskReport(capacity=100, available=50, used=7, reserved=3),
+        disk=DiskReport(
+            capacity=100, available=50, used=7, reserved=3, free=60, inodes=20, inodes_free=9
+        ),
         catalog=CatalogReport(objects=2, problem_count=1),
     ),
 )
@@ -123,7 +125,7 @@ def test_mirrors_pauses_and_where_the_time_went_are_counted() -> None:
     metrics(BytesReceived("a", "hf", 6, "f", "http://mirror"))
     metrics(MirrorFailed("a", "hf", "f", "http://mirror", Reason.NOT_FOUND, "no", 0.0))
     metrics(MirrorFailed("a", "oci", "f", "http://mirror", Reason.CHECKSUM_MISMATCH, "no", 600.0))
-    metrics(HostPaused("a", "s3", "s3.example.com", 2.0, 4))
+    metrics(HostPaused("a", "s3", "s3.example.com", 2.0, 4, 503))
     metrics(FetchEnded("a", "hf", 2.5, 11, None, times=Times(1.0, 2.0, 3.0, 4.0)))
     metrics(FetchEnded("b", "hf", 2.5, 11, Reason.CANCELLED, times=Times(0.5, 0.5, 0.5, 0.5)))
     assert samples(metrics, "modelcache_received_bytes_total") == {("hf",): 11}
@@ -132,7 +134,7 @@ def test_mirrors_pauses_and_where_the_time_went_are_counted() -> None:
         ("hf", "NotFound"): 1,
         ("oci", "ChecksumMismatch"): 1,
     }
-    assert samples(metrics, "modelcache_origin_pauses_total") == {("s3",): 1}
+    assert samples(metrics, "modelcache_origin_pauses_total") == {("s3", "503"): 1}
     assert samples(metrics, "modelcache_transfer_seconds_total") == {
         ("origin", "hf"): 1.5,
         ("disk", "hf"): 2.5,

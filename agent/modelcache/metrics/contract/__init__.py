@@ -10,11 +10,11 @@ from types import ModuleType
 from typing import Final
 
 from modelcache.metrics.contract import (
-    agent,
     compilecaches,
     controller,
     disk,
     models,
+    programs,
     scrubbing,
     transfers,
     tuner,
@@ -51,7 +51,7 @@ SECTIONS: Final = (
     _section("Transfers", transfers),
     _section("Disk", disk),
     _section("Scrubbing", scrubbing),
-    _section("Programs and catalog", agent),
+    _section("Programs and catalog", programs),
     _section("Compile caches", compilecaches),
     _section("Read-ahead", tuner),
     _section("Page cache", warmer),

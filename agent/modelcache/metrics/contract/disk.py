@@ -10,6 +10,9 @@ from modelcache.metrics.contract.labels import DISK_STATE, RULE
 CAPACITY_BYTES: Final = GaugeFamily(
     "modelcache_disk_capacity_bytes", "Size of the cache's file system."
 )
+FREE_BYTES: Final = GaugeFamily(
+    "modelcache_disk_free_bytes", "Free on the cache's file system, for whoever writes there."
+)
 AVAILABLE_BYTES: Final = GaugeFamily(
     "modelcache_disk_available_bytes", "Free for fetches, without what is kept free."
 )
@@ -26,6 +29,13 @@ RESERVED_BYTES: Final = GaugeFamily(
 SHORT_BYTES: Final = GaugeFamily(
     "modelcache_disk_short_bytes",
     "Bytes that are missing for wanted models that don't fit, whatever goes that may.",
+)
+INODES: Final = GaugeFamily(
+    "modelcache_disk_inodes",
+    "Inodes of the cache's file system; absent where it makes them as they are needed.",
+)
+INODES_FREE: Final = GaugeFamily(
+    "modelcache_disk_inodes_free", "Inodes that are left and not promised to fetches under way."
 )
 STATE: Final = GaugeFamily(
     "modelcache_disk_state",

@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar, Final
+from itertools import product
+from typing import ClassVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
-
-OTHER: Final = "Other"
-"""Where a closed set has no word for it."""
+from prometheus_client.metrics import MetricWrapperBase
 
 
 class Program(StrEnum):
@@ -39,7 +38,8 @@ class Label:
     Attributes:
         name: as it is written.
         about: what its values are.
-        values: all that there can be; None: names of objects, as many as there are of them.
+        values: all that there can be, the last perhaps for all others; None: names of objects, as
+            many as there are of them.
     """
 
     name: str
@@ -47,8 +47,8 @@ class Label:
     values: tuple[str, ...] | None = None
 
     def of(self, value: str) -> str:
-        """The value, or `Other` where the set has none such."""
-        return value if self.values is None or value in self.values else OTHER
+        """The value, or the set's last where it has none such."""
+        return value if self.values is None or value in self.values else self.values[-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,15 @@ class Family:
     def exposed(self) -> tuple[str, ...]:
         """The names of its series."""
         return (self.name,)
+
+    def begin(self, metric: MetricWrapperBase, **given: str) -> None:
+        """Have each series of closed sets at nought: what grows is seen only of what is there.
+
+        `given` has the values of labels that are not to take all of theirs.
+        """
+        sets = [(given[e.name],) if e.name in given else e.values or () for e in self.labels]
+        for values in product(*sets):
+            metric.labels(*values)
 
     @property
     def label_names(self) -> tuple[str, ...]:

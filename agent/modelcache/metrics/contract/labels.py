@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Final, get_args
 
 from modelcache.api import ModelState
@@ -11,13 +12,17 @@ from modelcache.api.nodecache import CompileState
 from modelcache.api.uri import SCHEMES
 from modelcache.cluster import resources
 from modelcache.cluster.admission import Outcome
+from modelcache.cluster.resources import Verb
 from modelcache.cluster.startuptaints import Cause
 from modelcache.compilecache.engines.judging import MissReason
 from modelcache.errors import Reason
-from modelcache.metrics.contract.families import OTHER, Label
+from modelcache.metrics.contract.families import Label
 from modelcache.planning.evicting import Rule
 from modelcache.store.sickness import DiskState
 from modelcache.transfer.spending import Activity
+
+OTHER: Final = "Other"
+"""Where a closed set has no word for it."""
 
 _REASONS: Final = tuple(reason.value for reason in Reason)
 
@@ -27,6 +32,8 @@ REASON: Final = Label("reason", "why it failed", _REASONS)
 ENDED: Final = Label("reason", "why it failed; empty: it succeeded", ("", *_REASONS))
 REVISION: Final = Label("revision", "the immutable revision: a commit, or a digest")
 VERSION: Final = Label("version", "of this software")
+
+STATUS: Final = Label("status", "HTTP's", ("429", "503", "other"))
 
 MODEL_STATE: Final = Label("state", "how far it is", tuple(state.value for state in ModelState))
 ACTIVITY: Final = Label(
@@ -97,6 +104,34 @@ RESOURCE: Final = Label(
         )
     ),
 )
+REQUESTED: Final = Label(
+    "resource",
+    "the plural of the objects; `version` of the server",
+    (
+        "cachedmodels",
+        "compilecaches",
+        "daemonsets",
+        "deployments",
+        "events",
+        "leases",
+        "mutatingwebhookconfigurations",
+        "namespaces",
+        "nodecaches",
+        "nodes",
+        "pods",
+        "secrets",
+        "tokenreviews",
+        "version",
+        "other",
+    ),
+)
+VERB: Final = Label("verb", "as RBAC has it", get_args(Verb))
+CODE: Final = Label(
+    "code",
+    "HTTP's; empty: no answer came",
+    ("", *(str(status.value) for status in HTTPStatus), "other"),
+)
+TASK: Final = Label("task", "a loop of the program")
 WRITTEN: Final = Label("result", "`conflict` is tried again", ("ok", "conflict", "error"))
 TAINT_CAUSE: Final = Label("cause", "why it went", tuple(cause.value for cause in Cause))
 NODES: Final = Label("state", "how far they are", tuple(NodeCounts.model_fields))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from modelcache.metrics.contract.families import CounterFamily, HistogramFamily
-from modelcache.metrics.contract.labels import ACTIVITY, ENDED, ORIGIN, REASON
+from modelcache.metrics.contract.families import CounterFamily, GaugeFamily, HistogramFamily
+from modelcache.metrics.contract.labels import ACTIVITY, ENDED, ORIGIN, REASON, STATUS
 
 # From a small file on a fast network to hundreds of gigabytes on a slow one.
 HOURS: Final = (1, 5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 28800)
@@ -39,6 +39,19 @@ SPENT_SECONDS: Final = CounterFamily(
     " bandwidth limit. Counted when a fetch ends; what grows fastest bounds the fetches.",
     (ORIGIN, ACTIVITY),
 )
+VERIFICATION_SECONDS: Final = HistogramFamily(
+    "modelcache_verification_seconds",
+    "Time that a model's fetch spent on digests, of all connections, while the bytes passed.",
+    (ORIGIN,),
+    buckets=(0.1, 0.5, *HOURS),
+)
+TIME_TO_READY: Final = HistogramFamily(
+    "modelcache_time_to_ready_seconds",
+    "Time from when a model was wanted, or missed again, until it was ready. What was there already"
+    " is not counted.",
+    (ORIGIN,),
+    buckets=(*HOURS, 57600, 86400),
+)
 RETRIES: Final = CounterFamily(
     "modelcache_transfer_retries_total",
     "Failures in a transfer that were tried again.",
@@ -52,5 +65,10 @@ MIRROR_FAILURES: Final = CounterFamily(
 PAUSES: Final = CounterFamily(
     "modelcache_origin_pauses_total",
     "Times that a host asked for fewer requests (429, 503) and was left alone for a while.",
+    (ORIGIN, STATUS),
+)
+LAST_SUCCESS_TIMESTAMP: Final = GaugeFamily(
+    "modelcache_fetch_last_success_timestamp_seconds",
+    "When a fetch from such an origin last ended well, in Unix time.",
     (ORIGIN,),
 )
