@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from dashboards.coldstart import cold_start
+from dashboards.fleet import fleet
+from dashboards.node import node
+
 ROOT = Path(__file__).parents[1]
 """The repository."""
 
 
 def files() -> Mapping[str, str]:
     """The text of each file, by its path from the repository's root."""
-    return {}
+    return {
+        "dashboards/grafana/cold-start.json": cold_start(),
+        "dashboards/grafana/fleet.json": fleet(),
+        "dashboards/grafana/node.json": node(),
+    }
