@@ -35,7 +35,7 @@ PATIENCE = 60.0
 """Seconds for alerts to fire. The longest takes thirty."""
 ON_FIRST = {"nodeSelector": {"kubernetes.io/hostname": FIRST}}
 
-SHORTER = 90.0
+FOR_A_WHILEER = 90.0
 """A quarter of an hour is ten seconds here, for the rules: see tests/support/shorterrules.py."""
 REPLACED = {"cluster_node_model:modelcache_model_stuck_seconds:max": ("> 3600", "> 20")}
 """The hour that a model may take before anybody asks whether it is on its way."""
@@ -48,12 +48,13 @@ def alert(name: str, **labels: str) -> Alert:
     return name, frozenset({"cluster": CLUSTER, **labels}.items())
 
 
-SHORT = (
+FOR_A_WHILE = (
     alert("ModelCacheDiskShort", node=FIRST),
     *(alert("ModelCacheModelNotReady", node=FIRST, model=name) for name in LOW),
     *(alert("ModelCacheModelReadyNowhere", model=name) for name in LOW),
+    alert("ModelCacheCatalogInvalid", node=SECOND),
 )
-"""What fires while there is too little room."""
+"""What fires while there is too little room, and while the second agent lives."""
 AT_THE_END = (
     alert("ModelCacheModelNotReady", node=FIRST, model="gated"),
     alert("ModelCacheModelReadyNowhere", model="gated"),
@@ -90,8 +91,7 @@ class Story:
         world.taint(SECOND)
         world.plane.apply(self._model("rots", **ON_FIRST))
         self.something_rots_before_anybody_looks()
-        world.start_prometheus()
-        self.began = time.time()
+        first = time.time()
         for act in (
             self.everything_starts,
             self.rot_is_found_and_healed,
@@ -108,7 +108,7 @@ class Story:
             self.alerts_fire,
         ):
             act()
-            print(f"{time.time() - self.began:5.1f} s: {act.__name__.replace('_', ' ')}")
+            print(f"{time.time() - first:5.1f} s: {act.__name__.replace('_', ' ')}")
         self.ended = time.time()
 
     def something_rots_before_anybody_looks(self) -> None:
@@ -138,7 +138,8 @@ class Story:
         world.watch("tuner", self.tuner, FIRST)
         world.watch("warmer", self.warmer, FIRST)
         configure(world.plane, self.webhook.hook)
-        world.prometheus.await_scraped("modelcache-agent")
+        world.start_prometheus()
+        self.began = time.time()
 
     def rot_is_found_and_healed(self) -> None:
         self.first.wait_for_event("blob.damaged", model="rots")
@@ -208,7 +209,7 @@ class Story:
         self.first.wait_ready("important")
 
     def room_is_short_for_long(self) -> None:
-        self._await_firing(SHORT)
+        self._await_firing(FOR_A_WHILE)
 
     def there_is_room_again(self) -> None:
         """What was driven out is fetched again."""
@@ -244,9 +245,10 @@ class Story:
         hit = start(brought.document["digest"], compile_milliseconds=100)
         eventually(lambda: tell(at, "tiny", hit, token).status, (204).__eq__, what="a hit")
         # Of another one nobody brings anything.
+        at = world.compile_address(self.first)
         world.plane.apply(compile_cache(world.bench.uri, "never"))
         for number in range(3):
-            token = world.token(world.pod(f"alone-{number}", SECOND, {"compile-cache": "never"}))
+            token = world.token(world.pod(f"alone-{number}", FIRST, {"compile-cache": "never"}))
             eventually(lambda: tell(at, "never", miss, token).status, (204).__eq__, what="a miss")  # noqa: B023
 
     def read_ahead_is_changed_and_then_cannot_be(self) -> None:

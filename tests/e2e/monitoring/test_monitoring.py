@@ -11,7 +11,7 @@ import yaml
 
 from modelcache.metrics.contract import FAMILIES, Family
 from tests.e2e.monitoring.conftest import RULES
-from tests.e2e.monitoring.story import AT_THE_END, SHORT, Story, alert_of
+from tests.e2e.monitoring.story import AT_THE_END, FOR_A_WHILE, Story, alert_of
 from tests.support import dashboards, grafana
 from tests.support.prometheus import SECONDS_BETWEEN_SCRAPES, Series
 from tests.support.promql import selectors, written
@@ -110,7 +110,7 @@ def test_rules_are_evaluated_without_an_error(story: Story) -> None:
 
 
 def test_what_is_to_fire_fires_and_nothing_else(story: Story) -> None:
-    fired, wanted = story.fired(), {*AT_THE_END, *SHORT}
+    fired, wanted = story.fired(), {*AT_THE_END, *FOR_A_WHILE}
     assert (fired - wanted, wanted - fired) == (set(), set())
 
 
