@@ -7,7 +7,7 @@ WORKERS ?= 2
 LOCK   := requirements.txt requirements-dev.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults test-engine test-mutations check lint bench cluster lock crds clean
+.PHONY: help setup demo test test-faults test-engine test-mutations check lint bench cluster lock crds metrics clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -73,6 +73,9 @@ lock: ## Lock the dependencies again (needs uv)
 
 crds: setup ## Write daemonset/crds from the classes in agent/modelcache/api
 	$(BIN)/python -m modelcache.api.crds daemonset/crds
+
+metrics: setup ## Write docs/metrics.md from the table in agent/modelcache/metrics/contract
+	$(BIN)/python -m modelcache.metrics.documenting docs/metrics.md
 
 clean: ## Remove .venv and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

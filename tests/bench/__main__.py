@@ -1,5 +1,5 @@
 """`make bench`: fetching a model, bringing it into memory, starting an engine that
-compiles, and the agents of a large cluster."""
+compiles, scraping an agent, and the agents of a large cluster."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import argparse
 import signal
 import sys
 
-from tests.bench import compiling, fetching, scale, warming
+from tests.bench import compiling, fetching, scale, scraping, warming
+
+_PARTS = ("fetching", "warming", "compiling", "scraping", "cluster")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--only", choices=("fetching", "warming", "compiling", "cluster"))
+    parser.add_argument("--only", choices=_PARTS)
     parser.add_argument("--rounds", type=int, default=5, help="of each client (5)")
     parser.add_argument("--client", action="append", default=[], help="a part of its name")
     parser.add_argument("--case", action="append", default=[], choices=fetching.NAMES)
@@ -27,6 +29,8 @@ def main() -> int:
         warming.run(chosen.rounds)
     if chosen.only in (None, "compiling"):
         compiling.run(chosen.rounds)
+    if chosen.only in (None, "scraping"):
+        scraping.run(models=200)
     if chosen.only in (None, "cluster"):
         scale.run(nodes=500, models=50, processes=5)
     return 0

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
 
 from prometheus_client.core import Metric
 
-from modelcache.api import ModelReport, ModelState, NodeCache
+from modelcache.api import Manifest, ModelReport, ModelState, NodeCache
 from modelcache.api.nodecache import NodeCacheStatus
 from modelcache.errors import Reason
 from modelcache.metrics.collecting import AtScrape, ClusterProgramMetrics
@@ -31,7 +33,8 @@ class Metrics(ClusterProgramMetrics):
     def __init__(self, node: Callable[[], NodeCache | None]) -> None:
         """`node` gives this node's report, at each scrape; None: nothing is known yet."""
         super().__init__()
-        self.registry.register(AtScrape(partial(_of_node, node)))
+        self._node = node
+        self.registry.register(AtScrape(self._collect))
         self._received = transfers.RECEIVED_BYTES.register(self.registry)
         self._mirrored = transfers.MIRRORED_BYTES.register(self.registry)
         self._dropped = transfers.DROPPED_BYTES.register(self.registry)
@@ -46,9 +49,13 @@ class Metrics(ClusterProgramMetrics):
         self._pauses = transfers.PAUSES.register(self.registry)
         self._evictions = disk.EVICTIONS.register(self.registry)
         self._evicted = disk.EVICTED_BYTES.register(self.registry)
+        self._regretted = disk.REGRETTED.register(self.registry)
         self._short = disk.SHORT_BYTES.register(self.registry)
         disk.EVICTIONS.begin(self._evictions)
         disk.EVICTED_BYTES.begin(self._evicted)
+        disk.REGRETTED.begin(self._regretted)
+        self._mutex = threading.Lock()
+        self._uses: dict[str, _Uses] = {}
 
     def origins(self, schemes: Iterable[str]) -> None:
         """Models of these origins are wanted: what happens with them is counted from nought."""
@@ -83,6 +90,18 @@ class Metrics(ClusterProgramMetrics):
         self._evictions.labels(rule).inc()
         self._evicted.labels(rule).inc(freed)
 
+    def regretted(self, rule: str) -> None:
+        """Count an eviction of what was fetched again."""
+        self._regretted.labels(rule).inc()
+
+    def used(self, model: Manifest, seconds: float) -> None:
+        """Somebody began to use a model, whose fetch had taken so many seconds."""
+        with self._mutex:
+            before = self._uses.get(model.model, _NO_USES)
+            self._uses[model.model] = _Uses(
+                before.times + 1, before.bytes + model.size, before.seconds + seconds
+            )
+
     def short(self, size: int) -> None:
         """So many bytes are missing."""
         self._short.set(size)
@@ -111,13 +130,27 @@ class Metrics(ClusterProgramMetrics):
                 self._verified.labels(event.origin).observe(event.times.hash)
                 self._succeeded.labels(event.origin).set_to_current_time()
 
+    def _collect(self) -> Iterable[Metric]:
+        report = self._node()
+        if report is not None and report.status is not None:
+            yield from _models(report.status)
+            yield from _use(report.status, time.time())
+            with self._mutex:
+                uses = dict(self._uses)
+            yield from _saved(report.status, uses)
+            yield from _disk(report.status)
 
-def _of_node(node: Callable[[], NodeCache | None]) -> Iterable[Metric]:
-    report = node()
-    if report is not None and report.status is not None:
-        yield from _models(report.status)
-        yield from _use(report.status, time.time())
-        yield from _disk(report.status)
+
+@dataclass(frozen=True, slots=True)
+class _Uses:
+    """How often a model was used, and what that spared: bytes, and seconds."""
+
+    times: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+
+
+_NO_USES: Final = _Uses()
 
 
 def _models(status: NodeCacheStatus) -> Iterable[Metric]:
@@ -166,6 +199,17 @@ def _use(status: NodeCacheStatus, now: float) -> Iterable[Metric]:
         elif model.last_used_at:
             last_used.add_metric(name, model.last_used_at.timestamp())
     yield from (resident, ratio, users, last_used)
+
+
+def _saved(status: NodeCacheStatus, uses: Mapping[str, _Uses]) -> Iterable[Metric]:
+    times, served = models.USES.collected(), models.SERVED_BYTES.collected()
+    saved = models.SAVED_SECONDS.collected()
+    for model in status.models:
+        found = uses.get(model.name, _NO_USES)
+        times.add_metric([model.name], found.times)
+        served.add_metric([model.name], found.bytes)
+        saved.add_metric([model.name], found.seconds)
+    yield from (times, served, saved)
 
 
 def _scheme(model: ModelReport) -> str:

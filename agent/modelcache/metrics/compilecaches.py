@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
@@ -12,6 +13,8 @@ from modelcache.compilecache.pods.protocol import StartDocument
 from modelcache.metrics.collecting import AtScrape
 from modelcache.metrics.contract import compilecaches
 from modelcache.metrics.contract.labels import MISS, REFUSAL
+
+_BY_REASON: Final = (("Partial", MISS.values or ()), ("Miss", MISS.values or ()))
 
 
 class CompileMetrics:
@@ -27,6 +30,8 @@ class CompileMetrics:
         self._saved = compilecaches.SECONDS_SAVED.register(registry)
         self._received = compilecaches.RECEIVED_BYTES.register(registry)
         self._refused = compilecaches.REFUSED.register(registry)
+        compilecaches.REFUSED.begin(self._refused)
+        self._begun: set[str] = set()
 
     def started(self, name: str, start: StartDocument, cold_seconds: float | None) -> None:
         """A start was reported. `cold_seconds`: of the start that its bundle is from."""
@@ -47,11 +52,27 @@ class CompileMetrics:
         """A request was refused; `reason` is one of this program's own words."""
         self._refused.labels(REFUSAL.of(reason)).inc()
 
+    def _begin(self, name: str) -> None:
+        """Have a cache's counters at nought, before its first start."""
+        if name in self._begun:
+            return
+        self._begun.add(name)
+        for result, reasons in (("Hit", ("",)), ("Unknown", ("",)), *_BY_REASON):
+            for reason in reasons:
+                self._starts.labels(name, result, reason)
+        for family, counter in (
+            (compilecaches.SECONDS, self._compiled),
+            (compilecaches.SECONDS_SAVED, self._saved),
+            (compilecaches.RECEIVED_BYTES, self._received),
+        ):
+            family.begin(counter, compile_cache=name)
+
     def _collect(self) -> Iterable[Metric]:
         state, size = compilecaches.STATE.collected(), compilecaches.BYTES.collected()
         verified = compilecaches.VERIFIED.collected()
         attempts = compilecaches.ATTEMPTS.collected()
         for report in self._reports():
+            self._begin(report.name)
             for each in CompileState:
                 state.add_metric([report.name, each.value], float(report.state is each))
             size.add_metric([report.name], report.bytes)

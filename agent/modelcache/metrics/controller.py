@@ -44,6 +44,7 @@ class ControllerMetrics(ClusterProgramMetrics):
         self.registry.register(AtScrape(self._collect))
         self._writes = controller.WRITES.register(self.registry)
         self._taints = controller.TAINTS_REMOVED.register(self.registry)
+        controller.TAINTS_REMOVED.begin(self._taints)
 
     def wrote(self, resource: str, result: Literal["ok", "conflict", "error"]) -> None:
         """Count a write."""

@@ -42,8 +42,7 @@ class TunerMetrics(ProgramMetrics):
         self._devices = devices
         self.registry.register(AtScrape(self._collect))
         self._changes = tuner.CHANGES.register(self.registry)
-        for reason in ("rule", "reset"):
-            self._changes.labels(reason).inc(0)
+        tuner.CHANGES.begin(self._changes)
 
     def changed(self, reason: Literal["rule", "reset"]) -> None:
         """Count a value that was set."""

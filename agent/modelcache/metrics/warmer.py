@@ -39,6 +39,7 @@ class WarmerMetrics(ProgramMetrics):
         self.registry.register(AtScrape(self._collect))
         self._read = warmer.READ_BYTES.register(self.registry)
         self._dropped = warmer.DROPPED_BYTES.register(self.registry)
+        warmer.DROPPED_BYTES.begin(self._dropped)
         self._failures = warmer.FAILURES.register(self.registry)
 
     def read(self, size: int) -> None:

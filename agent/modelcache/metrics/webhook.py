@@ -36,6 +36,7 @@ class WebhookMetrics(ClusterProgramMetrics):
         self._state = state
         self.registry.register(AtScrape(self._collect))
         self._reviews = webhook.REVIEWS.register(self.registry)
+        webhook.REVIEWS.begin(self._reviews)
         self._warnings = webhook.WARNINGS.register(self.registry)
         self._seconds = webhook.REVIEW_SECONDS.register(self.registry)
 

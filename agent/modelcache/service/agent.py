@@ -25,6 +25,7 @@ from modelcache.service.endpoints import Answer, Endpoints, document, host_and_p
 from modelcache.service.evicting import Evicting, Rules
 from modelcache.service.evictionnews import EvictionNews
 from modelcache.service.farewell import say_that_the_disk_is_down
+from modelcache.service.fetchhistory import FetchHistory
 from modelcache.service.heartbeats import Task, Tasks
 from modelcache.service.inventory import Inventory
 from modelcache.service.logs import log_event
@@ -52,6 +53,7 @@ _SWEEP_SECONDS = 3600.0
 _END_SECONDS = 3.0
 _LEAVE_SECONDS = 2.0
 _DAY = 86_400.0
+_LEAST_USE_SECONDS = 2.0
 # Generous: a commit of many files holds the store for a while, and a restart has it begin anew.
 _LATE_SECONDS = 600.0
 # A read at the idle priority waits for as long as others read.
@@ -104,6 +106,7 @@ class Agent:
             use=lambda name: self._last_uses.of(name),
             on_ready=self._metrics.ready,
         )
+        self._history = FetchHistory(self._store, self._metrics.regretted)
         using = Using(self._store, alone=not settings.cluster)
         self._cluster = (
             ClusterSide(
@@ -114,6 +117,7 @@ class Agent:
                 on_catalog=lambda: self._tasks["catalog"].wake(),
                 on_change=self._wake,
                 beside=using.beside,
+                on_pods=lambda: self._tasks["use"].wake(),
                 on_answer=self._metrics.answered,
             )
             if settings.cluster
@@ -121,7 +125,7 @@ class Agent:
         )
         path = settings.catalog_path
         self._files = FileCatalog(path) if path else None
-        events = fan_out(self.progress, self._metrics, log_event)
+        events = fan_out(self.progress, self._metrics, self._history, log_event)
         # Without a cluster nothing goes because its time is over, but only to make room.
         after = settings.delete_unwanted_after if settings.cluster else None
         keeping = Keeping(after, also_when_empty=self._files is None)
@@ -146,6 +150,8 @@ class Agent:
             processes=not settings.cluster,
             remembered=former,
             on_change=self._wake,
+            on_use=lambda model: self._metrics.used(model, self._history.seconds(model)),
+            least=_LEAST_USE_SECONDS,
         )
         self._crew = Crew(
             fetcher=ModelFetcher(self._store, self._engine, events),
@@ -165,7 +171,7 @@ class Agent:
                 store=self._store,
                 surroundings=surroundings,
                 rules=Rules(settings.delete_unwanted_after, *settings.watermarks),
-                told=EvictionNews(self._metrics, lambda: self._cluster),
+                told=EvictionNews(self._metrics, lambda: self._cluster, self._history.evicted),
             ),
             limits=Limits(fetching=settings.models_at_once),
             keeping=keeping,

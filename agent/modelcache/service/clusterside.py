@@ -70,6 +70,7 @@ class ClusterSide:
         on_catalog: Callable[[], None],
         on_change: Callable[[], None],
         beside: Callable[[Uses], Uses] = lambda uses: uses,
+        on_pods: Callable[[], None] = lambda: None,
         on_answer: OnAnswer = lambda *_: None,
     ) -> None:
         """Nothing is asked of the API server yet.
@@ -82,6 +83,7 @@ class ClusterSide:
             on_catalog: called when the catalog may be another.
             on_change: called when an answer of this object may be another.
             beside: adds to what pods use what this machine tells.
+            on_pods: called when this node's pods use something else.
             on_answer: told of each request to the API server.
 
         Raises:
@@ -92,6 +94,7 @@ class ClusterSide:
         self._name = settings.node_name
         self._namespace = settings.namespace
         self._on_change = on_change
+        self._on_pods = on_pods
         self.client = Client.connect(settings.kubeconfig, on_answer=on_answer)
         mine = f"metadata.name={self._name}"
         self._nodes = Mirror(
@@ -106,7 +109,7 @@ class ClusterSide:
             PODS,
             fields=f"spec.nodeName={self._name}",
             keep=keep_use,
-            on_change=on_change,
+            on_change=self._pods_changed,
         )
         self.mirrors = [self._nodes, self._pods]
         self.catalog: BothKinds | None = None
@@ -178,6 +181,10 @@ class ClusterSide:
     def publish(self) -> None:
         """There is news to be published."""
         self.tasks["publish"].wake()
+
+    def _pods_changed(self) -> None:
+        self._on_change()
+        self._on_pods()
 
     def _node_changed(self) -> None:
         self._on_change()

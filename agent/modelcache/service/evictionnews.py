@@ -20,13 +20,20 @@ class NodeEvents(Protocol):
 class EvictionNews:
     """Tells metrics, and a cluster if there is one. What is logged is logged where it happens."""
 
-    def __init__(self, metrics: Metrics, cluster: Callable[[], NodeEvents | None]) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        cluster: Callable[[], NodeEvents | None],
+        on_evicted: Callable[[Going], None] = lambda _: None,
+    ) -> None:
         self._metrics = metrics
+        self._on_evicted = on_evicted
         self._cluster = cluster
 
     def evicted(self, going: Going, freed: int) -> None:
         """Something went; `freed` is what that freed really, in bytes."""
         self._metrics.evicted(going.rule.value, freed)
+        self._on_evicted(going)
         note = f"{going.model}: evicted, {human_size(freed)} freed: {going.why}"
         self._record("Normal", "Evicted", note, going.model)
 

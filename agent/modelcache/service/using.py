@@ -12,10 +12,11 @@ from typing import Final
 
 import structlog
 
-from modelcache.api import ModelReport
+from modelcache.api import Manifest, ModelReport
 from modelcache.errors import ModelCacheError
 from modelcache.host.openfiles import NotToldWhether, is_open, openers, sees_mappings
 from modelcache.planning.using import User, Uses, narrowed
+from modelcache.service.fetchhistory import Beginnings
 from modelcache.service.telling import Use
 from modelcache.store import Store
 
@@ -217,7 +218,9 @@ class LastUses:
         processes: bool = True,
         remembered: Iterable[ModelReport] = (),
         on_change: Callable[[], None] = lambda: None,
+        on_use: Callable[[Manifest], None] = lambda _: None,
         seconds: float = _NOTE_SECONDS,
+        least: float = 0.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Nothing is looked at yet.
@@ -229,14 +232,19 @@ class LastUses:
                 moment would be news each time.
             remembered: what was last reported, which is told until the first look.
             on_change: called after a look that found something new.
+            on_use: told of each model that somebody began to use.
             seconds: the time between two looks.
+            least: and if one is asked for earlier.
             clock: gives seconds since the epoch.
         """
         self._store = store
         self._uses = uses
         self._processes = processes
         self._on_change = on_change
+        self._beginnings = Beginnings(on_use)
         self._seconds = seconds
+        self._least = least
+        self._not_before = 0.0
         self._clock = clock
         self._complaint = ""
         self._told = {each.name: Use(each.used_by, each.last_used_at) for each in remembered}
@@ -247,11 +255,17 @@ class LastUses:
 
     def cycle(self) -> float:
         """Note what is in use now. Returns seconds until the next look."""
-        users = self._uses().users
-        uses = Uses(tuple(each for each in users if self._processes or each.kind != "process"))
-        manifests = self._store.manifests()
+        wait = self._not_before - time.monotonic()
+        if wait > 0:
+            return wait
+        self._not_before = time.monotonic() + self._least
+        told = self._uses()
+        users = (each for each in told.users if self._processes or each.kind != "process")
+        uses = Uses(tuple(users), told.unknown)
+        manifests, current = self._store.manifests(), self._store.shown()
+        self._beginnings.look(uses, current)
         there = {(m.model, m.snapshot) for m in manifests}
-        shown = {(m.model, m.snapshot) for m in self._store.shown().values()}
+        shown = {(m.model, m.snapshot) for m in current.values()}
         try:
             self._store.last_use.note(_used(uses, there, shown), there, self._clock())
         except (OSError, ModelCacheError) as error:
@@ -260,8 +274,8 @@ class LastUses:
             self._complaint = str(error)
         else:
             self._complaint = ""
-        told = {model: self._use(uses, model) for model in {model for model, _ in there}}
-        changed, self._told = told != self._told, told
+        found = {model: self._use(uses, model) for model in {model for model, _ in there}}
+        changed, self._told = found != self._told, found
         if changed:
             self._on_change()
         return self._seconds

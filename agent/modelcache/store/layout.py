@@ -19,6 +19,7 @@ keys/                          this machine's own signing key, readable by its o
 leases/<id>.json               who holds a model, and until when
 use/shown/<name>.json          what `current` led to, since when
 use/last.json                  when what was last used
+use/fetched.json               what fetches had cost, and what was evicted in the last day
 node.json                      what this node reports
 """
 
@@ -160,6 +161,11 @@ class Layout:
     def last_use(self) -> Path:
         """When which snapshot was last used."""
         return self.root / "use" / "last.json"
+
+    @property
+    def fetch_log(self) -> Path:
+        """What fetches had cost, and what was evicted lately."""
+        return self.root / "use" / "fetched.json"
 
     def shown_log(self, name: str) -> Path:
         """What a model's `current` led to, since when."""

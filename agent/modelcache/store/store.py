@@ -20,6 +20,7 @@ from modelcache.api.meta import NAME_PATTERN
 from modelcache.errors import InsufficientDisk, ModelCacheError, StoreDamaged, UnsafePath
 from modelcache.store.blobs import Blobs
 from modelcache.store.durable import Durable, disk_errors
+from modelcache.store.fetchlog import FetchLog
 from modelcache.store.foreign import is_ours
 from modelcache.store.hubviews import (
     build_hub_view,
@@ -101,6 +102,7 @@ class Store:
         self._shown_log = ShownLog(self.layout, self._durable)
         self.leases = Leases(self.layout, self._durable)
         self.last_use = LastUse(self.layout, self._durable)
+        self.fetch_log = FetchLog(self.layout, self._durable)
         self._turns = Turns(self.layout.lock)
         self._mutex = threading.RLock()
         self._known = Known(self._manifests, self._receipts)

@@ -11,6 +11,7 @@ import structlog
 from modelcache.service import heartbeats
 from modelcache.service.heartbeats import Task, Tasks
 from modelcache.transfer import Cancel
+from tests.support.cluster.waiting import eventually
 
 
 @contextmanager
@@ -148,3 +149,58 @@ def test_who_hangs_is_told_once_and_left_behind(monkeypatch: pytest.MonkeyPatch)
         {"event": "task.hung", "task": "hangs", "log_level": "error"},
         {"event": "task.left_behind", "tasks": ["hangs"], "log_level": "warning"},
     ]
+
+
+def test_a_round_is_late_from_when_it_was_due() -> None:
+    hang, began = threading.Event(), threading.Event()
+
+    def cycle() -> float:
+        began.set()
+        hang.wait(10)
+        return 3600.0
+
+    with running(cycle) as task:
+        assert began.wait(5)
+        time.sleep(0.05)  # what is tested is that time passes
+        assert 0.05 <= task.lag < 5
+        hang.set()
+        eventually(lambda: task.lag, lambda lag: lag == 0.0, timeout=5)
+
+
+def test_a_wake_is_due_at_once() -> None:
+    rounds, go = threading.Semaphore(0), threading.Semaphore(0)
+
+    def cycle() -> float:
+        rounds.release()
+        go.acquire(timeout=5)
+        return 3600.0
+
+    with running(cycle) as task:
+        assert rounds.acquire(timeout=5)
+        task.wake()
+        time.sleep(0.05)  # what is tested is that time passes
+        go.release()
+        assert rounds.acquire(timeout=5)
+        assert task.lag < 0.05, "from the end of the round before"
+        time.sleep(0.05)
+        assert task.lag >= 0.05
+        go.release()
+
+
+def test_failures_and_hangs_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeats, "_PAUSE_SECONDS", 0.001)
+    rounds = threading.Semaphore(0)
+
+    def cycle() -> float:
+        rounds.release()
+        raise ZeroDivisionError
+
+    with structlog.testing.capture_logs(), running(cycle, late_after=60.0) as task:
+        tasks = Tasks([task, Task("waits", lambda: None, late_after=-1.0)])
+        for _ in range(3):
+            assert rounds.acquire(timeout=5)
+        failing, waits = tasks.states()
+    assert failing.name == "t"
+    assert failing.failures >= 2
+    assert not failing.hung
+    assert (waits.name, waits.failures, waits.hung) == ("waits", 0, True)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import structlog
 
@@ -118,3 +119,85 @@ def test_what_is_in_memory_is_told_of_what_is_ready() -> None:
     told.update({"m": M}, THERE, {}, {})
     assert only(told).resident_bytes == 42
     assert asked == [("m", only(told).revision)]
+
+
+# Since when
+
+
+class Turned:
+    """A book of what is told, with a clock that tests turn."""
+
+    def __init__(self, **remembered: ModelReport) -> None:
+        self.now = 1_800_000_000.0
+        self.ready: list[tuple[str, float]] = []
+        self.told = Telling(
+            ProgressBook(),
+            lambda name: Paths(f"/{name}", f"/hub/{name}"),
+            remembered,
+            on_ready=lambda report, seconds: self.ready.append((report.name, seconds)),
+            clock=lambda: self.now,
+        )
+
+    def look(self, model: CachedModel | None, *, there: bool, after: float = 10.0) -> ModelReport:
+        self.now += after
+        self.told.catalog_read(of_models(*filter(None, [model])))
+        self.told.update({"m": model} if model else {}, THERE if there else {}, {}, {})
+        return only(self.told)
+
+    def at(self, seconds: float) -> datetime:
+        return datetime.fromtimestamp(1_800_000_000 + seconds, UTC)
+
+
+def test_it_is_told_since_when_a_model_is_wanted_and_missing() -> None:
+    book = Turned()
+    report = book.look(M, there=False)
+    assert report.wanted_since == report.missing_since == book.at(10)
+    report = book.look(M, there=False)
+    assert report.wanted_since == report.missing_since == book.at(10)
+    report = book.look(M, there=True)
+    assert (report.wanted_since, report.missing_since) == (book.at(10), None)
+    assert book.ready == [("m", 20.0)]
+    book.look(M, there=True)
+    assert book.ready == [("m", 20.0)], "once"
+
+
+def test_what_was_lost_is_missing_from_then_on() -> None:
+    book = Turned()
+    book.look(M, there=True)
+    report = book.look(M, there=False, after=5000.0)
+    assert (report.wanted_since, report.missing_since) == (book.at(10), book.at(5010))
+    book.look(M, there=True, after=30.0)
+    assert book.ready == [("m", 30.0)], "what was there at first took no time"
+
+
+def test_another_source_is_wanted_from_then_on() -> None:
+    book = Turned()
+    book.look(M, there=False)
+    other = model(uri="hf://org/other")
+    assert book.look(other, there=False).wanted_since == book.at(20)
+    report = book.look(None, there=True)
+    assert (report.wanted_since, report.missing_since) == (None, None)
+    assert book.look(other, there=False).wanted_since == book.at(40)
+    assert book.ready == []
+
+
+def test_a_restart_changes_nothing_about_it() -> None:
+    before = Turned()
+    former = before.look(M, there=False)
+    book = Turned(m=former)
+    book.now += 600.0
+    book.told.catalog_read(BROKEN)
+    assert book.look(M, there=False).wanted_since == former.wanted_since
+    report = book.look(M, there=True)
+    assert (report.wanted_since, report.missing_since) == (former.wanted_since, None)
+    assert book.ready == [("m", 610.0)]
+
+
+def test_who_was_not_wanted_meanwhile_begins_anew() -> None:
+    before = Turned()
+    former = before.look(M, there=False)
+    book = Turned(m=former)
+    book.now += 600.0
+    book.told.catalog_read(of_models())
+    book.told.update({}, {}, {}, {})
+    assert book.look(M, there=False).wanted_since == book.at(610)

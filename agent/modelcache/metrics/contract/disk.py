@@ -46,3 +46,8 @@ EVICTIONS: Final = CounterFamily("modelcache_evictions_total", "What was evicted
 EVICTED_BYTES: Final = CounterFamily(
     "modelcache_evicted_bytes_total", "Bytes that evictions freed.", (RULE,)
 )
+REGRETTED: Final = CounterFamily(
+    "modelcache_evictions_regretted_total",
+    "Evictions of what was fetched again within a day, by the rule of the eviction.",
+    (RULE,),
+)

@@ -38,7 +38,7 @@ STATUS: Final = Label("status", "HTTP's", ("429", "503", "other"))
 MODEL_STATE: Final = Label("state", "how far it is", tuple(state.value for state in ModelState))
 ACTIVITY: Final = Label(
     "activity",
-    "`origin` (waiting for bytes), `disk`, `hash`, `limit` (a bandwidth limit)",
+    "what the time went on: waiting for bytes, the disk, digests, a bandwidth limit",
     get_args(Activity),
 )
 
@@ -89,7 +89,7 @@ REFUSAL: Final = Label(
 DEVICE: Final = Label("device", "the disk, or what is mounted")
 BDI: Final = Label("bdi", "its name in `/sys/class/bdi`")
 CHANGE: Final = Label(
-    "reason", "`rule`: a rule wants it; `reset`: somebody had changed it", ("rule", "reset")
+    "reason", "because a rule wants it, or because somebody had changed it", ("rule", "reset")
 )
 DROP: Final = Label(
     "cause", "no longer asked for, or to leave memory to others", ("unwanted", "memory")

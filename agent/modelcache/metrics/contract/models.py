@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from modelcache.metrics.contract.families import GaugeFamily, InfoFamily
+from modelcache.metrics.contract.families import CounterFamily, GaugeFamily, InfoFamily
 from modelcache.metrics.contract.labels import MODEL, MODEL_STATE, ORIGIN, REASON, REVISION
 
 STATE: Final = GaugeFamily(
@@ -63,5 +63,21 @@ LAST_USED_TIMESTAMP: Final = GaugeFamily(
     "modelcache_model_last_used_timestamp_seconds",
     "When a ready model was last seen in use, in Unix time; the present while it is in use. Absent"
     " where it never was.",
+    (MODEL,),
+)
+USES: Final = CounterFamily(
+    "modelcache_model_uses_total",
+    "Times that somebody began to use a model that was ready: pods and leases; outside of a cluster"
+    " processes, too. Leases and processes are looked for once a minute.",
+    (MODEL,),
+)
+SERVED_BYTES: Final = CounterFamily(
+    "modelcache_served_bytes_total",
+    "Size of a model, for each use of it: bytes that nobody had to fetch.",
+    (MODEL,),
+)
+SAVED_SECONDS: Final = CounterFamily(
+    "modelcache_saved_seconds_total",
+    "What a model's fetch had taken, for each use of it, where that is known.",
     (MODEL,),
 )
