@@ -7,7 +7,7 @@ WORKERS ?= 2
 LOCK   := requirements.txt requirements-dev.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults test-engine test-mutations check lint bench cluster lock crds metrics clean
+.PHONY: help setup demo test test-faults test-engine test-mutations check lint bench cluster lock crds metrics dashboards clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -76,6 +76,9 @@ crds: setup ## Write daemonset/crds from the classes in agent/modelcache/api
 
 metrics: setup ## Write docs/metrics.md from the table in agent/modelcache/metrics/contract
 	$(BIN)/python -m modelcache.metrics.documenting docs/metrics.md
+
+dashboards: setup ## Write the dashboards that are generated
+	$(BIN)/python -m dashboards
 
 clean: ## Remove .venv and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

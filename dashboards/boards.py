@@ -48,6 +48,18 @@ class Row:
     bands: Sequence[Band]
 
 
+@dataclass(frozen=True)
+class Mark:
+    """Events that are drawn into all graphs: where a query has a value that is not 0.
+
+    `title` may name labels, as `{{model}}`.
+    """
+
+    name: str
+    expr: str
+    title: str
+
+
 def band(height: int, *panels: tuple[int, models.Panel]) -> Band:
     """Panels side by side."""
     return Band(height, panels)
@@ -89,7 +101,7 @@ def dashboard(
     since: str,
     one_node: bool = False,
     also: Sequence[Builder[models.VariableModel]] = (),
-    annotations: Sequence[Builder[models.AnnotationQuery]] = (),
+    marks: Sequence[Mark] = (),
 ) -> str:
     """The JSON of a dashboard.
 
@@ -100,7 +112,7 @@ def dashboard(
         since: the time that it begins with, as `now-6h`.
         one_node: whether it shows one node rather than all that are chosen.
         also: variables of its own.
-        annotations: events that are drawn into its graphs.
+        marks: events that are drawn into its graphs.
     """
     made = (
         build.Dashboard(TITLES[name])
@@ -113,7 +125,7 @@ def dashboard(
         .refresh("1m")
         .timezone("browser")
         .variables([*variables(one_node=one_node), *also])
-        .annotations(list(annotations))
+        .annotations([_annotation(mark) for mark in marks])
         .links([_link(other) for other in TITLES if other != name])
         .build()
     )
@@ -122,6 +134,8 @@ def dashboard(
     del plain["style"]  # every reader's own
     for each in plain["templating"]["list"]:
         del each["id"]  # the same one for all
+    for mark, each in zip(marks, plain["annotations"]["list"], strict=True):
+        each["titleFormat"] = mark.title  # of Prometheus alone: the builder doesn't know it
     return json.dumps(plain, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -188,4 +202,15 @@ def _link(name: str) -> build.DashboardLink:
         .url(f"/d/{uid(name)}")
         .include_vars(include_vars=True)
         .keep_time(keep_time=True)
+    )
+
+
+def _annotation(mark: Mark) -> build.AnnotationQuery:
+    return (
+        build.AnnotationQuery()
+        .name(mark.name)
+        .datasource(SOURCE)
+        .enable(enable=True)
+        .icon_color("green")
+        .expr(mark.expr)
     )

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from grafana_foundation_sdk.builders.dashboard import AnnotationQuery
-
 from dashboards import shared
-from dashboards.boards import Row, band, dashboard, evenly, link_to_model, variable
+from dashboards.boards import Mark, Row, band, dashboard, evenly, link_to_model, variable
 from dashboards.panels import (
     BYTES,
     COUNT,
     ODD_IF_ANY,
     SECONDS,
     SHARE,
-    SOURCE,
     YES_NO,
     Column,
     Key,
@@ -63,7 +60,7 @@ def cold_start() -> str:
         [_answers(), _before_and_after(), _phases(), _weights(), _hits(), _spared()],
         since="now-7d",
         also=[variable("compile_cache", "Compile cache", f"label_values({nodes}, compile_cache)")],
-        annotations=[_bundles()],
+        marks=[_bundles()],
     )
 
 
@@ -77,15 +74,10 @@ def _before(by: str = "", over: str = "$__range") -> str:
     return ratio(both, grown(_STARTS, by, over))
 
 
-def _bundles() -> AnnotationQuery:
+def _bundles() -> Mark:
     arrived = f"changes({of('modelcache_compile_cache_bytes', *_CACHE)}[{RATE}])"
-    return (
-        AnnotationQuery()
-        .name("A bundle came")
-        .datasource(SOURCE)
-        .enable(enable=True)
-        .icon_color("green")
-        .expr(f"sum by (compile_cache) ({arrived}) > 0")
+    return Mark(
+        "A bundle came", f"sum by (compile_cache) ({arrived}) > 0", "A bundle of {{compile_cache}}"
     )
 
 

@@ -203,13 +203,14 @@ def reconcile_seconds() -> Panel:
 
 
 def task_failures() -> Panel:
-    """What of an agent fails or hangs."""
+    """What of a program fails or hangs."""
+    hung = of("modelcache_task_hung", *NODE)
     return graph(
         "Tasks that fail or hang",
-        "Failures of the agents' tasks in each step of the graph, and tasks that have hung for"
+        "Failures of the programs' tasks in each step of the graph, and tasks that have hung for"
         " too long now.",
-        Query(_step("modelcache_task_failures_total", "task"), "{{task}} failed"),
-        Query(f"sum by (task) ({of('modelcache_task_hung', *NODE)})", "{{task}} hangs"),
+        Query(_step("modelcache_task_failures_total", "job, task"), "{{job}} {{task}} failed"),
+        Query(f"sum by (job, task) ({hung})", "{{job}} {{task}} hangs"),
         unit=COUNT,
         form="bars",
     )

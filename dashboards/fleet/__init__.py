@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dashboards.boards import dashboard
-from dashboards.fleet import answers, models, nodes
+from dashboards.fleet import answers, controlplane, models, nodes
 
 
 def fleet() -> str:
@@ -23,6 +23,7 @@ def fleet() -> str:
             nodes.compile_caches(),
             nodes.read_ahead(),
             nodes.programs(),
+            controlplane.control_plane(),
         ],
         since="now-24h",
     )

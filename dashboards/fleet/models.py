@@ -164,7 +164,7 @@ def fetching() -> Row:
 
 def not_ready() -> Row:
     """Why."""
-    since = copies("modelcache_model_wanted_timestamp_seconds")
+    since = copies("modelcache_model_missing_timestamp_seconds")
     not_there = f"on ({COPY}) ({WAITED_FOR})"
     states = each(f"{COPY}, state", of("modelcache_model_state", *MODEL))
     failing = each(f"{COPY}, reason", of("modelcache_model_failing", *MODEL))
@@ -178,7 +178,7 @@ def not_ready() -> Row:
                     table(
                         "Wanted, and not ready",
                         "Each copy that is waited for: its state, why its last try failed, how many"
-                        " tries in a row did, and for how long it has been wanted. On the node"
+                        " tries in a row did, and for how long it has been missing. On the node"
                         " `modelcache explain NAME` says it in words.",
                         (
                             *COPY_KEYS,
@@ -195,12 +195,12 @@ def not_ready() -> Row:
                             ),
                             Column(
                                 f"(time() - {since}) and {not_there}",
-                                "Wanted for",
+                                "Missing for",
                                 SECONDS,
                                 ((None, "text"), (3600, "yellow"), (4 * 3600, "red")),
                             ),
                         ],
-                        order=("Wanted for", True),
+                        order=("Missing for", True),
                     ),
                 ),
                 (

@@ -18,7 +18,6 @@ from dashboards.panels import (
     Query,
     Steps,
     graph,
-    number,
     table,
 )
 from dashboards.queries import (
@@ -185,8 +184,6 @@ def read_ahead() -> Row:
 def programs() -> Row:
     """Whether they are well."""
     build = of("modelcache_build_info", *NODE)
-    ends = of("modelcache_webhook_certificate_expiry_timestamp_seconds", *CLUSTER)
-    reviews = of("modelcache_webhook_reviews_total", *CLUSTER)
     return Row(
         "Are the agents well?",
         [
@@ -219,42 +216,6 @@ def programs() -> Row:
                     "How many of each program run in which version.",
                     (Key("job", "Program"), Key("version", "Version")),
                     [Column(f"count by (job, version) ({build})", "Running")],
-                ),
-            ),
-            evenly(
-                8,
-                graph(
-                    "Watches of the controller that fail",
-                    "Resources that the controller or the webhook can't list or watch now.",
-                    Query(
-                        each(
-                            "resource",
-                            of("modelcache_controller_watch_failing", *CLUSTER),
-                        ),
-                        "controller: {{resource}}",
-                    ),
-                    Query(
-                        each("resource", of("modelcache_webhook_watch_failing", *CLUSTER)),
-                        "webhook: {{resource}}",
-                    ),
-                    unit=COUNT,
-                ),
-                graph(
-                    "Pods that the webhook saw",
-                    "What became of pods in each step of the graph: injected, unchanged, or failed"
-                    " (created as they were).",
-                    Query(grown(reviews, "outcome", RATE), "{{outcome}}"),
-                    unit=COUNT,
-                    form="bars",
-                    stacked=True,
-                ),
-                number(
-                    "The webhook's certificate ends in",
-                    "Of the replica whose certificate ends first. It is made anew by itself.",
-                    f"min({ends}) - time()",
-                    unit=SECONDS,
-                    steps=((None, "red"), (86400, "yellow"), (7 * 86400, "green")),
-                    none="no webhook",
                 ),
             ),
         ],

@@ -242,6 +242,15 @@ def scrubbing() -> Row:
         [
             evenly(
                 8,
+                number(
+                    "Waits for the longest",
+                    "How long ago the file that has waited for the longest was last known to be"
+                    " whole.",
+                    f"time() - {oldest}",
+                    unit=SECONDS,
+                    steps=((None, "green"), (14 * 86400, "yellow")),
+                    none="not known",
+                ),
                 graph(
                     "Read back",
                     "How fast the cache is read back and compared with its digests.",
@@ -260,21 +269,21 @@ def scrubbing() -> Row:
                     unit=COUNT,
                     form="bars",
                 ),
+            ),
+            evenly(
+                7,
                 graph(
                     "Quarantine",
                     "Bytes of damaged files that are kept aside, for what is still good of them.",
                     Query(places("modelcache_quarantined_bytes"), "kept aside"),
                     unit=BYTES,
                 ),
-                number(
-                    "Read back last",
-                    "How long ago the file that waits for the longest was last known to be whole,"
-                    " and how many damaged files are kept aside.",
-                    Query(f"time() - {oldest}", "the oldest"),
-                    unit=SECONDS,
-                    steps=((None, "green"), (14 * 86400, "yellow")),
-                    none="not known",
+                graph(
+                    "Files in quarantine",
+                    "Damaged files that are kept aside.",
+                    Query(places("modelcache_quarantined_files"), "kept aside"),
+                    unit=COUNT,
                 ),
-            )
+            ),
         ],
     )

@@ -80,7 +80,8 @@ def models() -> Row:
                             ),
                             Column(copies("modelcache_model_users"), "In use by"),
                             Column(at("last_used"), "Last used", AGO),
-                            Column(at("ready"), "Ready", AGO),
+                            Column(at("wanted"), "Wanted since", AGO),
+                            Column(at("ready"), "Ready since", AGO),
                         ],
                         order=("Model", False),
                         known=("cluster", "node"),
@@ -107,18 +108,18 @@ def models() -> Row:
                     8,
                     table(
                         "Why models fail",
-                        "Why the last try of a model failed, and for how long it has been wanted.",
+                        "Why the last try of a model failed, and for how long it has been missing.",
                         (MODEL_KEY, Key("reason", "Reason")),
                         [
                             Column(f"{each(f'{COPY}, reason', _FAILING)} == 1"),
                             Column(
-                                f"(time() - {copies('modelcache_model_wanted_timestamp_seconds')})"
+                                f"(time() - {copies('modelcache_model_missing_timestamp_seconds')})"
                                 f" and on ({COPY}) ({FAILING})",
-                                "Wanted for",
+                                "Missing for",
                                 SECONDS,
                             ),
                         ],
-                        order=("Wanted for", True),
+                        order=("Missing for", True),
                         known=("cluster", "node"),
                     ),
                 ),

@@ -57,7 +57,14 @@ def queries(*names: str) -> Iterator[Asked]:
                     bool(target.get("instant")),
                 )
         for annotation in load(name)["annotations"]["list"]:
-            yield Asked(name, annotation["name"], "-", annotation["expr"], "", instant=False)
+            yield Asked(
+                name,
+                annotation["name"],
+                "-",
+                annotation["expr"],
+                annotation["titleFormat"],
+                instant=False,
+            )
 
 
 def variables(name: str) -> Mapping[str, Json]:

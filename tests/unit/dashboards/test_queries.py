@@ -8,6 +8,7 @@ from pathlib import Path
 import promql_parser as promql
 import pytest
 
+from modelcache.metrics.contract import FAMILIES
 from tests.support.dashboards import NAMES, load, panels, queries, variables
 from tests.support.promql import (
     COUNTERS,
@@ -35,6 +36,11 @@ def test_prometheus_takes_every_query(tmp_path: Path) -> None:
 
 def test_a_query_that_prometheus_does_not_take_is_noticed(tmp_path: Path) -> None:
     assert "parse error" in complaints_of_promtool(["sum(up", "up"], tmp_path)
+
+
+def test_every_metric_is_shown_somewhere() -> None:
+    shown = {name for asked in QUERIES for name in re.findall(r"modelcache_\w+", asked.expr)}
+    assert [each.name for each in FAMILIES if shown.isdisjoint(each.exposed)] == []
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,0 +1,98 @@
+"""A row about the controller and the webhook, which speak for a whole cluster."""
+
+from __future__ import annotations
+
+from dashboards.boards import Row, evenly
+from dashboards.panels import COUNT, SECONDS, Query, graph, number
+from dashboards.queries import CLUSTER, RATE, each, grown, of, quantile
+
+
+def control_plane() -> Row:
+    """Whether they are well."""
+    ends = of("modelcache_webhook_certificate_expiry_timestamp_seconds", *CLUSTER)
+    reviews = of("modelcache_webhook_reviews_total", *CLUSTER)
+    warnings = of("modelcache_webhook_warnings_total", *CLUSTER)
+    answer = "modelcache_webhook_review_seconds"
+    writes = of("modelcache_controller_writes_total", *CLUSTER)
+    taints = of("modelcache_controller_startup_taints_removed_total", *CLUSTER)
+    return Row(
+        "Are the controller and the webhook well?",
+        [
+            evenly(
+                8,
+                graph(
+                    "Watches that fail",
+                    "Resources that the controller or the webhook can't list or watch now.",
+                    Query(
+                        each("resource", of("modelcache_controller_watch_failing", *CLUSTER)),
+                        "controller: {{resource}}",
+                    ),
+                    Query(
+                        each("resource", of("modelcache_webhook_watch_failing", *CLUSTER)),
+                        "webhook: {{resource}}",
+                    ),
+                    unit=COUNT,
+                ),
+                graph(
+                    "Objects that are watched",
+                    "How many objects of each resource the controller and the webhook know.",
+                    Query(
+                        each("resource", of("modelcache_controller_objects", *CLUSTER)),
+                        "controller: {{resource}}",
+                    ),
+                    Query(
+                        each("resource", of("modelcache_webhook_objects", *CLUSTER)),
+                        "webhook: {{resource}}",
+                    ),
+                    unit=COUNT,
+                ),
+                graph(
+                    "Writes of the controller",
+                    "Writes to the API server in each step of the graph by their result: ok,"
+                    " conflict (tried again) or error.",
+                    Query(grown(writes, "resource, result", RATE), "{{resource}} {{result}}"),
+                    unit=COUNT,
+                    form="bars",
+                    stacked=True,
+                ),
+                graph(
+                    "Startup taints taken off",
+                    "Nodes that were opened to pods in each step of the graph: because their models"
+                    " were ready, or because the deadline had passed.",
+                    Query(grown(taints, "cause", RATE), "{{cause}}"),
+                    unit=COUNT,
+                    form="bars",
+                    stacked=True,
+                ),
+            ),
+            evenly(
+                8,
+                graph(
+                    "Pods that the webhook saw",
+                    "What became of pods in each step of the graph: injected, unchanged, or failed"
+                    " (created as they were); and the warnings that were given to who created one.",
+                    Query(grown(reviews, "outcome", RATE), "{{outcome}}"),
+                    Query(grown(warnings, over=RATE), "warnings"),
+                    unit=COUNT,
+                    form="bars",
+                ),
+                graph(
+                    "Answers of the webhook",
+                    "How long answers took: half of them, and all but one in a hundred, at most"
+                    " this. The API server waits for two seconds, and then creates the pod as it"
+                    " is.",
+                    Query(quantile(0.5, answer, *CLUSTER, over=RATE), "half"),
+                    Query(quantile(0.99, answer, *CLUSTER, over=RATE), "99 %"),
+                    unit=SECONDS,
+                ),
+                number(
+                    "The webhook's certificate ends in",
+                    "Of the replica whose certificate ends first. It is made anew by itself.",
+                    f"min({ends}) - time()",
+                    unit=SECONDS,
+                    steps=((None, "red"), (86400, "yellow"), (7 * 86400, "green")),
+                    none="no webhook",
+                ),
+            ),
+        ],
+    )
