@@ -35,7 +35,7 @@ PATIENCE = 60.0
 """Seconds for alerts to fire. The longest takes thirty."""
 ON_FIRST = {"nodeSelector": {"kubernetes.io/hostname": FIRST}}
 
-FOR_A_WHILEER = 90.0
+SHORTER = 90.0
 """A quarter of an hour is ten seconds here, for the rules: see tests/support/shorterrules.py."""
 REPLACED = {"cluster_node_model:modelcache_model_stuck_seconds:max": ("> 3600", "> 20")}
 """The hour that a model may take before anybody asks whether it is on its way."""
