@@ -77,7 +77,7 @@ crds: setup ## Write daemonset/crds from the classes in agent/modelcache/api
 metrics: setup ## Write docs/metrics.md from the table in agent/modelcache/metrics/contract
 	$(BIN)/python -m modelcache.metrics.documenting docs/metrics.md
 
-dashboards: setup ## Write the dashboards that are generated
+dashboards: setup ## Write the dashboards, and the rules as Kubernetes' operators want them
 	$(BIN)/python -m dashboards
 
 clean: ## Remove .venv and caches
