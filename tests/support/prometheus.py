@@ -17,7 +17,7 @@ from typing import Any, Self
 from tests.support.cluster.processes import Program, free_port
 from tests.support.cluster.waiting import eventually
 
-SECONDS_BETWEEN_SCRAPES = 0.5
+SECONDS_BETWEEN_SCRAPES = 1.0
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,11 @@ class Prometheus:
         self._targets.mkdir()
         interval = f"{SECONDS_BETWEEN_SCRAPES * 1000:g}ms"
         config = {
-            "global": {"scrape_interval": interval, "scrape_timeout": interval},
+            "global": {
+                "scrape_interval": interval,
+                "scrape_timeout": interval,
+                "evaluation_interval": "1s",
+            },
             "rule_files": [str(path) for path in rules],
             "scrape_configs": [
                 {
@@ -59,7 +63,6 @@ class Prometheus:
                 }
             ],
         }
-        config["global"]["evaluation_interval"] = "1s"  # type: ignore[index]
         file = folder / "prometheus.yaml"
         file.write_text(json.dumps(config))  # JSON is YAML
         self.port = free_port()
@@ -112,16 +115,6 @@ class Prometheus:
         temporary.write_text(json.dumps([group]))
         temporary.rename(path)
 
-    def await_scraped(self, *jobs: str) -> None:
-        """Wait until every program of these jobs was scraped at least once."""
-        wanted = {path.stem for path in self._targets.glob("*.json")}
-
-        def up() -> bool:
-            found = self.query("up == 1")
-            return {*jobs} <= {each.labels["job"] for each in found} and len(found) >= len(wanted)
-
-        eventually(up, what=f"scrapes of {', '.join(jobs)}")
-
     # What it says
 
     def query(self, expression: str, at: float | None = None) -> list[Series]:
@@ -149,12 +142,6 @@ class Prometheus:
     def rules(self) -> list[dict[str, Any]]:
         """Every rule, with its health and the time that its last evaluation took."""
         return [rule for group in self._ask("rules")["groups"] for rule in group["rules"]]
-
-    def wait_for(self, expression: str, timeout: float = 30.0, what: str = "") -> list[Series]:
-        """Wait until an instant query gives anything."""
-        return eventually(
-            lambda: self.query(expression), timeout=timeout, what=what or expression, pause=0.25
-        )
 
     @property
     def said(self) -> str:

@@ -224,6 +224,10 @@ class Story:
         world = self.world
         publishers = [{"namespace": "default", "serviceAccount": "engine"}]
         world.plane.apply(compile_cache(world.bench.uri, publishers=publishers))
+        world.plane.apply(compile_cache(world.bench.uri, "never"))
+        # A counter that is first seen when it is 1 has not grown, for Prometheus.
+        known = 'count(modelcache_compile_starts_total{result="Hit"} == 0) == 4'
+        eventually(lambda: world.prometheus.query(known), what="both objects on both nodes")
         bundle = a_bundle(world.folder / "compiled")
         at = world.compile_address(self.first)
         token = world.token(world.pod("compiles", FIRST, {"compile-cache": "tiny"}))
@@ -244,9 +248,8 @@ class Story:
         token = world.token(world.pod("finds", SECOND, {"compile-cache": "tiny"}))
         hit = start(brought.document["digest"], compile_milliseconds=100)
         eventually(lambda: tell(at, "tiny", hit, token).status, (204).__eq__, what="a hit")
-        # Of another one nobody brings anything.
+        # Of the other one nobody brings anything.
         at = world.compile_address(self.first)
-        world.plane.apply(compile_cache(world.bench.uri, "never"))
         for number in range(3):
             token = world.token(world.pod(f"alone-{number}", FIRST, {"compile-cache": "never"}))
             eventually(lambda: tell(at, "never", miss, token).status, (204).__eq__, what="a miss")  # noqa: B023
