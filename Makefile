@@ -65,7 +65,7 @@ bench: setup .venv-bench/.ready ## Benchmarks, side by side with what a user wou
 	@touch $@
 
 lock: ## Lock the dependencies again (needs uv)
-	uv pip compile pyproject.toml --generate-hashes --no-emit-index-url --python-version 3.11 --universal --no-header -o requirements.txt
+	uv pip compile pyproject.toml --extra otel --generate-hashes --no-emit-index-url --python-version 3.11 --universal --no-header -o requirements.txt
 	uv pip compile pyproject.toml --extra dev --generate-hashes --no-emit-index-url --python-version 3.11 --universal --no-header -c requirements.txt -o requirements-dev.txt
 	$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' | uv pip compile - --generate-hashes --no-emit-index-url --python-version 3.11 --universal --no-header -c requirements-dev.txt -o requirements-build.txt
 	uv pip compile tests/bench/requirements.in --generate-hashes --no-emit-index-url --python-version 3.11 --universal --no-header -o tests/bench/requirements.txt

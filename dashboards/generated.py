@@ -8,6 +8,7 @@ from pathlib import Path
 from dashboards.coldstart import cold_start
 from dashboards.fleet import fleet
 from dashboards.node import node
+from dashboards.rulefiles import manifests
 
 ROOT = Path(__file__).parents[1]
 """The repository."""
@@ -19,4 +20,5 @@ def files() -> Mapping[str, str]:
         "dashboards/grafana/cold-start.json": cold_start(),
         "dashboards/grafana/fleet.json": fleet(),
         "dashboards/grafana/node.json": node(),
+        **manifests(),
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import FailFast, Field, StringConstraints
 
 from modelcache.api.cachedmodel import Source
 from modelcache.api.meta import API_VERSION, ApiModel, Name
@@ -30,7 +30,7 @@ class ManifestFile(ApiModel):
     """Bytes."""
     sha256: Sha256
     """The digest of its content, and so the name of its blob."""
-    chunks: tuple[Crc32c, ...] = ()
+    chunks: Annotated[tuple[Crc32c, ...], FailFast()] = ()
     """CRC32C (RFC 3720) of each 16 MiB, so that rot can be found and healed by the range."""
     origin_path: str
     """Its name at the origin: a path in the repository, an object's key, an absolute path."""
@@ -60,7 +60,7 @@ class HubIdentity(ApiModel):
     """org/name."""
     commit: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
     """The commit."""
-    refs: tuple[str, ...]
+    refs: Annotated[tuple[str, ...], FailFast()]
     """The branches and tags that lead to the commit in this view."""
     left_out: tuple[HubFile, ...] | None = None
     """The commit's files that are not in the view; None: it is not known which there are."""
@@ -82,7 +82,7 @@ class Manifest(ApiModel):
     """What was asked for."""
     created_at: datetime
     """When it was committed."""
-    files: tuple[ManifestFile, ...]
+    files: Annotated[tuple[ManifestFile, ...], FailFast()]
     """The files, by path."""
     hub: HubIdentity | None = None
     """For a Hugging Face origin."""

@@ -163,9 +163,9 @@ class _Watches(FileSystemEventHandler):
 
     def _complain(self, reason: str) -> None:
         if reason and reason != self._complaint:
-            _log.warning(f"{self._what} can't be watched and is polled only", reason=reason)
+            _log.warning("files.only_polled", what=self._what, message=reason)
         elif self._complaint and not reason:
-            _log.info(f"{self._what} is watched again")
+            _log.info("files.watched_again", what=self._what)
         self._complaint = reason
 
 

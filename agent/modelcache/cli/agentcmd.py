@@ -78,6 +78,7 @@ def agent(
     compile_poll: Annotated[str | None, flag("compile_poll", "TIME")] = None,
     max_bundle_size: Annotated[str | None, flag("max_bundle_size", "SIZE")] = None,
     listen: Annotated[str | None, flag("listen", "ADDRESS")] = None,
+    otlp_endpoint: Annotated[str | None, flag("otlp_endpoint", "URL")] = None,
     log_format: Annotated[str | None, flag("log_format", "FORMAT")] = None,
     log_level: Annotated[str | None, flag("log_level", "LEVEL")] = None,
     output: Output = Format.TABLE,
@@ -127,6 +128,7 @@ def agent(
         compile_poll=compile_poll,
         max_bundle_size=max_bundle_size,
         listen=listen,
+        otlp_endpoint=otlp_endpoint,
         log_format=log_format,
         log_level=log_level,
     )

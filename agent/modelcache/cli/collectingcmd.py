@@ -132,10 +132,7 @@ def _plain_disk(space: DiskSpace) -> dict[str, Any]:
 
 def _tell(decision: Decision, space: DiskSpace, freed: int | None, *, asked: bool) -> None:
     rows = [_row(going, snapshot) for going in decision.going for snapshot in going.snapshots]
-    rows += [
-        [each.model, each.snapshot[:12], human_bytes(each.size), "stays", one_line(each.why)]
-        for each in decision.staying
-    ]
+    rows += [_staying_row(each) for each in decision.staying]
     if rows:
         print_table(["NAME", "REVISION", "SIZE", "", "WHY"], rows)
         print()
@@ -155,7 +152,18 @@ def _tell(decision: Decision, space: DiskSpace, freed: int | None, *, asked: boo
 
 def _row(going: Going, snapshot: str) -> list[str]:
     frees = human_bytes(going.frees.bytes) if snapshot == going.snapshots[0] else ""
-    return [going.model, snapshot[:12], frees, "goes", one_line(going.why)]
+    return [going.model, _revision(snapshot), frees, "goes", one_line(going.why)]
+
+
+def _staying_row(each: Staying) -> list[str]:
+    size = human_bytes(each.size)
+    return [each.model or "?", _revision(each.snapshot), size, "stays", one_line(each.why)]
+
+
+def _revision(name: str) -> str:
+    """A snapshot, or what kind of thing it is."""
+    kind, of_another_kind, _ = name.partition("/")
+    return f"({kind})" if of_another_kind else name[:12]
 
 
 def explain(
@@ -232,7 +240,7 @@ def _tell_answer(answer: Explanation) -> None:
         print(f"{about + ':':<10}{one_line(message)}")
     for number, each in enumerate(answer.holders):
         about = "" if number else "held by:"
-        told = f"{each.model} {each.snapshot[:12]}, {human_bytes(each.size)}: {each.why}"
+        told = f"{each.model} {_revision(each.snapshot)}, {human_bytes(each.size)}: {each.why}"
         print(f"{about:<10}{one_line(told)}")
     for number, remedy in enumerate(answer.remedies):
         print(f"{'' if number else 'to do:':<10}{one_line(remedy)}")

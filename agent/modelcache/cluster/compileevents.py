@@ -7,7 +7,6 @@ from typing import Protocol
 from modelcache.api import API_VERSION, NodeCache, NodeCacheStatus
 from modelcache.api.nodecache import CompileReport, CompileState
 from modelcache.cluster.client import Object
-from modelcache.cluster.ownnode import NodeView
 from modelcache.compilecache.engines.blaming import MissReason
 
 
@@ -35,10 +34,9 @@ class CompileEvents:
         known = before.status.compile_caches if before and before.status else ()
         self._before = {report.name: report for report in known}
 
-    def look(self, status: NodeCacheStatus, view: NodeView) -> None:
-        """Record what has changed."""
+    def look(self, status: NodeCacheStatus, regarding: Object) -> None:
+        """Record what has changed. `regarding`: the node, as a reference to it."""
         now = {report.name: report for report in status.compile_caches}
-        regarding = {"apiVersion": "v1", "kind": "Node", "name": view.name, "uid": view.uid}
         for name in sorted({*self._before, *now}):
             self._tell(regarding, name, self._before.get(name), now.get(name))
         self._before = now

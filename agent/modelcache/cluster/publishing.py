@@ -17,13 +17,13 @@ from modelcache.api import (
     API_VERSION,
     Condition,
     DiskReport,
-    ModelReport,
     ModelState,
     NodeCache,
     NodeCacheStatus,
 )
+from modelcache.cluster.changes import ReportChanges, of_type
 from modelcache.cluster.client import NODE_CACHES, Client, Object, Patch
-from modelcache.cluster.compileevents import CompileEvents, Recording
+from modelcache.cluster.compileevents import Recording
 from modelcache.cluster.failures import Failures
 from modelcache.cluster.ownnode import NodeView, OwnNode
 from modelcache.errors import ClusterError
@@ -101,7 +101,7 @@ class NodeCacheWriter:
         else:
             owners = found["metadata"].get("ownerReferences") or []
             if not any(each["uid"] == owner.uid for each in owners):
-                metadata = {"ownerReferences": [_owner(owner)]}
+                metadata = {"ownerReferences": [_reference(owner)]}
                 self._client.patch(NODE_CACHES, self._name, {"metadata": metadata})
         self._checked_at = now
 
@@ -117,7 +117,7 @@ class NodeCacheWriter:
             thing = {
                 "apiVersion": API_VERSION,
                 "kind": "NodeCache",
-                "metadata": {"name": self._name, "ownerReferences": [_owner(owner)]},
+                "metadata": {"name": self._name, "ownerReferences": [_reference(owner)]},
             }
             self._client.create(NODE_CACHES, thing)
             self._client.patch(NODE_CACHES, self._name, patch, Patch.JSON, subresource="status")
@@ -189,8 +189,7 @@ class Publisher:
             clock: a monotonic one, in seconds.
         """
         self._node = node
-        self._telling = _Events(events, before, disk_condition)
-        self._compiled = CompileEvents(events, before)
+        self._changes = ReportChanges(events, before, disk_condition)
         self._report = report
         self._condition = condition
         self._disk_condition = disk_condition
@@ -214,8 +213,8 @@ class Publisher:
         report, view = self._report(), self._node.view()
         if report is None or report.status is None or view is None:
             return None
-        self._telling.look(report, view)
-        self._compiled.look(report.status, view)
+        # On the Node, not the NodeCache of the same name: that is what people describe.
+        self._changes.look(report.status, _reference(view))
         waits: list[float] = []
         for step in self._steps:
             wait = step.run(report.status, view)
@@ -237,14 +236,14 @@ class Publisher:
         return None
 
     def _set_disk_condition(self, status: NodeCacheStatus, _view: NodeView) -> float | None:
-        found = _of_type(status, self._disk_condition)
+        found = of_type(status, self._disk_condition)
         if found is not None and self._node.set_condition(found):
             log.info("node.condition", status=found.status, reason=found.reason)
         return None
 
     def _node_condition(self, status: NodeCacheStatus, view: NodeView) -> Condition | None:
         """The condition as the node carries it: true for the rest of a boot once it was."""
-        found = _of_type(status, self._condition)
+        found = of_type(status, self._condition)
         if found is None:
             return None
         latched = status.ready_in_boot is not None and status.ready_in_boot == self._boot_id
@@ -264,73 +263,7 @@ class Publisher:
         return found.model_copy(update=update)
 
 
-class _Events:
-    """Tells of changes of state between one report and the next."""
-
-    def __init__(
-        self, recorder: Recording, before: NodeCache | None, disk_condition: str | None = None
-    ) -> None:
-        self._recorder = recorder
-        self._disk_condition = disk_condition
-        status = before.status if before else None
-        disk = _of_type(status, disk_condition) if status else None
-        self._disk_reason = disk.reason if disk else None
-        self._before = {model.name: model for model in status.models} if status else {}
-        self._unlabelled = status.unlabelled if status else ()
-
-    def look(self, report: NodeCache, view: NodeView) -> None:
-        """Record what has changed."""
-        assert report.status is not None
-        now = {model.name: model for model in report.status.models}
-        # On the Node, not the NodeCache of the same name: that is what people describe.
-        regarding = {"apiVersion": "v1", "kind": "Node", "name": view.name, "uid": view.uid}
-        for name in sorted({*self._before, *now}):
-            self._tell(regarding, name, self._before.get(name), now.get(name))
-        self._tell_of_labels(regarding, report.status.unlabelled)
-        self._tell_of_the_disk(regarding, _of_type(report.status, self._disk_condition))
-        self._before, self._unlabelled = now, report.status.unlabelled
-
-    def _tell(
-        self, regarding: Object, name: str, old: ModelReport | None, new: ModelReport | None
-    ) -> None:
-        related = {"apiVersion": API_VERSION, "kind": "CachedModel", "name": name}
-        was = old.revision if old and old.state is ModelState.READY else None
-        if new is None:
-            if old is not None:
-                note = f"{name}: removed from this node"
-                self._recorder.record(regarding, "Normal", "ModelRemoved", "Remove", note, related)
-            return
-        if new.state is ModelState.READY and new.wanted and new.revision != was:
-            note = f"{name}: revision {(new.revision or '')[:12]} is ready, {new.files} files"
-            self._recorder.record(regarding, "Normal", "ModelReady", "Fetch", note, related)
-        if new.attempts and new.reason and (old is None or old.reason != new.reason):
-            note = f"{name}: {new.message}"
-            self._recorder.record(
-                regarding, "Warning", f"Model{new.reason.value}", "Fetch", note, related
-            )
-
-    def _tell_of_the_disk(self, regarding: Object, disk: Condition | None) -> None:
-        if disk is None:
-            return
-        is_well = disk.status == "True"
-        was, self._disk_reason = self._disk_reason, disk.reason
-        if disk.reason == was or (was is None and is_well):
-            return
-        kind = "Normal" if is_well else "Warning"
-        self._recorder.record(regarding, kind, disk.reason, "Probe", disk.message)
-
-    def _tell_of_labels(self, regarding: Object, unlabelled: tuple[str, ...]) -> None:
-        if unlabelled and unlabelled != self._unlabelled:
-            note = f"{len(unlabelled)} ready models have no label: the node carries as many as it"
-            note += f" may ({', '.join(unlabelled[:5])}{', …' if len(unlabelled) > 5 else ''})"
-            self._recorder.record(regarding, "Warning", "TooManyModels", "Label", note)
-
-
-def _of_type(status: NodeCacheStatus, kind: str | None) -> Condition | None:
-    return next((each for each in status.conditions if each.type == kind), None)
-
-
-def _owner(node: NodeView) -> Object:
+def _reference(node: NodeView) -> Object:
     return {"apiVersion": "v1", "kind": "Node", "name": node.name, "uid": node.uid}
 
 

@@ -1,7 +1,8 @@
 """What goes when room is needed, and why; what stays, and why: a pure decision.
 
-In this order: what nothing wants any more, after its grace period; old revisions; models of a lower
-priority than what comes, the lowest first. Within each, what was used longest ago goes first. Never
+In this order: what is left of fetches that nothing wants, and what went bad; what nothing wants any
+more, after its grace period; old revisions; models of a lower priority than what comes, the lowest
+first. Within each, what was used longest ago goes first. Never
 what is pinned, what is in use or may be, nor a model whose priority is not lower: two models that
 are both wanted would drive each other out for ever. And nothing goes in vain: what the rest makes
 room enough without stays, and where all of it would not make room enough for what comes, all stays.
@@ -12,33 +13,27 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from enum import StrEnum
 
 from modelcache.planning.candidates import Candidate, Revision, Role
+from modelcache.planning.leftovers import Leftover
+from modelcache.planning.moments import moment
+from modelcache.planning.rules import Hold, Rule
 from modelcache.planning.using import Uses
 
-
-class Rule(StrEnum):
-    """By which rule something goes. In the order in which they are applied."""
-
-    UNWANTED = "Unwanted"
-    OLD_REVISION = "OldRevision"
-    LOWER_PRIORITY = "LowerPriority"
-
-
-class Hold(StrEnum):
-    """What keeps something where it is."""
-
-    IN_USE = "InUse"
-    USE_UNKNOWN = "UseUnknown"
-    GRACE = "Grace"
-    DOUBT = "Doubt"
-    PINNED = "Pinned"
-    PRIORITY = "Priority"
-    WANTED = "Wanted"
-    NOT_NEEDED = "NotNeeded"
-    IN_VAIN = "InVain"
+__all__ = [
+    "Above",
+    "Amount",
+    "Decision",
+    "Going",
+    "GraceOver",
+    "Hold",
+    "Occasion",
+    "Room",
+    "Rule",
+    "Staying",
+    "decide",
+    "moment",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +100,11 @@ class Going:
     why: str
 
     @property
+    def is_model(self) -> bool:
+        """Whether it is a model's snapshots, and not something that is left on the disk."""
+        return self.rule not in (Rule.LEFTOVER, Rule.QUARANTINE)
+
+    @property
     def whole(self) -> bool:
         """Whether the model is not ready any more: what shows it has to be taken away first."""
         return self.rule is Rule.LOWER_PRIORITY
@@ -138,6 +138,7 @@ def decide(
     *,
     now: float,
     grace: float | None,
+    leftovers: Iterable[Leftover] = (),
 ) -> Decision:
     """Decide what goes.
 
@@ -147,9 +148,18 @@ def decide(
         occasion: why something is to go.
         now: seconds since the epoch.
         grace: seconds for which content is kept that nothing wants any more; None: for ever.
+        leftovers: what else takes room. None of it goes because a grace is over.
     """
     there = tuple(candidates)
     units, staying = _sorted(there, uses, occasion, now, grace)
+    if not isinstance(occasion, GraceOver):
+        found = [_left_unit(each) for each in leftovers]
+        there += tuple(unit.candidate for unit, _ in found)
+        for unit, each in found:
+            if each.held and isinstance(occasion, Room) and each.model == occasion.model:
+                continue  # it is a part of what comes
+            _sort(unit, _left_hold(unit, each, uses, occasion), units, staying)
+        units.sort(key=lambda unit: unit.order)
     ledger = _Ledger(there, occasion.shares if isinstance(occasion, Room) else frozenset())
     if isinstance(occasion, GraceOver):
         going = tuple(unit.going(ledger.take(unit)) for unit in units)
@@ -183,13 +193,16 @@ class _Unit:
     revisions: tuple[Revision, ...]
     rule: Rule
     why: str
+    is_used: bool = False
+    """Whether it is of use, and so goes only after all that nothing needs."""
 
     @property
     def order(self) -> tuple[int, int, float, str]:
         """What goes first comes first."""
         priority = self.candidate.priority if self.rule is Rule.LOWER_PRIORITY else 0
         used = max(revision.used_at for revision in self.revisions)
-        return [*Rule].index(self.rule), priority, used, self.candidate.model
+        place = _RULES.index(Rule.LOWER_PRIORITY if self.is_used else self.rule)
+        return 2 * place - self.is_used, priority, used, self.candidate.model
 
     def going(self, frees: Amount) -> Going:
         snapshots = tuple(revision.snapshot for revision in self.revisions)
@@ -242,6 +255,26 @@ class _Ledger:
             self._holders[digest] += change
             if digest not in self.shares and 0 in (before, self._holders[digest]):
                 self.freed += Amount(-change * size, -change)
+
+
+_RULES = [*Rule]
+
+
+def _left_unit(left: Leftover) -> tuple[_Unit, Leftover]:
+    """A leftover as what else goes: of a model of its own, in a way."""
+    revision = Revision(left.name, left.content, used_at=left.at)
+    unit = _Unit(Candidate(left.model, (revision,)), (revision,), left.rule, left.why, left.is_used)
+    return unit, left
+
+
+def _left_hold(
+    unit: _Unit, left: Leftover, uses: Uses, occasion: Occasion
+) -> tuple[Hold, str] | None:
+    if left.held is not None:
+        return left.held
+    if left.is_used and not isinstance(occasion, Room):
+        return Hold.WANTED, "what is still good of it is not to be fetched again"
+    return _used(unit.candidate, unit.revisions, uses) if left.shown else None
 
 
 def _chosen(units: Sequence[_Unit], ledger: _Ledger, need: Amount) -> list[_Unit]:
@@ -362,8 +395,3 @@ def _used(
         if not uses.may_go(candidate.model, revision.snapshot):
             return Hold.USE_UNKNOWN, f"it may be in use: {uses.unknown}"
     return None
-
-
-def moment(seconds: float) -> str:
-    """A moment, in seconds since the epoch, as sentences have it: the minute, in UTC."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -36,8 +36,10 @@ from modelcache.service.reconciling import Reconciler
 from modelcache.service.reporting import Reporter, is_unreadable, read_node_report
 from modelcache.service.residency import Residency, resident_of
 from modelcache.service.scrubbing import Scrubber
+from modelcache.service.statuspage import StatusPage
 from modelcache.service.surroundings import Alone, Node
 from modelcache.service.telling import Telling, is_missing
+from modelcache.service.tracing import open_traces
 from modelcache.service.unwanted import Keeping
 from modelcache.service.using import LastUses, Using
 from modelcache.service.working import Crew
@@ -125,7 +127,28 @@ class Agent:
         )
         path = settings.catalog_path
         self._files = FileCatalog(path) if path else None
-        events = fan_out(self.progress, self._metrics, self._history, log_event)
+        self._traces = (
+            open_traces(settings.otlp_endpoint, settings.node_name)
+            if settings.otlp_endpoint
+            else None
+        )
+        self._page = StatusPage(
+            self._store.layout.root,
+            before,
+            report=lambda: (self._reporter.latest, self._reporter.latest_at),
+            fetching=self.progress.all,
+            hung=lambda: self._all_tasks.hung(),
+            beside=lambda: self._cluster,
+            watermarks=settings.watermarks,
+        )
+        events = fan_out(
+            self.progress,
+            self._metrics,
+            self._history,
+            log_event,
+            self._page.happenings,
+            *((self._traces,) if self._traces else ()),
+        )
         # Without a cluster nothing goes because its time is over, but only to make room.
         after = settings.delete_unwanted_after if settings.cluster else None
         keeping = Keeping(after, also_when_empty=self._files is None)
@@ -160,6 +183,7 @@ class Agent:
             cancel=self._cancel,
             on_end=self._wake,
             jitter=(settings.start_jitter if settings.cluster and settings.nodes_at_once else 0.0),
+            listener=events,
         )
         self._reconciler = Reconciler(
             store=self._store,
@@ -171,7 +195,9 @@ class Agent:
                 store=self._store,
                 surroundings=surroundings,
                 rules=Rules(settings.delete_unwanted_after, *settings.watermarks),
-                told=EvictionNews(self._metrics, lambda: self._cluster, self._history.evicted),
+                told=EvictionNews(
+                    self._metrics, lambda: self._page.happenings, self._history.evicted
+                ),
             ),
             limits=Limits(fetching=settings.models_at_once),
             keeping=keeping,
@@ -190,6 +216,7 @@ class Agent:
             metrics=ScrubMetrics(self._metrics.registry),
             cancel=self._cancel,
             on_damage=self._wake,
+            told=self._page.happenings,
         )
         self._prover = Prover(
             self._store,
@@ -219,7 +246,7 @@ class Agent:
             boot_id=boot_id(),
             disk=lambda: self._disk.health,
             on_error=self._disk.noted,
-            on_news=self._cluster.publish if self._cluster else lambda: None,
+            on_news=self._news,
         )
         self._tasks = {
             "catalog": Task("catalog", self._read_catalog, late_after=_LATE_SECONDS),
@@ -244,6 +271,7 @@ class Agent:
                     "/readyz": self._readyz,
                     "/metrics": lambda: (200, CONTENT_TYPE, self._metrics.exposition()),
                     "/v1/node": self._node,
+                    **self._page.routes,
                 },
             )
             if settings.address
@@ -317,13 +345,15 @@ class Agent:
                 self._reporter.cycle()
             return self._reporter.current()
         except OSError as error:
-            log.warning("report.not_written", error=str(error))
+            log.warning("report.not_written", message=str(error))
             return None
         finally:
             if self._cluster:
                 self._cluster.close(max(deadline, time.monotonic() + _LEAVE_SECONDS))
             if self._endpoints:
                 self._endpoints.close()
+            if self._traces:
+                self._traces.close()
             log.info("agent.stopped")
 
     # The tasks
@@ -386,6 +416,11 @@ class Agent:
         if report is None:
             return text(503, "the cache was not looked at yet")
         return document(report.to_document())
+
+    def _news(self) -> None:
+        self._page.look()
+        if self._cluster:
+            self._cluster.publish()
 
     def _readyz(self) -> Answer:
         catalog = self._reconciler.catalog

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from modelcache.api import ModelReport
 from modelcache.planning.candidates import Candidate, Wish, candidates
 from modelcache.planning.evicting import Above, Amount, Decision, Going, Occasion, Room, decide
+from modelcache.planning.leftovers import Asked, Leftover, leftovers
 from modelcache.planning.using import User, Uses
+from modelcache.service.evicting import may_go as is_unused
 from modelcache.service.inventory import Inventory
 from modelcache.service.looking import model_reports
+from modelcache.service.reporting import read_node_report
 from modelcache.service.using import Using
 from modelcache.store import DiskSpace, Store
 
@@ -28,6 +31,7 @@ class Collection:
         uses: who uses what.
         space: the disk.
         grace: seconds for which content is kept that nothing wants; None: for ever.
+        leftovers: what else takes room.
         now: seconds since the epoch.
     """
 
@@ -36,11 +40,19 @@ class Collection:
     uses: Uses
     space: DiskSpace
     grace: float | None
+    leftovers: tuple[Leftover, ...]
     now: float
 
     def decide(self, occasion: Occasion) -> Decision:
         """What would go on an occasion."""
-        return decide(self.candidates, self.uses, occasion, now=self.now, grace=self.grace)
+        return decide(
+            self.candidates,
+            self.uses,
+            occasion,
+            now=self.now,
+            grace=self.grace,
+            leftovers=self.leftovers,
+        )
 
     def all_that_may(self) -> Decision:
         """All that nothing needs."""
@@ -72,7 +84,21 @@ def collection(store: Store, grace: float | None) -> Collection:
         block=store.space.block,
     )
     uses = users(store, reports.values())
-    return Collection(reports, there, uses, store.space.measure(exact=True), grace, now)
+    left = leftovers(store.remnants.all(), _asked(store, reports), now)
+    return Collection(reports, there, uses, store.space.measure(exact=True), grace, left, now)
+
+
+def _asked(store: Store, reports: Mapping[str, ModelReport]) -> Asked:
+    """What an agent's last word says of what is wanted; without one, anything may be.
+
+    What a wanted model needs, it alone knows.
+    """
+    silent = read_node_report(store.layout) is None
+    return Asked(
+        {name: None for name, report in reports.items() if report.wanted},
+        fetching=store.space.promised(),
+        in_doubt=lambda _: silent,
+    )
 
 
 def users(store: Store, reports: Iterable[ModelReport]) -> Uses:
@@ -92,5 +118,4 @@ def users(store: Store, reports: Iterable[ModelReport]) -> Uses:
 
 def may_go(store: Store, going: Going, reports: dict[str, ModelReport]) -> bool:
     """Whether nobody uses, at this moment, what is about to go."""
-    uses = users(store, reports.values())
-    return all(uses.may_go(going.model, snapshot) for snapshot in going.snapshots)
+    return is_unused(users(store, reports.values()), going)

@@ -1,9 +1,9 @@
-"""The agent's HTTP endpoints: /livez, /readyz, /metrics, /v1/node."""
+"""The agent's HTTP endpoints: its page, /livez, /readyz, /metrics, /v1/node, /v1/events."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
@@ -14,8 +14,8 @@ __all__ = ["Answer", "Endpoints", "Route", "document", "host_and_port", "text"]
 
 log = structlog.get_logger(__name__)
 
-Answer = tuple[int, str, bytes]
-"""Status, content type, body."""
+Answer = tuple[int, str, bytes] | tuple[int, str, bytes, Mapping[str, str]]
+"""Status, content type, body; and headers, if it has some of its own."""
 
 Route = Callable[[], Answer]
 
@@ -60,8 +60,9 @@ class _Handler(Handler):
     do_HEAD = do_GET  # noqa: N815 - the base class's name
 
     def _send(self, answer: Answer) -> None:
-        status, kind, body = answer
-        self.send(status, kind, body, {"Cache-Control": "no-store"})
+        status, kind, body, *more = answer
+        headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+        self.send(status, kind, body, {**headers, **(more[0] if more else {})})
 
 
 class Endpoints(Serving[_Server]):

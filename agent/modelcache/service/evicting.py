@@ -6,6 +6,7 @@ so that the node's label goes; some seconds pass; who uses it is asked again; th
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Container
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from modelcache.planning.evicting import (
     Staying,
     decide,
 )
+from modelcache.planning.leftovers import Leftover
 from modelcache.planning.using import Uses
 from modelcache.service.surroundings import Surroundings
 from modelcache.store import MODEL_NAMES_BYTES, Store, human_size, promised_for
@@ -98,6 +100,7 @@ class Evicting:
         self._told = told
         self._clock = clock
         self._candidates: tuple[Candidate, ...] = ()
+        self._leftovers: Callable[[], tuple[Leftover, ...]] = tuple
         self._running: Container[str] = ()
         self._reserved = self._kept_free = 0
         self._is_exact = False
@@ -119,6 +122,7 @@ class Evicting:
         candidates: tuple[Candidate, ...],
         wanted: Container[str],
         running: Container[str],
+        leftovers: Callable[[], tuple[Leftover, ...]] = tuple,
     ) -> None:
         """Begin a round.
 
@@ -126,9 +130,11 @@ class Evicting:
             candidates: what is here.
             wanted: the models that are to be fetched, now or when they are tried again.
             running: the models whose fetch runs.
+            leftovers: gives what else takes room; asked only where some is needed.
         """
         now = self._clock()
         self._candidates = candidates
+        self._leftovers = functools.cache(leftovers)
         before, self._known = self._uses, None
         self._rooms = []
         self.waiting = {}
@@ -198,6 +204,7 @@ class Evicting:
             Room(name, priority, lack, missing.shares),
             now=self._clock(),
             grace=self._rules.grace,
+            leftovers=self._left(),
         )
         if decision.missing:
             self._short[name] = decision.missing.bytes
@@ -260,13 +267,21 @@ class Evicting:
 
     def _staying(self) -> tuple[Candidate, ...]:
         """The candidates less what goes already for others."""
-        gone = {
+        gone = self._going()
+        return tuple(candidate.without(gone) for candidate in self._candidates)
+
+    def _left(self) -> tuple[Leftover, ...]:
+        """What else takes room, less what goes already for others."""
+        gone = self._going()
+        return tuple(each for each in self._leftovers() if (each.model, each.name) not in gone)
+
+    def _going(self) -> set[tuple[str, str]]:
+        return {
             (going.model, snapshot)
             for _, _, _, decision in self._rooms
             for going in decision.going
             for snapshot in going.snapshots
         }
-        return tuple(candidate.without(gone) for candidate in self._candidates)
 
     def _above(self) -> list[Decision]:
         """What goes because the cache takes more than its high watermark."""
@@ -279,13 +294,17 @@ class Evicting:
                 return []
             above = Above(Amount(int(space.used - space.budget * self._rules.low)))
             uses, now, grace = self._now() if exact else Uses(), self._clock(), self._rules.grace
-            decision = decide(self._candidates, uses, above, now=now, grace=grace)
+            decision = decide(
+                self._candidates, uses, above, now=now, grace=grace, leftovers=self._leftovers()
+            )
             if not decision.going:
                 return []
         # One by one: each that is due helps.
         return [Decision((going,)) for going in decision.going]
 
     def _is_due(self, going: Going, now: float) -> bool:
+        if not going.is_model:
+            return True  # nobody was told that it is there
         if now - self._marks.get(_key(going), now) < _SETTLE_SECONDS:
             return False
         if going.whole and going.model in self._running:
@@ -297,11 +316,11 @@ class Evicting:
 
     def _let_go(self, decision: Decision) -> bool:
         uses = self._surroundings.uses()
-        if not all(uses.may_go(g.model, each) for g in decision.going for each in g.snapshots):
+        if not all(may_go(uses, going) for going in decision.going):
             return False  # decided anew in the next round
         for going in decision.going:
             there = {manifest.snapshot for manifest in self._store.snapshots(going.model)}
-            if there.isdisjoint(going.snapshots):
+            if going.is_model and there.isdisjoint(going.snapshots):
                 continue  # gone in its time, in this round
             try:
                 freed = evict(self._store, going)
@@ -319,12 +338,12 @@ class Evicting:
 
     def _tell(self, going: Going, freed: int) -> None:
         log.info(
-            "model.evicted",
+            "model.evicted" if going.is_model else "leftover.removed",
             model=going.model,
             snapshots=list(going.snapshots),
             rule=going.rule.value,
             freed_bytes=freed,
-            why=going.why,
+            message=going.why,
         )
         self._told.evicted(going, freed)
 
@@ -360,12 +379,20 @@ def evict(store: Store, going: Going) -> int:
     Raises:
         OSError
     """
+    if not going.is_model:
+        return sum(store.remnants.remove(going.model, name) for name in going.snapshots)
     if going.whole:
         return store.evict(going.model)
     freed = sum(store.evict(going.model, snapshot) for snapshot in going.snapshots)
     if going.rule is Rule.UNWANTED and not store.snapshots(going.model):
         freed += store.evict(going.model)  # what unfinished fetches left of it
     return freed
+
+
+def may_go(uses: Uses, going: Going) -> bool:
+    """Whether nobody uses what is to go. Nobody can use what was never shown."""
+    shown = [name for name in going.snapshots if "/" not in name]
+    return all(uses.may_go(going.model, name) for name in shown)
 
 
 def held_by(staying: tuple[Staying, ...]) -> str:

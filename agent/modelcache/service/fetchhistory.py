@@ -88,7 +88,7 @@ class FetchHistory:
         try:
             write()
         except (OSError, ModelCacheError) as error:
-            log.warning("history.not_noted", error=str(error))
+            log.warning("history.not_noted", message=str(error))
 
 
 class Beginnings:

@@ -108,7 +108,7 @@ class Tasks:
         """Look after them every second until `cancel` is set, and log which hang."""
         hung: set[str] = set()
         while not cancel.event.wait(_LOOK_SECONDS):
-            late = set(self._late())
+            late = set(self.hung())
             for name in sorted(late - hung):
                 log.error("task.hung", task=name)
             hung = late
@@ -128,8 +128,9 @@ class Tasks:
 
     def livez(self) -> Answer:
         """Whether all of them are alive, as `/livez` says it."""
-        late = self._late()
+        late = self.hung()
         return text(500, f"hung: {', '.join(late)}") if late else text(200, "ok")
 
-    def _late(self) -> list[str]:
+    def hung(self) -> list[str]:
+        """Those that have shown no sign of life for too long."""
         return sorted(task.name for task in self._tasks if task.late)

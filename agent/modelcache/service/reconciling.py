@@ -12,6 +12,7 @@ from modelcache.api import CachedModel, Manifest
 from modelcache.catalog import Catalog
 from modelcache.errors import ModelCacheError, Reason
 from modelcache.planning.candidates import Wish, candidates
+from modelcache.planning.leftovers import Leftover
 from modelcache.planning.placement import selects
 from modelcache.planning.planner import (
     Action,
@@ -31,6 +32,7 @@ from modelcache.planning.trials import Resolved, Trial
 from modelcache.service.diskwatch import DiskWatch
 from modelcache.service.evicting import Evicting
 from modelcache.service.inventory import Inventory, Snapshots
+from modelcache.service.remaining import Needed, remaining
 from modelcache.service.surroundings import Node, Surroundings
 from modelcache.service.telling import Telling, is_missing
 from modelcache.service.unwanted import Keeping, Unwanted
@@ -212,9 +214,16 @@ class Reconciler:
         )
         missing = {n for n, trial in self._trials.items() if trial.resolved or trial.failures}
         fetching = {name for name, what in running.items() if what.kind is Fetch}
-        self._evicting.look(there, missing, fetching)
+        self._evicting.look(there, missing, fetching, lambda: self._remaining(inventory, fetching))
         if self._evicting.eased:
             self._try_again_for_room()
+
+    def _remaining(
+        self, inventory: Mapping[str, Snapshots], fetching: Container[str]
+    ) -> tuple[Leftover, ...]:
+        assert self._catalog is not None
+        known = Needed(self._wanted, inventory, self._trials, self._found, fetching)
+        return remaining(self._store, known, self._unwanted.doubts(self._catalog), self._clock())
 
     def _fetch(self, name: str) -> None:
         """Begin to fetch, as soon as there is room."""

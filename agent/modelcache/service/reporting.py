@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
 import structlog
-from pydantic import ValidationError
 
 from modelcache import __version__
 from modelcache.api import (
@@ -29,6 +29,7 @@ from modelcache.errors import ModelCacheError, Reason
 from modelcache.planning.labelling import compile_labels, labels, unlabelled
 from modelcache.store import DiskSpace, Layout, Store
 from modelcache.store.durable import Durable
+from modelcache.store.notes import read_note
 from modelcache.store.sickness import WELL, DiskState, Health
 
 log = structlog.get_logger(__name__)
@@ -36,13 +37,14 @@ log = structlog.get_logger(__name__)
 READY_CONDITION = "ModelCacheReady"
 DISK_CONDITION = "ModelCacheDiskHealthy"
 _WRITE_SECONDS = 1.0
+_MOST_BYTES = 16 * 1024 * 1024
 
 
 def read_node_report(layout: Layout) -> NodeCache | None:
     """The report that an agent last wrote to the root; None when there is none to be read."""
     try:
-        return NodeCache.model_validate_json(layout.node_report.read_bytes())
-    except (OSError, ValidationError):
+        return NodeCache.model_validate_json(read_note(layout.node_report, _MOST_BYTES))
+    except (OSError, ValueError):
         return None
 
 
@@ -146,12 +148,18 @@ class Reporter:
         self._disk_condition = next((c for c in conditions if c.type == DISK_CONDITION), None)
         self._ready_in_boot = before.status.ready_in_boot if before and before.status else None
         self._latest: NodeCache | None = None
+        self._latest_at = float("-inf")
         self._space: DiskSpace | None = None
 
     @property
     def latest(self) -> NodeCache | None:
         """The report of the last cycle; None before there was one."""
         return self._latest
+
+    @property
+    def latest_at(self) -> float:
+        """When the report of the last cycle was made, in seconds of `time.monotonic`."""
+        return self._latest_at
 
     def known(self) -> NodeCache | None:
         """The report as of now, with the disk as it was last seen: nothing is looked at. None as
@@ -225,7 +233,7 @@ class Reporter:
         report = self.current()
         if report is None or report.status is None:
             return _WRITE_SECONDS
-        self._latest = report
+        self._latest, self._latest_at = report, time.monotonic()
         # Free space moves all the time, through others' doing; alone it is no news.
         news = report.status.model_copy(update={"disk": _ANY_DISK})
         if news != self._told:
@@ -245,7 +253,7 @@ class Reporter:
 
     def _complain(self, error: str) -> None:
         if error != self._complaint:
-            log.warning("report.not_written", error=error)
+            log.warning("report.not_written", message=error)
         self._complaint = error
 
 

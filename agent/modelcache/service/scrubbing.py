@@ -22,6 +22,7 @@ from modelcache.host.ioprio import io_priority
 from modelcache.metrics import ScrubMetrics
 from modelcache.planning.scrubbing import Stored, in_order
 from modelcache.service.diskwatch import DiskWatch
+from modelcache.service.evictionnews import NodeEvents
 from modelcache.store import Damage, Reading, Store
 from modelcache.transfer import Cancel
 from modelcache.transfer.limiting import Bandwidth
@@ -57,6 +58,7 @@ class Scrubber:
         metrics: ScrubMetrics,
         cancel: Cancel,
         on_damage: Callable[[], None],
+        told: NodeEvents | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Read nothing yet.
@@ -70,6 +72,7 @@ class Scrubber:
             metrics: told what is read and found.
             cancel: stops it.
             on_damage: called when something was withdrawn.
+            told: told of what was found damaged in a model, and of what is whole again.
             clock: gives seconds since the epoch.
         """
         self._store = store
@@ -81,6 +84,7 @@ class Scrubber:
         self._metrics = metrics
         self._cancel = cancel
         self._on_damage = on_damage
+        self._told = told
         self._clock = clock
         self._own: dict[str, float] = {}
         """What this process has read back, and when. The log may have no room for it."""
@@ -258,15 +262,24 @@ class Scrubber:
             message=damage.what,
             ranges=[list(each) for each in damage.ranges[:16]],
         )
+        self._record(model, "Warning", "FileDamaged", f"a file was withdrawn: {damage.what}")
+
+    def _record(self, model: str, type_: str, reason: str, note: str) -> None:
+        # What belongs to no model is nobody's who would look for it among events.
+        if self._told is not None and model:
+            self._told.tell(type_, reason, "Scrub", f"{model}: {note}", model)
 
     def _watch_quarantine(self) -> None:
         """Tell of what is whole again."""
         found = self._store.quarantine.all()
         self._metrics.quarantined([each.bytes for each in found])
-        quarantined = {each.digest for each in found}
+        quarantined = {each.digest: each.model for each in found}
         there = {each for each in quarantined if self._store.blobs.path(each).exists()}
         # What was healed before this process is no news.
         for digest in there & (self._healing or set()):
             self._metrics.healed()
             log.info("blob.healed", blob=digest)
-        self._healing = quarantined - there
+            self._record(
+                quarantined[digest], "Normal", "FileHealed", "a damaged file is whole again"
+            )
+        self._healing = set(quarantined) - there

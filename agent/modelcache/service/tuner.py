@@ -150,7 +150,7 @@ class Telling:
 
     def failed(self, error: ModelCacheError) -> None:
         """A round that could not be made."""
-        self._say({f"round: {error}": lambda: log.error("tune.failed", error=str(error))})
+        self._say({f"round: {error}": lambda: log.error("tune.failed", message=str(error))})
 
     def tell(self, found: Round) -> bool:
         """A round. Whether a value was set that was not set before."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 
 from modelcache.catalog import Catalog, ObjectKey, Severity
@@ -32,6 +32,17 @@ class Unwanted:
         self._surroundings = surroundings
         self.since: dict[str, float] = {}
 
+    def doubts(self, catalog: Catalog) -> Callable[[str], bool]:
+        """Tells whether a model that no object wants may be wanted by what can't be read."""
+        believed = bool(catalog.models) or self._keeping.also_when_empty
+        doubts = [p for p in catalog.problems if p.severity is Severity.ERROR]
+
+        def in_doubt(name: str) -> bool:
+            key = ObjectKey("CachedModel", name)
+            return not believed or any(problem.may_be(key) for problem in doubts)
+
+        return in_doubt
+
     def look(
         self, catalog: Catalog, held: Iterable[str], wanted: Container[str], now: float
     ) -> Removal | None:
@@ -39,13 +50,12 @@ class Unwanted:
         if not (catalog.models or self._keeping.also_when_empty):
             self.since.clear()
             return None
-        doubts = [p for p in catalog.problems if p.severity is Severity.ERROR]
+        in_doubt = self.doubts(catalog)
         self.since = {
             # Not later than now: the clock may have been set back.
             name: min(now, self.since.get(name, now))
             for name in held
-            if name not in wanted
-            and not any(problem.may_be(ObjectKey("CachedModel", name)) for problem in doubts)
+            if name not in wanted and not in_doubt(name)
         }
         after = self._keeping.seconds
         if after is None or not self.since:

@@ -270,7 +270,7 @@ class LastUses:
             self._store.last_use.note(_used(uses, there, shown), there, self._clock())
         except (OSError, ModelCacheError) as error:
             if str(error) != self._complaint:
-                log.warning("use.not_noted", error=str(error))
+                log.warning("use.not_noted", message=str(error))
             self._complaint = str(error)
         else:
             self._complaint = ""

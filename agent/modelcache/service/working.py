@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 import structlog
 
 from modelcache.api import CachedModel
-from modelcache.errors import ModelCacheError
+from modelcache.errors import ModelCacheError, Reason
 from modelcache.origins import Origin, OriginSettings, Revision, open_origin
 from modelcache.planning.planner import Fetch, Resolve, Running
 from modelcache.planning.sources import source_digest
 from modelcache.service.progress import ProgressBook
 from modelcache.transfer import Cancel, Missing, ModelFetch, ModelFetcher, resolve
+from modelcache.transfer.events import Listener, Resolved, Resolving, ignore
 
 log = structlog.get_logger(__name__)
 
@@ -64,6 +65,7 @@ class Crew:
         cancel: Cancel,
         on_end: Callable[[], None],
         jitter: float = 0.0,
+        listener: Listener = ignore,
     ) -> None:
         """Start nothing yet.
 
@@ -72,7 +74,9 @@ class Crew:
             on_end: called, from any thread, when there is a result to be taken.
             jitter: seconds up to which a resolution waits, at random, before it begins. The nodes
                 of a cluster learn of a model in the same moment; an origin sees them one by one.
+            listener: is told of resolutions.
         """
+        self._listener = listener
         self._jitter = jitter
         self._fetcher = fetcher
         self._origins = origins
@@ -163,10 +167,25 @@ class Crew:
 
     def _resolve(self, model: CachedModel, cancel: Cancel) -> Found:
         cancel.wait(self._jitter * random.random())  # noqa: S311 - no secret depends on it
+        scheme = model.spec.source.parsed.scheme
+        self._listener(Resolving(model.name, scheme))
+        began = time.monotonic()
+        revision, reason = None, None
+        try:
+            found = self._ask(model, cancel)
+            revision = found.revision.id
+            return replace(found, missing=self._fetcher.missing(_wanted(model, found)))
+        except BaseException as error:
+            reason = error.reason if isinstance(error, ModelCacheError) else Reason.INTERNAL
+            raise
+        finally:
+            seconds = time.monotonic() - began
+            self._listener(Resolved(model.name, scheme, seconds, revision, reason))
+
+    def _ask(self, model: CachedModel, cancel: Cancel) -> Found:
         source = model.spec.source
         origin = open_origin(source, self._origins)
-        found = Found(origin, resolve(origin, source, cancel))
-        return replace(found, missing=self._fetcher.missing(_wanted(model, found)))
+        return Found(origin, resolve(origin, source, cancel))
 
     def look_again(self, model: CachedModel, found: Found) -> Found:
         """What was found, with what the store lacks of it now."""

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from modelcache.settings.compilecaches import CompileSettings
 from modelcache.settings.shared import ClusterSettings, FetchSettings, LogSettings
 from modelcache.settings.values import (
+    Endpoint,
     Listen,
     NodeName,
     Paths,
@@ -126,6 +127,14 @@ class AgentSettings(FetchSettings, ClusterSettings, CompileSettings, LogSettings
     listen: Listen = Field(
         "127.0.0.1:8080",
         description="Address and port for /livez, /readyz, /metrics and /v1/node; empty for none.",
+    )
+
+    otlp_endpoint: Endpoint = Field(
+        None,
+        description="Collector to which traces are sent with OTLP over HTTP, such as"
+        " http://otel-collector.observability:4318; none by default. Needs the extra `otel`, which"
+        " the image has; headers and certificates come from OTEL_EXPORTER_OTLP_HEADERS and"
+        " OTEL_EXPORTER_OTLP_CERTIFICATE.",
     )
 
     @field_validator("low_watermark")

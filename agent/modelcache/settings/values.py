@@ -178,10 +178,24 @@ def parse_listen(listen: str) -> tuple[str, int] | None:
     return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - as asked for
 
 
+def _endpoint(value: object) -> object:
+    if value is None or value == "":
+        return None
+    parts = urlsplit(str(value))
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{parts.scheme or str(value)!r} is no URL such as http://collector:4318")
+    if parts.username or parts.password:
+        raise ValueError("credentials don't belong in the URL: set OTEL_EXPORTER_OTLP_HEADERS")
+    if parts.query or parts.fragment:
+        raise ValueError("a collector's URL has no query")
+    return value
+
+
 Seconds = Annotated[float, BeforeValidator(_seconds)]
 SecondsOrNever = Annotated[float | None, BeforeValidator(_seconds)]
 """None: never. (`Seconds | None` would not take "never": neither half of such a union does.)"""
 NodeName = Annotated[str, BeforeValidator(_node_name)]
+Endpoint = Annotated[str | None, BeforeValidator(_endpoint)]
 Listen = Annotated[str, BeforeValidator(_listen)]
 Namespace = Annotated[str, BeforeValidator(_namespace)]
 Size = Annotated[int, BeforeValidator(_size), Field(gt=0)]

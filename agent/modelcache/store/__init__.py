@@ -2,7 +2,8 @@
 
 `Store` is the door. What may be touched from outside: `Store`'s methods, `store.blobs.has|link`,
 `store.ingest.claim`, `store.space.reserve`, `store.listings`, `store.needs`, `store.leases`,
-`store.last_use`, `store.quarantine`. Everything durable goes through `durable.Durable`.
+`store.last_use`, `store.quarantine`, `store.remnants`. Everything durable goes
+through `durable.Durable`.
 """
 
 from modelcache.store.content import Content
@@ -12,6 +13,7 @@ from modelcache.store.leases import LONGEST_SECONDS, Lease
 from modelcache.store.listings import Entry
 from modelcache.store.partial import SMALL_BYTES, Partial, Piece
 from modelcache.store.quarantine import Quarantined
+from modelcache.store.remnants import Kind, Remnant
 from modelcache.store.reservations import Promise, Reservation
 from modelcache.store.shownlog import Shown
 from modelcache.store.space import (
@@ -38,6 +40,7 @@ __all__ = [
     "Entry",
     "Ingest",
     "KeepFree",
+    "Kind",
     "Layout",
     "Lease",
     "Overtaken",
@@ -46,6 +49,7 @@ __all__ = [
     "Promise",
     "Quarantined",
     "Reading",
+    "Remnant",
     "Reservation",
     "Shown",
     "Staging",

@@ -17,7 +17,7 @@ from pathlib import Path
 from modelcache.errors import UnsafePath
 from modelcache.store.durable import Durable
 from modelcache.store.layout import Layout
-from modelcache.store.paths import children
+from modelcache.store.paths import children, folders
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -41,7 +41,7 @@ class Blobs:
 
     def all(self) -> Iterator[tuple[Path, os.stat_result]]:
         """Every blob that is there."""
-        for folder in children(self._layout.blobs):
+        for folder in folders(self._layout.blobs):
             for path in children(folder):
                 if _DIGEST.fullmatch(path.name):  # otherwise somebody else's
                     with suppress(FileNotFoundError):

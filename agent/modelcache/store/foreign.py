@@ -25,6 +25,11 @@ def is_ours(path: Path) -> bool:
     return hubs or _SNAPSHOT.fullmatch(name) is not None
 
 
+def is_snapshot(name: str) -> bool:
+    """Whether a directory of plain views gets such a name."""
+    return _SNAPSHOT.fullmatch(name) is not None
+
+
 def foreign(layout: Layout) -> Iterator[str]:
     """Names below the root, relative to it, that are not ours: in the root, among the models, in
     their directories, and among the blobs. What lies within a view goes with the view."""

@@ -11,9 +11,11 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
+from modelcache.errors import StoreDamaged
 from modelcache.host.birth import born_at
 from modelcache.store.durable import Durable, disk_errors
 from modelcache.store.layout import Layout
+from modelcache.store.notes import ANY_SHAPE, parsed, read_note
 
 _MOST_BYTES = 4096
 
@@ -39,10 +41,14 @@ def home_of(layout: Layout, machine: str) -> Home:
     """Where a root is now.
 
     Raises:
+        StoreDamaged: it says nothing that can be read.
         OSError
     """
     marker = layout.marker
-    cache = json.loads(marker.read_bytes()).get("id", "")
+    try:
+        cache = parsed(read_note(marker, _MOST_BYTES)).get("id", "")
+    except ANY_SHAPE as error:
+        raise StoreDamaged(f"{marker} can't be read as JSON with an id") from error
     return Home(str(cache), marker.lstat().st_ino, born_at(marker), machine)
 
 
@@ -53,9 +59,8 @@ def noted_home(layout: Layout) -> Home | None:
         OSError: the disk failed.
     """
     try:
-        with layout.home.open("rb") as file:
-            return Home(**json.loads(file.read(_MOST_BYTES)))
-    except (FileNotFoundError, ValueError, TypeError):
+        return Home(**parsed(read_note(layout.home, _MOST_BYTES)))
+    except (FileNotFoundError, *ANY_SHAPE):
         return None
 
 

@@ -18,10 +18,13 @@ from modelcache.api import HubIdentity, Manifest, ManifestFile
 from modelcache.store.blobs import Blobs
 from modelcache.store.durable import Durable
 from modelcache.store.layout import Layout
+from modelcache.store.notes import read_note
 from modelcache.store.paths import children, relative_path
 from modelcache.store.views import Staging
 
 _SHA256_DIGITS: Final = 64
+_MOST_ETAG: Final = 128
+_MOST_REF_BYTES: Final = 4096
 
 
 def hub_folder(layout: Layout, name: str, hub: HubIdentity) -> Path:
@@ -118,9 +121,9 @@ def has_hub_view(layout: Layout, manifest: Manifest) -> bool:
     head = _listing_head(manifest)
     listing = hub_folder(layout, manifest.model, hub) / "trees" / f"{hub.commit}.json"
     try:
-        with listing.open("rb") as file:
-            return file.read(len(head)) == head and hub_snapshot(layout, manifest).is_dir()
-    except (FileNotFoundError, NotADirectoryError):
+        begins = read_note(listing, len(head), beginning=True)
+        return begins == head and hub_snapshot(layout, manifest).is_dir()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return False
 
 
@@ -155,7 +158,8 @@ def _link_hub_blob(folder: Path, blobs: Blobs, durable: Durable, file: ManifestF
 
 def hub_blob_name(file: ManifestFile) -> str:
     """The name of a file's content in the hub view: what the Hub says its ETag is."""
-    return file.etag if file.etag and file.etag.isalnum() else file.sha256
+    etag = file.etag or ""
+    return etag if etag.isalnum() and etag.isascii() and len(etag) <= _MOST_ETAG else file.sha256
 
 
 def write_refs(layout: Layout, durable: Durable, manifest: Manifest) -> None:
@@ -166,7 +170,7 @@ def write_refs(layout: Layout, durable: Durable, manifest: Manifest) -> None:
     refs = hub_folder(layout, manifest.model, hub) / "refs"
     for ref in hub.refs:
         path = refs / relative_path(ref)
-        if not path.is_file() or path.read_text() != hub.commit:
+        if not _leads_to(path, hub.commit):
             durable.make_directory(path.parent)
             durable.write_file(path, hub.commit.encode())
 
@@ -178,9 +182,16 @@ def refs_lead_to(layout: Layout, manifest: Manifest) -> bool:
         return True
     refs = hub_folder(layout, manifest.model, hub) / "refs"
     try:
-        return all((refs / relative_path(ref)).read_text() == hub.commit for ref in hub.refs)
-    except (FileNotFoundError, NotADirectoryError):
+        return all(_leads_to(refs / relative_path(ref), hub.commit) for ref in hub.refs)
+    except NotADirectoryError:
         return False
+
+
+def _leads_to(ref: Path, commit: str) -> bool:
+    try:
+        return read_note(ref, _MOST_REF_BYTES) == commit.encode()
+    except (FileNotFoundError, ValueError):
+        return False  # where it is no file it is written anew
 
 
 def heir_of_hub_view(
@@ -208,11 +219,7 @@ def leave_hub_view(
 def remove_refs(durable: Durable, folder: Path, commit: str) -> None:
     """Let no branch of a repository's folder lead to a commit any more."""
     for path in list(_files(folder / "refs")):
-        try:
-            leads_there = path.read_text(errors="replace") == commit
-        except FileNotFoundError:
-            continue
-        if leads_there:
+        if _leads_to(path, commit):
             durable.unlink(path)
 
 

@@ -4,16 +4,45 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from modelcache.api.meta import NAME_MAX, NAME_PATTERN
 from modelcache.store.durable import Durable, disk_errors
 from modelcache.store.locking import PROCESS_TOKEN, Lock, try_lock
+from modelcache.store.notes import clear_place
 from modelcache.store.partial import Partial
-from modelcache.store.paths import age
+from modelcache.store.paths import age, children
+
+_NAME = re.compile(NAME_PATTERN)
+_MOST_OWNERS_BYTES = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A partial file on the disk.
+
+    Attributes:
+        name: of its folder: its key, and where locks do nothing whose it is.
+        owners: the models that it was fetched for, as far as that was noted.
+        bytes: of disk.
+        changed_at: when something of it was last written, in seconds since the epoch.
+    """
+
+    name: str
+    owners: frozenset[str]
+    bytes: int
+    changed_at: float
+
+    @property
+    def key(self) -> str:
+        """What it is found again by."""
+        return self.name.partition(".")[0]
 
 
 class Busy(Exception):
@@ -39,8 +68,10 @@ class Ingest:
     def _place(self, key: str) -> Path:
         return self._folder / (key if self._reliable else f"{key}.{PROCESS_TOKEN}")
 
-    def claim(self, key: str, size: int, *, resumable: bool = True) -> Partial:
+    def claim(self, key: str, size: int, *, resumable: bool = True, owner: str = "") -> Partial:
         """Take a blob's partial file, as far as it got, to go on with it.
+
+        `owner` is the model that it is fetched for, which is noted with it.
 
         `resumable=False` is for small files, and for such as can't be taken up in the middle: they
         have no journal, no directory and no lock. Two threads are kept apart all the same; two
@@ -58,12 +89,14 @@ class Ingest:
         release = functools.partial(self._claims.pop, key, None)
         try:
             with disk_errors(size):
-                return self._take(key, size, resumable, release)
+                return self._take(key, size, resumable, owner, release)
         except BaseException:
             release()
             raise
 
-    def _take(self, key: str, size: int, resumable: bool, release: Callable[[], object]) -> Partial:
+    def _take(
+        self, key: str, size: int, resumable: bool, owner: str, release: Callable[[], object]
+    ) -> Partial:
         def is_contended() -> bool:
             return self._claims.get(key, False)
 
@@ -76,6 +109,8 @@ class Ingest:
         if lock is None:
             raise Busy(key)
         try:
+            if owner:
+                _sign(folder / "lock", owner)
             return Partial(
                 folder, size, lock, self._durable, on_close=release, is_contended=is_contended
             )
@@ -84,6 +119,7 @@ class Ingest:
             raise
 
     def _lock(self, folder: Path) -> Lock | None:
+        clear_place(folder)
         while True:
             # Its last holder may remove the folder between any two of these steps.
             with suppress(FileExistsError):
@@ -100,6 +136,40 @@ class Ingest:
         except FileNotFoundError:
             return 0
 
+    def all(self) -> Iterator[Unfinished]:
+        """Every partial file that can be gone on with."""
+        for folder in children(self._folder):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                found = [path.lstat() for path in folder.iterdir()]
+                yield Unfinished(
+                    folder.name,
+                    _owners(folder / "lock"),
+                    sum(each.st_blocks for each in found if each.st_nlink == 1) * 512,
+                    max((each.st_mtime for each in found), default=folder.lstat().st_mtime),
+                )
+
+    def remove(self, name: str) -> int:
+        """Remove a partial file by its name, unless somebody is at work on it.
+
+        Returns:
+            Bytes of disk that it had.
+        """
+        if name not in {folder.name for folder in children(self._folder)}:
+            return 0
+        folder = self._folder / name
+        try:
+            lock = try_lock(folder / "lock") if self._reliable else None
+        except (FileNotFoundError, NotADirectoryError):
+            return 0
+        if lock is None:
+            return 0
+        try:
+            size = next((each.bytes for each in self.all() if each.name == name), 0)
+            self._durable.remove_tree(folder)
+            return size
+        finally:
+            lock.release()
+
     def sweep(self, keep: frozenset[str], older_than: float) -> int:
         """Remove partial files that nobody is at work on or wants.
 
@@ -111,6 +181,9 @@ class Ingest:
         removed = 0
         for folder in list(self._folder.iterdir()):
             if folder.name.partition(".")[0] in keep or not folder.is_dir():
+                continue
+            if folder.is_symlink():
+                folder.unlink()  # not ours, what it leads to
                 continue
             try:
                 newest = max((p.stat().st_mtime for p in folder.iterdir()), default=0.0)
@@ -125,3 +198,21 @@ class Ingest:
             lock.release()
             removed += 1
         return removed
+
+
+def _owners(lock: Path) -> frozenset[str]:
+    """The models that a partial file's lock file names. What else stands there says nothing."""
+    try:
+        with lock.open("rb") as file:
+            lines = file.read(_MOST_OWNERS_BYTES).decode("ascii", "replace").split("\n")
+    except FileNotFoundError:
+        return frozenset()
+    return frozenset(n for n in lines if len(n) <= NAME_MAX and _NAME.fullmatch(n))
+
+
+def _sign(lock: Path, owner: str) -> None:
+    """Note in a lock file that is held for whom it is, unless that stands there."""
+    if owner not in _owners(lock):
+        with lock.open("ab") as file:
+            # It begins with a new line, so that a torn line before it is not made longer.
+            file.write(f"\n{owner}\n".encode())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from modelcache.store.durable import Durable, disk_errors
 from modelcache.store.layout import Layout
+from modelcache.store.notes import ANY_SHAPE, number, parsed, read_note
 
 _VERSION: Final = 1
 _MOST_BYTES: Final = 16 * 1024 * 1024
@@ -60,15 +61,18 @@ class LastUse:
 def _read(path: Path) -> dict[Key, float]:
     """What a file says. One that can't be read says nothing: what is used is soon noted anew."""
     try:
-        with path.open("rb") as file:
-            document = json.loads(file.read(_MOST_BYTES))
+        document = parsed(read_note(path, _MOST_BYTES))
         if document["version"] != _VERSION:
             return {}
         found = {
-            (str(model), str(snapshot)): float(at)
+            (str(model), str(snapshot)): at
             for model, snapshots in document["models"].items()
             for snapshot, at in snapshots.items()
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, *ANY_SHAPE):
         return {}
-    return {key: at for key, at in found.items() if math.isfinite(at)}
+    known = {}
+    for key, at in found.items():
+        with suppress(ValueError):
+            known[key] = number(at)
+    return known

@@ -32,8 +32,10 @@ from pathlib import Path
 
 from modelcache.errors import StoreDamaged
 from modelcache.store.durable import Durable
+from modelcache.store.notes import ANY_SHAPE, parsed, read_note
 
 LAYOUT_VERSION = 1
+_MOST_BYTES = 4096
 OURS = (
     *("ingest", "blobs", "models", "hub", "manifests", "compile", "keys", "leases", "use"),
     "node.json",
@@ -296,8 +298,8 @@ def check_version(layout: Layout) -> None:
         StoreDamaged
     """
     try:
-        version = json.loads(layout.marker.read_bytes())["version"]
-    except (ValueError, KeyError, TypeError) as error:
+        version = parsed(read_note(layout.marker, _MOST_BYTES))["version"]
+    except ANY_SHAPE as error:
         raise StoreDamaged(f"{layout.marker} can't be read as JSON with a version") from error
     if version != LAYOUT_VERSION:
         raise StoreDamaged(

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
@@ -22,6 +22,7 @@ from modelcache.api.meta import NAME_PATTERN
 from modelcache.errors import InsufficientDisk, NotFound, UnsafePath, UsageError
 from modelcache.store.durable import Durable, disk_errors
 from modelcache.store.layout import Layout
+from modelcache.store.notes import ANY_SHAPE, number, parsed, read_note, text
 from modelcache.store.paths import children
 
 log = structlog.get_logger(__name__)
@@ -156,26 +157,21 @@ class Leases:
         if path.suffix != ".json":
             return None
         try:
-            with path.open("rb") as file:
-                content = file.read(_MOST_BYTES + 1)
-            lease = _parsed(path.stem, content)
+            return _parsed(path.stem, read_note(path, _MOST_BYTES))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, *ANY_SHAPE):
             return Lease(path.stem, None, None, "", math.inf)
-        return lease
 
 
 def _parsed(lease_id: str, content: bytes) -> Lease:
-    document: Any = json.loads(content)
-    if len(content) > _MOST_BYTES or document["version"] != _VERSION:
-        raise ValueError("it is too large, or of another version")
+    document = parsed(content)
+    if document["version"] != _VERSION:
+        raise ValueError("it is of another version")
     model, snapshot, holder = document["model"], document["snapshot"], document["holder"]
-    if not re.fullmatch(NAME_PATTERN, model) or not isinstance(holder, str):
+    if not re.fullmatch(NAME_PATTERN, model):
         raise ValueError("it names no model")
     if snapshot is not None and not _SNAPSHOT.fullmatch(snapshot):
         raise ValueError("it names no snapshot")
-    expires = float(document["expires"])
-    if math.isnan(expires):
-        raise ValueError("it has no expiry")
-    return Lease(lease_id, model, snapshot, holder, expires)
+    holder = text(holder, _HOLDER_LENGTH)
+    return Lease(lease_id, model, snapshot, holder, number(document["expires"]))

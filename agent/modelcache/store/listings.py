@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from modelcache.store.blobs import Blobs
 from modelcache.store.durable import Durable, disk_errors
+from modelcache.store.notes import ANY_SHAPE, count, parsed, read_note
 from modelcache.store.paths import age, children
 
 _VERSION: Final = 2
@@ -23,6 +25,9 @@ _IDLE_SECONDS: Final = 90 * 86_400.0
 
 Kind = Literal["file", "folder", "link", "hard", "other", "unsafe", "gone", "opaque"]
 _KINDS = get_args(Kind)
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_MOST_BYTES: Final = 512 * 1024 * 1024
+"""Half a million names (`transfer.tarreading`), most of them short."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +99,28 @@ class Listings:
                 path.unlink(missing_ok=True)
 
 
+def _entry(given: list[Any]) -> Entry:
+    """An entry as it was written. Its names are as free as those in archives are.
+
+    Raises:
+        ValueError, TypeError: it is none.
+    """
+    entry = Entry(*given)
+    for size in (entry.size, entry.number):
+        count(size)
+    names = (entry.path, entry.target)
+    if entry.kind not in _KINDS or not all(isinstance(name, str) for name in names):
+        raise ValueError("it is no entry")
+    if entry.sha256 is not None and not _DIGEST.fullmatch(entry.sha256):
+        raise ValueError("it has no digest")
+    return entry
+
+
 def _load(path: Path, below: str | None) -> tuple[Entry, ...] | None:
     try:
-        document = json.loads(path.read_bytes())
+        document = parsed(read_note(path, _MOST_BYTES))
         if document["version"] != _VERSION or below not in (None, document["below"]):
             return None
-        return tuple(Entry(*entry) for entry in document["entries"] if entry[0] in _KINDS)
-    except (FileNotFoundError, ValueError, KeyError, TypeError, IndexError):
+        return tuple(map(_entry, document["entries"]))
+    except (FileNotFoundError, *ANY_SHAPE):
         return None

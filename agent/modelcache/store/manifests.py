@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from functools import cache
+from itertools import chain
 from pathlib import Path
+from typing import Final
 
 import structlog
-from pydantic import ValidationError
 
-from modelcache.api import Manifest
+from modelcache.api import HubFile, HubIdentity, Manifest, ManifestFile
+from modelcache.api.meta import ApiModel
 from modelcache.errors import UnsafePath
 from modelcache.store.durable import Durable
 from modelcache.store.layout import Layout
+from modelcache.store.notes import ANY_SHAPE, parsed, read_note
 from modelcache.store.paths import children, relative_path
+
+MOST_BYTES: Final = 512 * 1024 * 1024
+"""Of a manifest: a million files."""
+_LARGE_BYTES: Final = 256 * 1024
 
 log = structlog.get_logger(__name__)
 
@@ -87,18 +95,50 @@ class Manifests:
 
 def _load(path: Path) -> Manifest | None:
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
+        content = read_note(path, MOST_BYTES)
+        _check_keys(content)
+        manifest = Manifest.model_validate_json(content)
         _check_paths(manifest)
     except FileNotFoundError:
         return None
-    except (ValidationError, UnsafePath, OSError) as error:
+    except (*ANY_SHAPE, UnsafePath, OSError) as error:
         # Without it the content counts as not there and is linked again from blobs that are.
-        log.warning("manifest.unreadable", path=str(path), error=str(error).splitlines()[0])
+        log.warning("manifest.unreadable", path=str(path), message=str(error).splitlines()[0])
         return None
     if (manifest.model, f"{manifest.snapshot}.json") != (path.parent.name, path.name):
         log.warning("manifest.misplaced", path=str(path), model=manifest.model)
         return None
     return manifest
+
+
+def _check_keys(content: bytes) -> None:
+    """pydantic tells of each thing that is wrong, in a kibibyte or more: a large document has only
+    fields that are known, and texts where any name may stand.
+
+    Raises:
+        ValueError, TypeError, AttributeError: it is no manifest.
+    """
+    if len(content) <= _LARGE_BYTES:
+        return
+    document = parsed(content)
+    files = document.get("files", ())
+    hub = document.get("hub") or {}
+    others = hub.get("left_out", hub.get("leftOut")) or ()
+    unknown = (
+        document.keys() - _names(Manifest)
+        or hub.keys() - _names(HubIdentity)
+        or any(file.keys() - _names(ManifestFile) for file in files)
+        or any(file.keys() - _names(HubFile) for file in others)
+    )
+    sums = (file.get("checksums", {}).values() for file in files)
+    if unknown or not all(isinstance(each, str) for each in chain.from_iterable(sums)):
+        raise ValueError("it has fields that this version doesn't know")
+
+
+@cache
+def _names(kind: type[ApiModel]) -> frozenset[str]:
+    fields = kind.model_fields.items()
+    return frozenset(name for field in fields for name in (field[0], field[1].alias) if name)
 
 
 def _check_paths(manifest: Manifest) -> None:
@@ -107,5 +147,7 @@ def _check_paths(manifest: Manifest) -> None:
         relative_path(file.path)
         if manifest.hub is not None:
             relative_path(file.origin_path)
-    for ref in manifest.hub.refs if manifest.hub else ():
-        relative_path(ref)
+    if manifest.hub is not None:
+        relative_path(f"models--{manifest.hub.repository.replace('/', '--')}")
+        for ref in manifest.hub.refs:
+            relative_path(ref)

@@ -12,11 +12,15 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from modelcache.store.durable import Durable, disk_errors
+from modelcache.store.notes import read_note
 from modelcache.store.paths import children
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_MOST_BYTES: Final = 16 * 1024 * 1024
+"""More than twice what the layers of an image may come to (`origins.ocimanifests`)."""
 
 
 class Needs:
@@ -57,6 +61,14 @@ class Needs:
         """What any fetch needs."""
         return set(_digests(children(self._folder)))
 
+    def all(self) -> Iterator[tuple[str, str, set[str], float]]:
+        """Every model's snapshot that needs something, the digests, and when it was last at work,
+        in seconds since the epoch."""
+        for path in children(self._folder):
+            with suppress(FileNotFoundError):
+                model, _, snapshot = path.name.partition(".")
+                yield model, snapshot, set(_digests([path])), path.stat().st_mtime
+
     def drop_model(self, model: str) -> set[str]:
         """Nothing is needed any more for any snapshot of a model.
 
@@ -79,5 +91,6 @@ class Needs:
 
 def _digests(paths: Iterable[Path]) -> Iterator[str]:
     for path in paths:
-        with suppress(FileNotFoundError):
-            yield from _DIGEST.findall(path.read_text("ascii", "replace"))
+        with suppress(FileNotFoundError, ValueError):
+            content = read_note(path, _MOST_BYTES).decode("ascii", "replace")
+            yield from _DIGEST.findall(content)

@@ -31,6 +31,7 @@ from modelcache.api.manifest import CHUNK_BYTES
 from modelcache.errors import InsufficientDisk
 from modelcache.store.durable import Durable, disk_errors
 from modelcache.store.locking import Lock
+from modelcache.store.notes import clear_place
 
 BLOCK_BYTES = 4096
 """What direct I/O wants offsets, lengths and addresses to be multiples of, on all usual devices."""
@@ -41,6 +42,8 @@ SMALL_BYTES = 4 * 1024 * 1024
 _DIRECT_BYTES = 4 * 1024 * 1024
 _DIRTY_BYTES = 64 * 1024 * 1024
 """About as much of a file is in the page cache alone at most."""
+_MOST_JOURNAL_BYTES = 256 * 1024 * 1024
+"""Of seven million pieces, most of which have a mebibyte."""
 _LINE = re.compile(rb"([0-9]{1,19}) ([0-9]{1,19}) ([0-9a-f]{8})")
 
 
@@ -100,6 +103,8 @@ class Partial:
         With a second name it is a blob already, and whatever was written here would be written
         there too. With one name it is complete and ours, but only root opens a file of mode 0444.
         """
+        for path in (self.data, self.folder / "journal"):
+            clear_place(path)
         with suppress(FileNotFoundError):
             found = self.data.lstat()
             if found.st_nlink > 1:
@@ -109,10 +114,10 @@ class Partial:
                 self.data.chmod(0o600)
 
     def _load_journal(self) -> list[Piece]:
-        path = self.folder / "journal"
-        self._journal = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._journal = os.open(self.folder / "journal", flags, 0o600)
         header = json.dumps({"size": self.size}).encode() + b"\n"
-        content = path.read_bytes()
+        content = _content(self._journal)
         if not content.startswith(header):
             os.ftruncate(self._journal, 0)
             os.ftruncate(self.fd, 0)
@@ -286,6 +291,16 @@ class Partial:
             if fd >= 0:
                 os.close(fd)
         self.fd = self._journal = self._direct = self._refused = -1
+
+
+def _content(journal: int) -> bytes:
+    """All of a journal; of one that is longer than any of ours nothing."""
+    size = os.fstat(journal).st_size
+    if size > _MOST_JOURNAL_BYTES:
+        return b""
+    with open(os.dup(journal), "rb") as file:
+        file.seek(0)
+        return file.read(size)
 
 
 def _disjoint(journal: bytes, length: int) -> list[Piece]:

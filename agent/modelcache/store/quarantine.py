@@ -21,11 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pydantic import ValidationError
-
 from modelcache.api import ManifestFile
 from modelcache.store.durable import Durable
 from modelcache.store.layout import Layout
+from modelcache.store.notes import ANY_SHAPE, number, parsed, read_note, text
 from modelcache.store.paths import children
 
 KEPT_SECONDS: Final = 7 * 86_400.0
@@ -33,6 +32,7 @@ KEPT_SHARE: Final = 0.1
 """Of the file system. Beyond it the oldest goes first, and what was healed before what was not."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_MOST_BYTES: Final = 16 * 1024 * 1024
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EMLINK)
 
 
@@ -44,6 +44,7 @@ class Quarantined:
         digest: the SHA-256 that it should have.
         data: its content as it is now.
         bytes: of disk.
+        frees: bytes of disk that its going frees: none of what has another name still.
         at: since when it is here, in seconds since the epoch.
         model: whose it was.
         what: what is wrong with it, for a person.
@@ -53,6 +54,7 @@ class Quarantined:
     digest: str
     data: Path
     bytes: int
+    frees: int
     at: float
     model: str
     what: str
@@ -130,12 +132,14 @@ class Quarantine:
             with suppress(FileNotFoundError, NotADirectoryError):
                 found = (folder / "data").lstat()
                 at, model, what, file = found.st_ctime, "", "", None
-                with suppress(OSError, ValueError, KeyError, TypeError, ValidationError):
-                    note = json.loads((folder / "note.json").read_bytes())
-                    at, model, what = float(note["at"]), str(note["model"]), str(note["what"])
-                    file = ManifestFile.model_validate(note["file"])
+                with suppress(OSError, *ANY_SHAPE):
+                    note = parsed(read_note(folder / "note.json", _MOST_BYTES))
+                    at, model, what = number(note["at"]), text(note["model"]), text(note["what"])
+                    file = ManifestFile.from_document(note["file"])
+                size = found.st_blocks * 512
+                frees = size if found.st_nlink == 1 else 0
                 yield Quarantined(
-                    *(folder.name, folder / "data", found.st_blocks * 512, at, model, what),
+                    *(folder.name, folder / "data", size, frees, at, model, what),
                     file if file is not None and file.sha256 == folder.name else None,
                 )
 
@@ -150,12 +154,12 @@ class Quarantine:
         return None
 
     def drop(self, which: Callable[[Quarantined], bool]) -> int:
-        """Remove some of it. Returns how many bytes of disk they had."""
+        """Remove some of it. Returns how many bytes of disk that freed."""
         freed = 0
         for each in self._read():
             if which(each):
                 self._durable.remove_tree(each.data.parent)
-                freed += each.bytes
+                freed += each.frees
         return freed
 
     def sweep(self, is_healed: Callable[[Quarantined], bool]) -> None:

@@ -9,13 +9,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from pydantic import ValidationError
 
 from modelcache.api import ManifestFile
 from modelcache.store.durable import disk_errors
+from modelcache.store.notes import clear_place, open_lines, read_lines
 from modelcache.store.paths import age
+
+_MOST_BYTES: Final = 1024 * 1024 * 1024
+_LONGEST_LINE: Final = 16 * 1024 * 1024
+"""A file of a tebibyte has 65,536 checksums."""
 
 
 class Receipts:
@@ -36,9 +43,10 @@ class Receipts:
         """
         # It begins with a new line, so that a torn line before it is not made longer.
         line = b"\n" + file.model_dump_json(by_alias=True).encode() + b"\n"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        path = self._path(model, snapshot)
+        clear_place(path)
         with disk_errors(len(line)):
-            fd = os.open(self._path(model, snapshot), flags, 0o644)
+            fd = open_lines(path)
             try:
                 os.write(fd, line)
             finally:
@@ -47,21 +55,21 @@ class Receipts:
     def read(self) -> Iterator[ManifestFile]:
         """All files of all receipts. Torn lines are passed over."""
         for path in list(self._folder.glob("*.jsonl")):
-            yield from _parse(_content(path, 0))
+            yield from _files(path)
 
     def news(self) -> Iterator[ManifestFile]:
         """What was noted since the last call, by any process. Not safe for threads."""
         read = {}
         for path in list(self._folder.glob("*.jsonl")):
             try:
-                inode = path.stat().st_ino
+                inode = path.lstat().st_ino
             except FileNotFoundError:
                 continue
             known, offset = self._read.get(path, (inode, 0))
-            content = _content(path, offset if known == inode else 0)
-            whole = content.rfind(b"\n") + 1
-            read[path] = (inode, (offset if known == inode else 0) + whole)
-            yield from _parse(content[:whole])
+            read[path] = (inode, offset if known == inode else 0)
+            for end, line in _lines(path, read[path][1]):
+                read[path] = (inode, end)
+                yield from _parse(line)
         self._read = read
 
     def forget(self) -> None:
@@ -71,7 +79,15 @@ class Receipts:
     def of_model(self, model: str) -> Iterator[tuple[str, list[ManifestFile]]]:
         """The snapshots of a model that have receipts, each with its files."""
         for path in list(self._folder.glob(f"{model}.*.jsonl")):
-            yield path.name.split(".")[1], list(_parse(_content(path, 0)))
+            yield path.name.split(".")[1], list(_files(path))
+
+    def all(self) -> Iterator[tuple[str, str, list[ManifestFile], float]]:
+        """Every model's snapshot that has receipts, its files, and when one was last added, in
+        seconds since the epoch."""
+        for path in list(self._folder.glob("*.jsonl")):
+            with suppress(FileNotFoundError):
+                model, snapshot, *_ = path.name.split(".")
+                yield model, snapshot, list(_files(path)), path.lstat().st_mtime
 
     def drop(self, model: str, snapshot: str) -> None:
         """The manifest is there: the receipts have done their work."""
@@ -87,19 +103,17 @@ class Receipts:
                 continue
 
 
-def _content(path: Path, offset: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            return file.read()
-    except FileNotFoundError:
-        return b""
+def _files(path: Path) -> Iterator[ManifestFile]:
+    for _, line in _lines(path, 0):
+        yield from _parse(line)
 
 
-def _parse(content: bytes) -> Iterator[ManifestFile]:
-    for line in content.split(b"\n"):
-        if line:
-            try:
-                yield ManifestFile.model_validate_json(line)
-            except ValidationError:
-                continue
+def _lines(path: Path, offset: int) -> Iterator[tuple[int, bytes]]:
+    with suppress(FileNotFoundError, ValueError):
+        yield from read_lines(path, _MOST_BYTES, longest=_LONGEST_LINE, offset=offset)
+
+
+def _parse(line: bytes) -> Iterator[ManifestFile]:
+    if line:
+        with suppress(ValidationError):
+            yield ManifestFile.model_validate_json(line)

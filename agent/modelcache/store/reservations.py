@@ -18,8 +18,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from modelcache.store.locking import PROCESS_TOKEN, Lock, try_lock
+from modelcache.store.notes import ANY_SHAPE, count, parsed, read_note, text
 
 _STALE_SECONDS = 600.0
+_MOST_BYTES = 64 * 1024
 _REWRITE_BYTES = 256 * 1024 * 1024
 _REWRITE_SHARE = 16
 """Others see what is left of a promise to so many parts of it, or to so many bytes."""
@@ -113,7 +115,7 @@ def promises(
             age = time.time() - path.stat().st_mtime
         except FileNotFoundError:
             continue
-        except (ValueError, KeyError, TypeError):
+        except ANY_SHAPE:
             promise, age = Promise(0), _STALE_SECONDS  # torn by a crash
         if path.name.startswith(PROCESS_TOKEN):
             if not locks_reliable:
@@ -135,10 +137,10 @@ def promises(
 
 
 def _read(path: Path) -> Promise:
-    told = json.loads(path.read_text())
+    told = parsed(read_note(path, _MOST_BYTES))
     # Programs from before inodes were counted write the bytes alone.
-    inodes, names = int(told.get("inodes", 0)), int(told.get("names", 0))
-    return Promise(int(told["bytes"]), inodes, str(told.get("what", "")), names)
+    inodes, names = count(told.get("inodes", 0)), count(told.get("names", 0))
+    return Promise(count(told["bytes"]), inodes, text(told.get("what", "")), names)
 
 
 def sweep(folder: Path) -> None:

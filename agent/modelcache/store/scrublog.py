@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from modelcache.store.durable import Durable, disk_errors
+from modelcache.store.notes import open_lines, read_note
 
 _LINE: Final = re.compile(rb"([0-9a-f]{64}) ([0-9]{1,12})")
 _MOST_BYTES: Final = 64 * 1024 * 1024
@@ -30,9 +31,8 @@ class ScrubLog:
         """When each blob was read back, by digest, in seconds since the epoch. What can't be read
         of it says nothing."""
         try:
-            with self._path.open("rb") as file:
-                content = file.read(_MOST_BYTES)
-        except OSError:
+            content = read_note(self._path, _MOST_BYTES, beginning=True)
+        except (OSError, ValueError):
             return {}
         found = (_LINE.fullmatch(line) for line in content.split(b"\n"))
         return {line[1].decode(): float(line[2]) for line in found if line is not None}
@@ -46,11 +46,7 @@ class ScrubLog:
         # It begins with a new line, so that a torn line before it is not made longer.
         line = f"\n{digest} {int(at)}\n".encode()
         with disk_errors(len(line)):
-            fd = os.open(
-                self._path,
-                os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW,
-                0o644,
-            )
+            fd = open_lines(self._path)
             try:
                 os.write(fd, line)
             finally:
@@ -59,7 +55,7 @@ class ScrubLog:
     def sync(self) -> None:
         """Have what was noted survive a power cut."""
         try:
-            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
             return
         try:
@@ -78,7 +74,7 @@ class ScrubLog:
         ]
         content = "".join(lines).encode()
         try:
-            now = self._path.stat().st_size
+            now = self._path.lstat().st_size
         except FileNotFoundError:
             return
         if not content:

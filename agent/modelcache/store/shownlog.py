@@ -18,6 +18,7 @@ from typing import Final
 from modelcache.errors import InsufficientDisk
 from modelcache.store.durable import Durable, disk_errors
 from modelcache.store.layout import Layout
+from modelcache.store.notes import ANY_SHAPE, number, parsed, read_note
 
 _VERSION: Final = 1
 _MOST_ENTRIES: Final = 64
@@ -129,13 +130,13 @@ class ShownLog:
     def _load(self, model: str) -> _Log | None:
         path = self._layout.shown_log(model)
         try:
-            found = path.stat()
+            found = path.lstat()
             stamp = (found.st_ino, found.st_size, found.st_mtime_ns)
             known = self._read.get(model)
             if known is None or known[0] != stamp:
-                content = path.read_bytes() if found.st_size <= _MOST_BYTES else b""
+                content = read_note(path, _MOST_BYTES)
                 self._read[model] = known = (stamp, _parsed(content))
-        except OSError:
+        except (OSError, ValueError):
             self._read.pop(model, None)
             return None
         return known[1]
@@ -153,11 +154,11 @@ def _folded(entries: list[Shown], there: Collection[str]) -> list[Shown]:
 
 def _parsed(content: bytes) -> _Log | None:
     try:
-        document = json.loads(content)
+        document = parsed(content)
         if document["version"] != _VERSION:
             return None
-        entries = tuple(Shown(str(snapshot), float(at)) for snapshot, at in document["shown"])
-        log = _Log(entries, str(document["boot"]), float(document["ahead"]))
-    except (ValueError, KeyError, TypeError, RecursionError):
+        entries = tuple(Shown(str(snapshot), number(at)) for snapshot, at in document["shown"])
+        log = _Log(entries, str(document["boot"]), number(document["ahead"]))
+    except ANY_SHAPE:
         return None
     return log if log.entries else None

@@ -199,6 +199,10 @@ class Space:
             return free
         return min(free, self._capacity.of(size) - usage.bytes)
 
+    def promised(self) -> frozenset[str]:
+        """To whom something is promised now, of all processes: models' names, mostly."""
+        return frozenset(promise.what for promise in self._promised())
+
     def _promised(self) -> tuple[Promise, ...]:
         found = reservations.promises(
             self._layout.reservations, locks_reliable=self._locks_reliable, own=dict(self._own)

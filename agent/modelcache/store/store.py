@@ -10,7 +10,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Collection, Container, Iterator
+from collections.abc import Callable, Collection, Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +47,7 @@ from modelcache.store.needs import Needs
 from modelcache.store.paths import children, relative_path
 from modelcache.store.quarantine import Quarantine
 from modelcache.store.receipts import Receipts
+from modelcache.store.remnants import Remnants
 from modelcache.store.scrublog import ScrubLog
 from modelcache.store.shownlog import Shown, ShownLog
 from modelcache.store.space import Capacity, KeepFree, Space
@@ -106,6 +107,18 @@ class Store:
         self._turns = Turns(self.layout.lock)
         self._mutex = threading.RLock()
         self._known = Known(self._manifests, self._receipts)
+        self.remnants = Remnants(
+            self.layout,
+            self._durable,
+            blobs=self.blobs,
+            ingest=self.ingest,
+            quarantine=self.quarantine,
+            receipts=self._receipts,
+            needs=self.needs,
+            space=self.space,
+            turns=self._turns,
+            committed=self.manifests,
+        )
 
     def manifests(self) -> list[Manifest]:
         """Every committed snapshot, oldest first."""
@@ -363,10 +376,11 @@ class Store:
         """Stop showing a snapshot that is damaged, and every other that shares a bad blob.
 
         Good blobs stay, so that only the bad ones are fetched again, and of those the bad ranges:
-        they go into quarantine.
+        they go into quarantine, out of all views. Who has one open keeps it; nobody opens it anew.
         """
         bad = {damage.sha256: damage for damage in damages if damage.blob}
         with self._turns.take():
+            inodes = {digest: _inode(self.blobs.path(digest)) for digest in bad}
             # First: whatever comes between, a look tells that the snapshots are not whole.
             for damage in bad.values():
                 self._set_aside(manifest, damage)
@@ -377,6 +391,17 @@ class Store:
                 self._note_good(other, bad)
                 self._unshow(other, {other.snapshot})
                 self._remove_hub(other)
+                self._take_out(other, inodes)
+
+    def _take_out(self, manifest: Manifest, inodes: Mapping[str, int | None]) -> None:
+        """Take what is bad out of a withdrawn snapshot's plain view, whose place is kept for pods
+        that have it mounted. A copy of a blob that can't be linked more often stays."""
+        view = self.layout.view(manifest.model, manifest.snapshot)
+        for file in manifest.files:
+            place = view / relative_path(file.path)
+            inode = inodes.get(file.sha256)
+            if inode is not None and _inode(place) == inode:
+                self._durable.unlink(place)
 
     def _set_aside(self, manifest: Manifest, damage: Damage) -> None:
         file = next(each for each in manifest.files if each.sha256 == damage.sha256)
@@ -522,3 +547,11 @@ class Store:
             sweeping.hub(self._manifests, self.manifests())
         waiting = {file.sha256 for file in self._receipts.read()} | self.needs.of_all()
         self.blobs.remove_unused(sweeping.orphans(self.blobs) - waiting)
+
+
+def _inode(path: Path) -> int | None:
+    """The inode that has a name; None where nothing has it."""
+    try:
+        return path.lstat().st_ino
+    except (FileNotFoundError, NotADirectoryError):
+        return None

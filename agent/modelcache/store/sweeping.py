@@ -18,7 +18,7 @@ from modelcache.store.hubviews import hub_blob_name, hub_folder, prune_hub, remo
 from modelcache.store.layout import Layout
 from modelcache.store.locking import try_lock
 from modelcache.store.manifests import Manifests
-from modelcache.store.paths import age, children
+from modelcache.store.paths import age, children, folders
 
 _SCRATCH_SECONDS = 3600.0
 
@@ -46,6 +46,9 @@ class Sweeping:
     def staging(self, locks_reliable: bool) -> None:
         """Views whose builder died."""
         for path in children(self._layout.staging):
+            if path.is_symlink():
+                path.unlink(missing_ok=True)
+                continue
             if not locks_reliable:
                 if self._is_old(path):
                     self._durable.remove_tree(path)
@@ -60,7 +63,7 @@ class Sweeping:
 
     def views(self, manifests: Manifests) -> None:
         """Plain views without a manifest, and `current` where it leads to none."""
-        for model in children(self._layout.root / "models"):
+        for model in folders(self._layout.root / "models"):
             current = manifests.current(model.name)
             if current is not None and not manifests.is_there(model.name, current):
                 self._durable.unlink(self._layout.current(model.name))
@@ -80,20 +83,24 @@ class Sweeping:
 
     def manifests(self) -> None:
         """Folders of manifests that could not be written."""
-        for folder in children(self._layout.manifests):
+        for folder in folders(self._layout.manifests):
             if self._is_old(folder):
                 self._durable.remove_if_empty(folder)
 
-    def hub(self, manifests: Manifests, readable: Iterable[Manifest]) -> None:
-        """Snapshots and blobs of hub views that no manifest has."""
+    def hub(
+        self, manifests: Manifests, readable: Iterable[Manifest], *, only: str | None = None
+    ) -> None:
+        """Snapshots and blobs of hub views that no manifest has; `only` of one model."""
         by_model: dict[str, list[Manifest]] = {}
         for manifest in readable:
             by_model.setdefault(manifest.model, []).append(manifest)
-        for model in children(self._layout.root / "hub"):
+        for model in folders(self._layout.root / "hub"):
+            if only not in (None, model.name):
+                continue
             mine = by_model.get(model.name, [])
             if manifests.count(model.name) > len(mine):
                 continue  # what a manifest of another version needs can't be told
-            for folder in children(model):
+            for folder in folders(model):
                 if not folder.name.startswith("models--"):
                     continue
                 self._hub_folder(folder, [m for m in mine if _is_in(self._layout, m, folder)])

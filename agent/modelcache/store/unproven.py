@@ -6,6 +6,7 @@ a power cut takes of these is read again. It goes when nothing is left.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import threading
@@ -14,9 +15,12 @@ from pathlib import Path
 from typing import Final
 
 from modelcache.store.durable import Durable, disk_errors
+from modelcache.store.notes import read_note
 
 _LINE: Final = re.compile(rb"(-?)([0-9a-f]{64})")
 _NONE: Final[frozenset[str]] = frozenset()
+_MOST_BYTES: Final = 256 * 1024 * 1024
+"""Of four million digests. What is longer says nothing, and so everything is in doubt."""
 
 
 class Unproven:
@@ -51,7 +55,9 @@ class Unproven:
 
     def _read(self) -> frozenset[str]:
         try:
-            content = self._path.read_bytes()
+            content = read_note(self._path, _MOST_BYTES)
+        except ValueError as error:
+            raise OSError(errno.EINVAL, str(error), str(self._path)) from error
         except FileNotFoundError:
             return _NONE
         listed: set[str] = set()

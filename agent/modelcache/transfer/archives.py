@@ -207,6 +207,7 @@ class Archives:
 
         return FetchRequest(
             model=wanted.name,
+            owner=wanted.name,
             scheme=wanted.source.parsed.scheme,
             origin=wanted.origin,
             files=tuple(files),

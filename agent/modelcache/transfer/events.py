@@ -10,6 +10,25 @@ from modelcache.transfer.spending import Times
 
 
 @dataclass(frozen=True, slots=True)
+class Resolving:
+    """An origin begins to be asked what a model's revision is."""
+
+    model: str
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """It was asked: `reason` is None where it said `revision`."""
+
+    model: str
+    origin: str
+    seconds: float
+    revision: str | None = None
+    reason: Reason | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class FetchStarted:
     """A fetch of a revision begins. `held` of its `size` bytes are on the disk already."""
 
@@ -177,7 +196,9 @@ class FetchEnded:
 
 
 Event = (
-    FetchStarted
+    Resolving
+    | Resolved
+    | FetchStarted
     | BytesReceived
     | BytesResumed
     | BytesSalvaged

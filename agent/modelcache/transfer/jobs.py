@@ -40,6 +40,7 @@ class FetchRequest:
         on_verified: a file came whole, and is what was promised; it gets its blob next, or has it
             already. Called from several threads.
         on_file: a file has its blob. Called from several threads.
+        owner: the model that partial files are kept for; empty: that is not noted.
         times: what the connections spent their time on is added to it, under the engine's lock.
     """
 
@@ -56,6 +57,7 @@ class FetchRequest:
     on_allocated: Callable[[int], None]
     on_verified: Callable[[RemoteFile, ManifestFile], None]
     on_file: Callable[[RemoteFile, ManifestFile], None]
+    owner: str = ""
     times: Times = field(default_factory=Times)
 
     @property

@@ -273,6 +273,7 @@ class _Work:
 
         return FetchRequest(
             model=wanted.name,
+            owner=wanted.name,
             scheme=wanted.source.parsed.scheme,
             origin=wanted.origin,
             files=tuple(missing),

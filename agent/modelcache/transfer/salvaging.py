@@ -44,7 +44,7 @@ def salvage(
     """
     key = blob_key(remote.identity, remote.sha256)
     try:
-        partial = store.ingest.claim(key, remote.size)
+        partial = store.ingest.claim(key, remote.size, owner=found.model)
     except Busy:
         return 0
     try:

@@ -113,7 +113,10 @@ class Worker:
             return
         resumable = _is_resumable(remote)
         claimed = request.ingest.claim(
-            blob_key(remote.identity, remote.sha256), remote.size, resumable=resumable
+            blob_key(remote.identity, remote.sha256),
+            remote.size,
+            resumable=resumable,
+            owner=request.owner,
         )
         try:
             # Again, now that it is ours: whoever had it may have finished a moment ago.

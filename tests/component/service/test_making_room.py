@@ -13,10 +13,10 @@ from modelcache.planning.planner import Fetch
 from modelcache.planning.using import User, Uses
 from modelcache.service.surroundings import Node
 from modelcache.service.unwanted import Keeping
-from modelcache.store import Capacity
+from modelcache.store import Capacity, Kind
 from modelcache.store.usage import measure_usage
 from tests.component.service.daemon import Daemon, cached_model
-from tests.support.hub import FlipBit, HubServer, Stall
+from tests.support.hub import FlipBit, HubServer, Stall, Status
 
 MIB = 1 << 20
 ROOM = 10 * MIB
@@ -366,3 +366,112 @@ def test_what_is_fetched_anew_is_stopped_before_it_makes_room(
     assert "high" in held(daemon)
     assert len(daemon.evictions.gone) <= 1
     check(daemon)
+
+
+def test_what_went_bad_goes_before_what_is_whole(hub: HubServer, daemon: Daemon) -> None:
+    for name in ("bad", "low", "high"):
+        repo(hub, name, 4)
+    daemon.want(wish("bad"), wish("low"))
+    pass_time(daemon)
+    (manifest,) = daemon.store.snapshots("bad")
+    (file,) = [each for each in manifest.files if each.path == "weights.safetensors"]
+    blob = daemon.store.blobs.path(file.sha256)
+    blob.chmod(0o644)
+    blob.write_bytes(b"!" + blob.read_bytes()[1:])
+    daemon.store.withdraw(manifest, daemon.store.verify(manifest))
+    assert [each.model for each in daemon.store.quarantine.all()] == ["bad"]
+    # What went bad and `low` leave no room for `high`, which is more important than `low`.
+    daemon.want(wish("low"), wish("high", priority=5))
+    pass_time(daemon)
+    assert held(daemon) == {"low", "high"}
+    assert daemon.store.quarantine.all() == []
+
+
+POLL = {"policy": "Poll", "interval": "1m"}
+
+
+def leave(daemon: Daemon, hub: HubServer, name: str, size: int, *others: CachedModel) -> None:
+    """The fetch of a model of so many mebibytes begins, and nothing wants it any more."""
+    repo(hub, name, size)
+    hub.fault(f"org/{name}/weights*", Stall(after=MIB, times=None))
+    daemon.want(wish(name), *others)
+    while not any(each.kind is Kind.PARTIAL for each in daemon.store.remnants.all()):
+        daemon.now += 1.0
+        daemon.cycle()
+        daemon.news.wait(0.05)
+    daemon.want(*others)
+    pass_time(daemon, rounds=2)
+
+
+def partial_files(daemon: Daemon) -> set[str]:
+    """The models that have some."""
+    found = [each for each in daemon.store.remnants.all() if each.kind is Kind.PARTIAL]
+    return {name for each in found for name in each.models}
+
+
+def test_what_a_fetch_left_that_nothing_wants_goes_before_what_is_whole(
+    daemon: Daemon, hub: HubServer
+) -> None:
+    repo(hub, "low", 3)
+    repo(hub, "high", 6)
+    leave(daemon, hub, "gone", 6, wish("low"))
+    assert held(daemon) == {"low"}
+    assert partial_files(daemon) == {"gone"}
+    daemon.want(wish("low"), wish("high", 5))
+    pass_time(daemon)
+    assert held(daemon) == {"low"}, "it is young, and without it there is not room enough"
+    assert "gone has 6.0 MiB: who fetched it may come back for it" in str(
+        daemon.report("high").message
+    )
+    daemon.now += 700.0
+    pass_time(daemon)
+    assert held(daemon) == {"low", "high"}
+    assert partial_files(daemon) == set()
+    assert daemon.evictions.gone == [("Leftover", "gone")]
+
+
+def test_whole_files_of_it_go_with_it(daemon: Daemon, hub: HubServer) -> None:
+    """What is left of it is mostly files that are whole."""
+    files = {f"{n}.safetensors": bytes([n]) * 2 * MIB for n in range(2)}
+    hub.add_repo("org/gone", {**files, "weights.safetensors": b"w" * 5 * MIB})
+    repo(hub, "high", 8)
+    hub.fault("org/gone/weights*", Stall(times=None))
+    daemon.want(wish("gone"))
+    for _ in range(200):
+        daemon.cycle()
+        daemon.news.wait(0.05)
+        if len(list(daemon.store.blobs.all())) == 2:
+            break
+    daemon.want()
+    pass_time(daemon, rounds=2)
+    daemon.now += 700.0
+    daemon.want(wish("high"))
+    pass_time(daemon)
+    assert held(daemon) == {"high"}
+    assert {rule for rule, _ in daemon.evictions.gone} == {"Leftover"}
+
+
+def test_what_a_wanted_model_will_go_on_with_stays(daemon: Daemon, hub: HubServer) -> None:
+    repo(hub, "low", 3)
+    leave(daemon, hub, "half", 6, wish("low"))
+    # Wanted again, and its origin is away: what it needs isn't known.
+    hub.fault_api(Status(503, times=None), "*org/half*")
+    repo(hub, "high", 6)
+    daemon.now += 700.0
+    daemon.want(wish("half"), wish("low"), wish("high", 5))
+    pass_time(daemon)
+    assert partial_files(daemon) == {"half"}
+    assert held(daemon) == {"low"}
+    assert "its next fetch may go on with it" in str(daemon.report("high").message)
+
+
+def test_above_the_high_watermark_leftovers_go_first(daemon: Daemon, hub: HubServer) -> None:
+    repo(hub, "m", 2, "x")
+    daemon.want(wish("m", refresh=POLL))
+    pass_time(daemon)
+    leave(daemon, hub, "gone", 5, wish("m", refresh=POLL))
+    daemon.now += 700.0
+    hub.commit("org/m", {"weights.safetensors": b"y" * 2 * MIB})
+    pass_time(daemon)
+    assert daemon.evictions.gone == [("Leftover", "gone")]
+    assert len(daemon.store.snapshots("m")) == 2

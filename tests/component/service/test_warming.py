@@ -333,7 +333,7 @@ def test_without_inotify_the_log_speaks_of_the_report(
     with capture_logs() as logs:
         watch.start()
         watch.stop()
-    assert [log["event"] for log in logs] == ["the report can't be watched and is polled only"]
+    assert [log["event"] for log in logs] == ["files.only_polled"]
 
 
 def test_a_root_that_is_not_made_yet_is_waited_for(tmp_path: Path) -> None:

@@ -297,7 +297,7 @@ def test_the_next_start_hits_in_a_copy_of_its_own(
         lambda: logged(node.logs("default", "second", sidecar["name"]))["capture.nothing"],
         what="why nothing is captured",
     )
-    assert told["why"].startswith("this pod does not publish: ")
+    assert told["message"].startswith("this pod does not publish: ")
     # It is the pod's own: what it writes there nobody else sees.
     mine = volume(made["metadata"]["uid"], "modelcache-compile")
     node.run("sh", "-c", f"for f in $(find {mine} -name '*.so'); do echo more >> $f; done")
@@ -332,7 +332,7 @@ def test_who_is_no_publisher_is_refused(
         timeout=60,
         what="the refusal",
     )["capture.refused"]
-    assert "default/default is not among the publishers of others" in refused["why"]
+    assert "default/default is not among the publishers of others" in refused["message"]
     eventually(
         lambda: report(plane, "others"),
         lambda found: found.get("lastStart", {}).get("result") == "Miss",

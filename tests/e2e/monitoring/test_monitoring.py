@@ -11,7 +11,7 @@ import yaml
 
 from modelcache.metrics.contract import FAMILIES, Family
 from tests.e2e.monitoring.conftest import RULES
-from tests.e2e.monitoring.story import AT_THE_END, FOR_A_WHILE, Story, alert_of
+from tests.e2e.monitoring.story import AT_THE_END, FOR_A_WHILE, LOW, MIB, SIZES, Story, alert_of
 from tests.support import dashboards, grafana
 from tests.support.prometheus import SECONDS_BETWEEN_SCRAPES, Series
 from tests.support.promql import selectors, written

@@ -9,10 +9,9 @@ from modelcache.api import NodeCacheStatus
 from modelcache.api.nodecache import CompileReport, CompileState, DiskReport, StartReport
 from modelcache.cluster.client import Object
 from modelcache.cluster.compileevents import CompileEvents
-from modelcache.cluster.ownnode import NodeView
 from modelcache.errors import Reason
 
-NODE = NodeView("n1", "uid", {}, None)
+NODE: Object = {"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "uid"}
 ONE = f"sha256:{'1' * 64}"
 READY = CompileReport(name="c", state=CompileState.READY, digest=ONE)
 MISSING = CompileReport(name="c", state=CompileState.MISSING)

@@ -128,16 +128,6 @@ def test_every_metric_has_a_row() -> None:
     assert rows == [family.name for family in FAMILIES]
 
 
-def test_every_event_that_is_named_is_there() -> None:
-    agent = FOLDER.parent / "agent" / "modelcache"
-    page = (ROOT / "docs" / "cluster.md").read_text()
-    events = re.findall(r"`([a-z]+\.[a-z]+)`", page.partition("| event in the log |")[2])
-    assert len(events) >= 6
-    logged = "".join(path.read_text() for path in (agent / "service").glob("*.py"))
-    for event in events:
-        assert f'"{event}"' in logged, event
-
-
 def test_what_prepare_root_says_is_explained() -> None:
     source = (FOLDER.parent / "agent/modelcache/host/rootdir.py").read_text()
     for words in (

@@ -25,7 +25,8 @@ SNAPSHOTS = ("r1", "r2", "r3")
 DIGESTS = tuple("pqrstuvwxyz")
 SIZES = {digest: 2**number for number, digest in enumerate(DIGESTS)}
 NOW, GRACE = 1000.0, 100.0
-RULES = [*Rule]
+RULES = [Rule.UNWANTED, Rule.OLD_REVISION, Rule.LOWER_PRIORITY]
+"""Of models, in their order."""
 
 blobs = st.sets(st.sampled_from(DIGESTS), min_size=1, max_size=4).map(
     lambda digests: {digest: SIZES[digest] for digest in digests}

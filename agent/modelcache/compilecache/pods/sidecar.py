@@ -123,7 +123,7 @@ class Sidecar:
             except Cancelled:
                 raise
             except (ModelCacheError, OSError) as error:
-                log.warning("start.unjudged", why=_words(error))
+                log.warning("start.unjudged", message=_words(error))
                 report = self._noted(report, told=True)
         if start is not None and self._tell(start, cancel, _TELL_SECONDS):
             report, start = self._noted(report, told=True), None
@@ -168,7 +168,7 @@ class Sidecar:
             "start.judged",
             result=verdict.result.value,
             reason=reason,
-            why=verdict.message,
+            message=verdict.message,
             new_files=len(seen.new),
             read_files=seen.read,
             seeded=note.digest if note is not None else None,
@@ -218,17 +218,17 @@ class Sidecar:
         try:
             again_and_again(tell, cancel, seconds=seconds, told=_log_pause)
         except Unavailable as error:
-            log.warning("start.untold", why=_words(error))
+            log.warning("start.untold", message=_words(error))
             return False
         except (Refused, AuthFailed) as error:
-            log.warning("start.refused", why=_words(error))
+            log.warning("start.refused", message=_words(error))
         return True
 
     # The capture
 
     def _captured(self, report: CaptureReport, cancel: Cancel) -> CaptureReport:
         if not self.publish:
-            log.info("capture.nothing", why=_NO_PUBLISHER)
+            log.info("capture.nothing", message=_NO_PUBLISHER)
             return self._noted(report, outcome="nothing", why=_NO_PUBLISHER)
         try:
             with self._watched(cancel) as captured:
@@ -236,10 +236,10 @@ class Sidecar:
         except Cancelled:
             raise
         except NotCaptured as error:
-            log.info("capture.nothing", why=_words(error))
+            log.info("capture.nothing", message=_words(error))
             return self._noted(report, outcome="nothing", why=_words(error))
         except (ModelCacheError, OSError) as error:
-            log.warning("capture.failed", why=_words(error))
+            log.warning("capture.failed", message=_words(error))
             return self._noted(report, outcome="failed", why=_words(error))
 
     def _watched(self, cancel: Cancel) -> Captured:
@@ -252,7 +252,7 @@ class Sidecar:
             patience=self.patience,
             limits=self.limits,
             cancel=cancel,
-            tell=lambda why: log.info("capture.waiting", why=why),
+            tell=lambda why: log.info("capture.waiting", message=why),
         )
 
     def _evidence(self) -> Evidence:
@@ -285,7 +285,7 @@ class Sidecar:
         try:
             answer = again_and_again(publish, cancel, seconds=self.deliver_seconds, told=_log_pause)
         except (Refused, AuthFailed) as error:
-            log.warning("capture.refused", why=_words(error))
+            log.warning("capture.refused", message=_words(error))
             return self._noted(report, outcome="refused", why=_words(error))
         assert answer is not None
         log.info(
@@ -311,12 +311,12 @@ class Sidecar:
             beside.write_bytes(report.model_dump_json(by_alias=True).encode())
             os.replace(beside, path)
         except OSError as error:
-            log.warning("report.unwritten", why=_words(error))
+            log.warning("report.unwritten", message=_words(error))
         return report
 
 
 def _log_pause(error: Unavailable, pause: float) -> None:
-    log.info("agent.awaited", why=_words(error), seconds=round(pause, 1))
+    log.info("agent.awaited", message=_words(error), seconds=round(pause, 1))
 
 
 def _words(error: Exception) -> str:

@@ -198,7 +198,7 @@ class _Pipe:
                 lines.feed(self.target, piece)
         except OSError as error:
             if error.errno not in (errno.EPIPE, errno.EIO, errno.EBADF):
-                log.warning("output.lost", error=error.strerror)
+                log.warning("output.lost", message=error.strerror)
         finally:
             os.close(self.ours)
 

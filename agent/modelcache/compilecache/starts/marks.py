@@ -87,9 +87,9 @@ class Marks:
         except FileNotFoundError:
             return Mark()
         except (ValidationError, OSError) as error:
-            log.warning("mark.unreadable", path=str(path), error=str(error).splitlines()[0])
+            log.warning("mark.unreadable", path=str(path), message=str(error).splitlines()[0])
             return Mark()
-        log.warning("mark.unreadable", path=str(path), error="too large")
+        log.warning("mark.unreadable", path=str(path), message="too large")
         return Mark()
 
     def loaded(self, name: str, digest: str) -> Mark:

@@ -155,7 +155,7 @@ def read_last(layout: Layout, name: str) -> Start | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValidationError) as error:
-        log.warning("start.unreadable", path=str(path), error=str(error).splitlines()[0])
+        log.warning("start.unreadable", path=str(path), message=str(error).splitlines()[0])
         return None
 
 
