@@ -75,6 +75,7 @@ class FetchHistory:
         there = {(manifest.model, manifest.revision) for manifest in self._store.manifests()}
         self._note(lambda: self._store.fetch_log.note_fetch(*key, seconds, there, now))
         if gone is not None and event.received:
+            self._on_regret(gone.rule)
             log.info(
                 "eviction.regretted",
                 model=event.model,
@@ -82,7 +83,6 @@ class FetchHistory:
                 after_seconds=round(now - gone.at),
                 received_bytes=event.received,
             )
-            self._on_regret(gone.rule)
 
     def _note(self, write: Callable[[], None]) -> None:
         try:

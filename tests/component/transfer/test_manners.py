@@ -48,6 +48,7 @@ def test_one_refusal_holds_back_all_jobs_of_that_host_and_no_other(
     limited = fetching.in_background("a", "hf://org/a", cancel=cancel)
     paused = _wait_for_pause(fetching)
     assert paused.seconds >= 59
+    assert paused.status == 429
     assert paused.host == hub.cdn_url.removeprefix("http://")
     asked = cdn_requests(hub)
     held = fetching.in_background("b", "hf://org/b", cancel=cancel)

@@ -19,6 +19,7 @@ from modelcache.api import (
 from modelcache.api.nodecache import NodeMeta
 from modelcache.errors import Reason
 from modelcache.metrics import Metrics, ReconcileMetrics, TaskState
+from modelcache.planning.evicting import Rule
 from modelcache.transfer.events import (
     BytesDropped,
     BytesReceived,
@@ -263,7 +264,7 @@ def test_evictions_are_counted_from_nought() -> None:
     metrics.regretted("Unwanted")
     for name, one in (("evictions", 1), ("evicted_bytes", 7), ("evictions_regretted", 1)):
         found = samples(metrics, f"modelcache_{name}_total")
-        assert found == {("Unwanted",): one, ("OldRevision",): 0, ("LowerPriority",): 0}
+        assert found == {(rule.value,): 0 for rule in Rule} | {("Unwanted",): one}
 
 
 def test_the_time_to_ready_is_of_the_models_origin() -> None:
