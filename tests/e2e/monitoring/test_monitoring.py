@@ -118,14 +118,13 @@ def test_what_is_over_fires_no_more(story: Story) -> None:
     assert firing == {*AT_THE_END}
 
 
-@pytest.mark.parametrize("rule", rules("alert"), ids=lambda rule: rule["alert"])
-def test_what_an_alert_says_is_filled_in(story: Story, rule: dict[str, Any]) -> None:
-    """Where it fires: no label is missing from a sentence."""
-    for alert in story.world.prometheus.alerts():
-        if alert["labels"]["alertname"] == rule["alert"]:
-            for text in alert["annotations"].values():
-                assert "<no value>" not in text
-                assert not re.search(r"\s(on|in|of) *[.,:]", text), text
+def test_no_sentence_of_an_alert_has_a_gap(story: Story) -> None:
+    """As where a label isn't there, or a template says nothing."""
+    texts = [
+        text for alert in story.world.prometheus.alerts() for text in alert["annotations"].values()
+    ]
+    assert len(texts) >= 3 * len(AT_THE_END)
+    assert [text for text in texts if re.search(r"\s[.,:;]|\s\s|^\s|\s$|\(\)|''", text)] == []
 
 
 ANSWERS = {
