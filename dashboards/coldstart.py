@@ -12,6 +12,7 @@ from dashboards.panels import (
     ODD_IF_ANY,
     SECONDS,
     SHARE,
+    STATES,
     YES_NO,
     Column,
     Key,
@@ -41,6 +42,8 @@ from dashboards.queries import (
 _CACHE: Final = (*NODE, 'compile_cache=~"$compile_cache"')
 _MODEL_KEY: Final = Key("model", "Model", link_to_model("cold-start"))
 _CACHE_KEY: Final = Key("compile_cache", "Compile cache")
+
+_STATES: Final = ("Pending", "Missing", "Downloading", "Ready", "Failed")
 
 _USES: Final = of("modelcache_model_uses_total", *MODEL)
 _SAVED: Final = of("modelcache_saved_seconds_total", *MODEL)
@@ -177,7 +180,7 @@ def _before_and_after() -> Row:
                             "{{compile_cache}}, with",
                         ),
                         unit=SECONDS,
-                        form="bars",
+                        form="points",
                     ),
                 ),
             )
@@ -207,7 +210,7 @@ def _phases() -> Row:
                         "{{origin}}: of that, digests",
                     ),
                     unit=SECONDS,
-                    form="bars",
+                    form="points",
                 ),
                 graph(
                     "2. Weights into memory",
@@ -329,6 +332,12 @@ def _hits() -> Row:
                     " hardware and engine yet.",
                     Query(f"sum by (state) ({counts})", "{{state}}"),
                     unit=COUNT,
+                    colors={
+                        "desired": "text",
+                        "ready": "green",
+                        "missing": "orange",
+                        "failed": "red",
+                    },
                 ),
                 graph(
                     "Bundles on nodes, by state",
@@ -337,6 +346,7 @@ def _hits() -> Row:
                     Query(f"sum by (state) ({held})", "{{state}}"),
                     unit=COUNT,
                     stacked=True,
+                    colors={state: STATES[state] for state in _STATES},
                 ),
             ),
         ],

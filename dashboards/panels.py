@@ -28,8 +28,8 @@ BYTES: Final = "bytes"
 SPEED: Final = "binBps"
 SECONDS: Final = "s"
 SHARE: Final = "percentunit"
-TIMES: Final = "ops"
-"""Events a second."""
+REQUESTS: Final = "reqps"
+"""Requests a second."""
 AGO: Final = "dateTimeFromNow"
 """Of a time in Unix milliseconds."""
 YES_NO: Final = "bool_yes_no"
@@ -113,6 +113,8 @@ def number(
         .color_mode(options.BigValueColorMode.VALUE)
         .graph_mode(options.BigValueGraphMode.NONE)
     )
+    if unit == COUNT:
+        panel.decimals(0)  # what counters grew by is reckoned, and seldom whole
     for ref, query in zip(_REFS, queries, strict=False):
         expr, legend = (query, title) if isinstance(query, str) else (query.expr, query.legend)
         panel.with_target(_target(ref, expr, legend).instant())
@@ -126,9 +128,19 @@ def graph(
     unit: str,
     stacked: bool = False,
     most: float | None = None,
-    form: Literal["lines", "bars"] = "lines",
+    form: Literal["lines", "bars", "points"] = "lines",
+    colors: Mapping[str, str] | None = None,
 ) -> models.Panel:
-    """Values over time. `most`: what the greatest can be, as 1 of a share."""
+    """Values over time.
+
+    Args:
+        title, description, queries, unit: what is shown.
+        stacked: whether the values are parts of a whole.
+        most: what the greatest can be, as 1 of a share.
+        form: `bars` for what happened between two points, `points` (with lines between them) for
+            what has a value only now and then.
+        colors: of series, by what they are called; others get one by their order.
+    """
     bars = form == "bars"
     panel = (
         graphs.Panel()
@@ -140,7 +152,8 @@ def graph(
         .draw_style(options.GraphDrawStyle.BARS if bars else options.GraphDrawStyle.LINE)
         .line_width(1)
         .fill_opacity(60 if bars else 25 if stacked else 8)
-        .show_points(options.VisibilityMode.NEVER if bars else options.VisibilityMode.AUTO)
+        .show_points(_POINTS[form])
+        .span_nulls(form == "points")
         .legend(
             common.VizLegendOptions()
             .display_mode(options.LegendDisplayMode.LIST)
@@ -157,6 +170,9 @@ def graph(
         panel.stacking(common.StackingConfig().mode(options.StackingMode.NORMAL))
     if most is not None:
         panel.max(most)
+    for name, color in (colors or {}).items():
+        fixed = {"mode": "fixed", "fixedColor": color}
+        panel.override_by_name(name, [_property("color", fixed)])
     for ref, query in zip(_REFS, queries, strict=False):
         panel.with_target(_target(ref, query.expr, query.legend).range())
     return panel.build()
@@ -302,6 +318,7 @@ def matrix(
             models.DataTransformerConfig("organize", options={"renameByName": {corner: rows.title}})
         )
         .mappings([_in_colours()])
+        .thresholds(_thresholds(((None, "transparent"),)))  # where a node has nothing to do with it
         .override_by_regexp(
             f"^(?!{rows.title}$).*", [_property("custom.cellOptions", {"type": "color-background"})]
         )
@@ -310,6 +327,11 @@ def matrix(
     )
 
 
+_POINTS: Final = {
+    "lines": options.VisibilityMode.AUTO,
+    "bars": options.VisibilityMode.NEVER,
+    "points": options.VisibilityMode.ALWAYS,
+}
 _REFS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -382,6 +404,8 @@ def _properties_of_key(key: Key) -> list[models.DynamicConfigValue]:
 
 def _properties_of(column: Column) -> list[models.DynamicConfigValue]:
     found = [_property("unit", column.unit)]
+    if column.unit == COUNT:
+        found.append(_property("decimals", 0))
     if column.cell == "gauge":
         found += [
             _property("custom.cellOptions", {"type": "gauge", "mode": "basic"}),

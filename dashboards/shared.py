@@ -6,7 +6,7 @@ from typing import Final
 
 from grafana_foundation_sdk.models.dashboard import Panel
 
-from dashboards.panels import BYTES, COUNT, SECONDS, SHARE, SPEED, TIMES, Query, graph
+from dashboards.panels import BYTES, COUNT, REQUESTS, SECONDS, SHARE, SPEED, Query, graph
 from dashboards.queries import MODEL, NODE, RATE, each, grown, of, quantile, rate, ratio
 
 STARTS: Final = "modelcache_compile_starts_total"
@@ -21,6 +21,10 @@ MODEL_STATES: Final = (
     "Evicted",
 )
 """As they are numbered where a graph shows them."""
+
+
+RESULTS: Final = {"Hit": "green", "Partial": "yellow", "Miss": "orange", "Unknown": "text"}
+"""The results of starts, and their colours."""
 
 
 def received_by_origin() -> Panel:
@@ -70,6 +74,7 @@ def retries_by_reason() -> Panel:
         Query(_step("modelcache_mirror_failures_total", by), "mirror of {{origin}} {{reason}}"),
         unit=COUNT,
         form="bars",
+        stacked=True,
     )
 
 
@@ -82,6 +87,7 @@ def pauses_by_status() -> Panel:
         Query(_step("modelcache_origin_pauses_total", "origin, status"), "{{origin}} {{status}}"),
         unit=COUNT,
         form="bars",
+        stacked=True,
     )
 
 
@@ -96,6 +102,7 @@ def fetches_by_result() -> Panel:
         Query(grown(bad, "origin, reason", RATE), "{{origin}} {{reason}}"),
         unit=COUNT,
         form="bars",
+        stacked=True,
     )
 
 
@@ -109,6 +116,7 @@ def evictions_by_rule() -> Panel:
         Query(_step("modelcache_evictions_total", "rule"), "{{rule}}"),
         unit=COUNT,
         form="bars",
+        stacked=True,
     )
 
 
@@ -120,6 +128,7 @@ def evicted_bytes_by_rule() -> Panel:
         Query(_step("modelcache_evicted_bytes_total", "rule"), "{{rule}}"),
         unit=BYTES,
         form="bars",
+        stacked=True,
     )
 
 
@@ -132,6 +141,7 @@ def regretted_by_rule() -> Panel:
         Query(_step("modelcache_evictions_regretted_total", "rule"), "{{rule}}"),
         unit=COUNT,
         form="bars",
+        stacked=True,
     )
 
 
@@ -157,6 +167,7 @@ def starts_by_result(*matchers: str) -> Panel:
         unit=COUNT,
         form="bars",
         stacked=True,
+        colors=RESULTS,
     )
 
 
@@ -185,7 +196,7 @@ def hit_ratio(*matchers: str) -> Panel:
         Query(ratio(hits, known), "{{compile_cache}}"),
         unit=SHARE,
         most=1,
-        form="bars",
+        form="points",
     )
 
 
@@ -213,6 +224,7 @@ def task_failures() -> Panel:
         Query(f"sum by (job, task) ({hung})", "{{job}} {{task}} hangs"),
         unit=COUNT,
         form="bars",
+        stacked=True,
     )
 
 
@@ -224,7 +236,7 @@ def api_by_code() -> Panel:
         "Requests to Kubernetes' API servers by the code of the answer; without one where no answer"
         " came.",
         Query(rate(asked, "job, code"), "{{job}} {{code}}"),
-        unit=TIMES,
+        unit=REQUESTS,
         stacked=True,
     )
 

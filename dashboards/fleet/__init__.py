@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dashboards.boards import dashboard
-from dashboards.fleet import answers, controlplane, models, nodes
+from dashboards.fleet import alerts, answers, controlplane, models, nodes
 
 
 def fleet() -> str:
@@ -14,6 +14,7 @@ def fleet() -> str:
         " disks are full, what the cache saved, and whether the agents are well.",
         [
             answers.answers(),
+            alerts.alerts(),
             models.copies_by_node(),
             models.fetching(),
             models.not_ready(),

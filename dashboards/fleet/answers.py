@@ -10,10 +10,10 @@ from dashboards.panels import (
     BYTES,
     GOOD_IF_ALL,
     ODD_IF_ANY,
+    REQUESTS,
     SECONDS,
     SHARE,
     SPEED,
-    TIMES,
     Query,
     number,
 )
@@ -47,7 +47,7 @@ def answers() -> Row:
         "At a glance",
         [
             evenly(
-                4,
+                3,
                 number(
                     "Wanted copies that are ready",
                     "Of all copies of models that nodes are to hold, the share that is whole,"
@@ -94,7 +94,7 @@ def answers() -> Row:
                 ),
             ),
             evenly(
-                4,
+                3,
                 number(
                     "Disk space that is missing",
                     "Bytes that wanted models lack on their nodes, whatever goes that may.",
@@ -144,7 +144,7 @@ def answers() -> Row:
                 ),
             ),
             evenly(
-                4,
+                3,
                 number(
                     "Devices with other read-ahead",
                     "Devices whose read-ahead is not what a rule wants.",
@@ -174,7 +174,7 @@ def answers() -> Row:
                     "Refused by API servers",
                     "Requests of the programs that were refused or not answered, a second.",
                     rate(of("modelcache_api_requests_total", *NODE, 'code!~"2..|304"')),
-                    unit=TIMES,
+                    unit=REQUESTS,
                     none="none",
                 ),
                 number(

@@ -8,8 +8,8 @@ from dashboards.panels import (
     BAD_IF_ANY,
     BYTES,
     COUNT,
+    REQUESTS,
     SECONDS,
-    TIMES,
     YES_NO,
     Column,
     Key,
@@ -120,7 +120,7 @@ def agent() -> Row:
                     "Requests of this node's programs, by what they ask for and the code of the"
                     " answer; without one where no answer came.",
                     Query(rate(asked, "resource, verb, code"), "{{verb}} {{resource}} {{code}}"),
-                    unit=TIMES,
+                    unit=REQUESTS,
                     stacked=True,
                 ),
                 graph(

@@ -43,7 +43,7 @@ def answers() -> Row:
         "At a glance",
         [
             evenly(
-                4,
+                3,
                 number(
                     "Wanted models that are ready",
                     "Of the models that this node is to hold, the share that is whole, verified and"
@@ -90,7 +90,7 @@ def answers() -> Row:
                 ),
             ),
             evenly(
-                4,
+                3,
                 number(
                     "In the page cache",
                     "Of the bytes of models that are ready, the share that is in memory.",

@@ -246,7 +246,7 @@ def scrubbing() -> Row:
                     "Waits for the longest",
                     "How long ago the file that has waited for the longest was last known to be"
                     " whole.",
-                    f"time() - {oldest}",
+                    f"time() - ({oldest} > 0)",
                     unit=SECONDS,
                     steps=((None, "green"), (14 * 86400, "yellow")),
                     none="not known",

@@ -17,8 +17,16 @@ from modelcache.metrics.contract import FAMILIES, CounterFamily, Family, Histogr
 TARGET: Final = frozenset({"cluster", "node", "job", "instance", "namespace", "pod"})
 """Labels that every series has from what is scraped."""
 
-BY_PROMETHEUS: Final = ("up",)
-"""Metrics that Prometheus makes itself, without labels but a target's."""
+BY_PROMETHEUS: Final[Mapping[str, Mapping[str, tuple[str, ...] | None]]] = {
+    "up": {},
+    "ALERTS": {
+        "alertname": None,
+        "alertstate": ("pending", "firing"),
+        "severity": ("critical", "warning"),
+        "model": None,
+    },
+}
+"""Metrics that Prometheus makes itself, with their labels but a target's."""
 
 EXPOSED: Final[Mapping[str, Family]] = {
     name: family for family in FAMILIES for name in family.exposed
@@ -87,7 +95,7 @@ def family_labels(name: str) -> Mapping[str, tuple[str, ...] | None]:
         ValueError: there is no such series.
     """
     if name in BY_PROMETHEUS:
-        return {}
+        return BY_PROMETHEUS[name]
     if name not in EXPOSED:
         raise ValueError(f"no program exposes {name}")
     family = EXPOSED[name]

@@ -10,6 +10,7 @@ import base64
 import binascii
 from collections.abc import Iterator
 from hashlib import sha256
+from itertools import chain
 from urllib.parse import quote, urlsplit
 
 from google.cloud.storage import Blob
@@ -21,6 +22,7 @@ from modelcache.origins.gcsclient import TIMEOUT, GcsBucket, is_google, retry
 from modelcache.origins.gcserrors import GET, LIST
 from modelcache.origins.names import shown
 from modelcache.origins.network import Network
+from modelcache.origins.paging import bounded
 from modelcache.origins.protocol import HttpLocation, RemoteFile, Revision
 
 _FIELDS = "items(name,size,generation,crc32c,md5Hash,contentEncoding),nextPageToken"
@@ -124,7 +126,7 @@ class GcsOrigin:
         blobs = opened.client.list_blobs(
             opened.bucket, prefix=prefix, fields=_FIELDS, timeout=TIMEOUT, retry=retry()
         )
-        for blob in blobs:
+        for blob in chain.from_iterable(bounded(blobs.pages, str(self._uri))):
             if not (blob.name.endswith("/") and blob.size == 0):
                 yield self._file(blob.name.removeprefix(prefix), blob)
 

@@ -193,7 +193,7 @@ class GcsBucket:
             raise OriginUnavailable(
                 f"{self._uri}: Google Cloud Storage can't be reached: {why}"
             ) from raised
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             # The SDK takes answers apart unchecked; this is what a proxy's page ends in.
             raise OriginUnavailable(_odd(self._uri)) from error
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import httpx2
 from huggingface_hub import HfApi, constants, get_hf_file_metadata, get_token, hf_hub_url
@@ -44,7 +44,7 @@ from modelcache.origins.names import check_names, shown
 from modelcache.origins.network import Network
 from modelcache.origins.protocol import HttpLocation, RemoteFile, Revision
 from modelcache.origins.reach import ANYWHERE
-from modelcache.origins.redirecting import same_origin
+from modelcache.origins.redirecting import Hop, redirected, same_origin
 from modelcache.origins.waiting import rate_limit_seconds, retry_after_seconds
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -132,9 +132,9 @@ class HuggingFaceOrigin:
             )
         with self._asking() as asking:
             etag, found = self._head(url)
+            target = redirected(Hop(url), found, pinned=True, reach=asking.reach).url
         if etag and _SHA256.fullmatch(etag) and etag != file.sha256:
             raise OriginChanged(f"{self._repository}: {shown(file.path)} was replaced")
-        target = urljoin(url, found)
         here = same_origin(target, self._endpoint)
         return HttpLocation(
             target,
@@ -219,7 +219,7 @@ class HuggingFaceOrigin:
             raise NotFound(f"{self._repository} can't be a repository: check its name") from error
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise OriginUnavailable(f"{self._endpoint} gives a broken answer: {error}") from error
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             # huggingface_hub takes answers apart unchecked; this is what a proxy's page ends in.
             raise OriginUnavailable(
                 f"{self._endpoint} gives an answer that is not the Hub's: check HF_ENDPOINT"

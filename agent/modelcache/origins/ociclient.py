@@ -303,7 +303,7 @@ class RegistryClient:
             given = json.loads(answer.body)
             token = given.get("token") or given.get("access_token")
             seconds = min(max(int(given.get("expires_in") or _TOKEN_SECONDS), 1), 86_400)
-        except (ValueError, AttributeError, TypeError, RecursionError):
+        except (ValueError, AttributeError, TypeError, OverflowError, RecursionError):
             token, seconds = None, 0  # not chained: it may hold the token
         if not isinstance(token, str) or not _TOKEN.fullmatch(token):
             raise OriginUnavailable(f"{realm.hostname} gives no token that can be read")

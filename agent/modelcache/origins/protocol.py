@@ -45,6 +45,18 @@ class RemoteFile:
     checksums: Mapping[str, str] = field(default_factory=dict)
     etag: str | None = None
 
+    def __post_init__(self) -> None:
+        """Check what an SDK may hand on as the answer has it.
+
+        Raises:
+            ValueError: what is no number of bytes, or no text.
+        """
+        if type(self.size) is not int or not 0 <= self.size < 2**63:
+            raise ValueError("a file's size is no number of bytes")
+        texts = (self.path, self.origin_path, self.identity, self.etag or "")
+        if not all(isinstance(each, str) for each in texts):
+            raise ValueError("a file's name is no text")
+
 
 @dataclass(frozen=True, slots=True)
 class RemoteArchive:

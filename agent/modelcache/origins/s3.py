@@ -16,6 +16,7 @@ from modelcache.errors import NotFound, OriginChanged
 from modelcache.origins.credentials import Secret
 from modelcache.origins.names import shown
 from modelcache.origins.network import Network
+from modelcache.origins.paging import bounded
 from modelcache.origins.protocol import HttpLocation, RemoteFile, Revision
 from modelcache.origins.s3client import S3Bucket, is_aws
 
@@ -135,11 +136,12 @@ class S3Origin:
 
     def _below(self, prefix: str) -> Iterator[RemoteFile]:
         pages = self._s3.client().get_paginator("list_objects_v2")
-        for page in pages.paginate(Bucket=self._bucket, Prefix=prefix):
-            for found in page.get("Contents", ()):
-                key, size = found["Key"], found["Size"]
+        found = pages.paginate(Bucket=self._bucket, Prefix=prefix)
+        for page in bounded(found, str(self._uri)):
+            for each in page.get("Contents", ()):
+                key, size = each["Key"], each["Size"]
                 if not (key.endswith("/") and size == 0):
-                    yield self._file(key.removeprefix(prefix), key, size, found["ETag"])
+                    yield self._file(key.removeprefix(prefix), key, size, each["ETag"])
 
     def _single(self, key: str) -> RemoteFile:
         head = self._s3.client().head_object(Bucket=self._bucket, Key=key)

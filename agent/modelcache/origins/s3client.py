@@ -19,6 +19,7 @@ from modelcache.errors import ModelCacheError, OriginChanged, OriginUnavailable,
 from modelcache.origins.credentials import Secret
 from modelcache.origins.network import Network
 from modelcache.origins.s3errors import READ, from_client_error, from_sdk_error
+from modelcache.origins.s3session import S3Session
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -27,6 +28,8 @@ ATTEMPTS: Final = 3
 """How often boto3 sends a request that meets a server error; the agent itself tries again later."""
 
 _Style = Literal["path", "virtual"]
+_TIMEOUT = (10, 30)
+"""Seconds: for a connection, and for the next piece of an answer."""
 _AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
 
 
@@ -71,17 +74,18 @@ class S3Bucket:
                 session = self._session()
                 # Virtual, not auto: that presigns for the global endpoint, which only redirects
                 # for buckets of the newer regions. A dot in the name fits no certificate of AWS.
+                ca_file = self._network.ca_file
                 style: _Style = "path" if "." in self._bucket else "virtual"
-                client = _connect(session, style)
+                client = _connect(session, style, ca_file)
                 if style == "virtual" and not is_aws(client.meta.endpoint_url):
                     # Few S3-compatible servers have a wildcard in their DNS name and certificate.
                     style = "path"
-                    client = _connect(session, style)
+                    client = _connect(session, style, ca_file)
                 scheme, _, place = client.meta.endpoint_url.partition("://")
                 bucket = f"{self._bucket}." if style == "virtual" else ""
                 self._endpoint = f"{scheme}://{bucket}{place}"
                 if self._network.has_proxies:
-                    client = _connect(session, style, self._proxies())
+                    client = _connect(session, style, ca_file, self._proxies())
                 if self._secret is not None:
                     self._secret.require(client.meta.endpoint_url)
                 self._client = client
@@ -133,26 +137,40 @@ class S3Bucket:
             raise from_sdk_error(error, str(self._uri)) from error
         except KeyError as error:
             raise OriginUnavailable(f"{self._uri}: the answer lacks {error}") from error
-        except ValueError as error:
-            # The one thing that botocore says this way.
-            raise UsageError(f"AWS_ENDPOINT_URL_S3 or AWS_REGION is wrong: {error}") from error
+        except (AttributeError, TypeError, ValueError, OverflowError, RuntimeError) as error:
+            # botocore takes answers apart unchecked; the last two are what dates end in.
+            raise OriginUnavailable(
+                f"{self._uri}: the answer is not S3's: check AWS_ENDPOINT_URL_S3"
+            ) from error
 
 
-def _connect(session: Session, style: _Style, proxies: dict[str, str] | None = None) -> S3Client:
-    client: S3Client = session.client(
-        "s3",
-        # botocore 1.44 reads AWS_DEFAULT_REGION only; all other AWS SDKs read AWS_REGION.
-        region_name=session.region_name or os.environ.get("AWS_REGION"),
-        config=Config(
-            # botocore still presigns with SigV2 by default in the oldest regions.
-            signature_version="s3v4",
-            connect_timeout=10,
-            read_timeout=30,
-            retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-            s3={"addressing_style": style},
-            proxies=proxies,
-        ),
+def _connect(
+    session: Session, style: _Style, ca_file: str, proxies: dict[str, str] | None = None
+) -> S3Client:
+    config = Config(
+        # botocore still presigns with SigV2 by default in the oldest regions.
+        signature_version="s3v4",
+        connect_timeout=_TIMEOUT[0],
+        read_timeout=_TIMEOUT[1],
+        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+        s3={"addressing_style": style},
+        proxies=proxies,
     )
+    # botocore 1.44 reads AWS_DEFAULT_REGION only; all other AWS SDKs read AWS_REGION.
+    region = session.region_name or os.environ.get("AWS_REGION")
+    try:
+        client: S3Client = session.client("s3", region_name=region, config=config)
+        sends = S3Session(
+            verify=ca_file,
+            proxies=proxies,
+            timeout=_TIMEOUT,
+        )
+        client.meta.events.register("before-send.s3", sends.answer)
+    except BotoCoreError:
+        raise
+    except ValueError as error:
+        # The one thing that botocore says this way.
+        raise UsageError(f"AWS_ENDPOINT_URL_S3 or AWS_REGION is wrong: {error}") from error
     return client
 
 

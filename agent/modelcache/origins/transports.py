@@ -7,6 +7,9 @@ redirect the request's `within` becomes that, which httpx2 hands on to the next 
 
 from __future__ import annotations
 
+import http.client
+import ssl
+import threading
 from collections.abc import Iterable
 from threading import Lock
 from typing import Any
@@ -14,6 +17,7 @@ from typing import Any
 import httpcore2
 import httpx2
 
+from modelcache.origins.heads import Allowance
 from modelcache.origins.network import Network
 from modelcache.origins.proxies import Proxy
 from modelcache.origins.reach import ANYWHERE, Inside, Reach, reach_of
@@ -41,6 +45,7 @@ class NetworkTransport(httpx2.BaseTransport):
         within: Reach = request.extensions.get("within", ANYWHERE)
         if proxy is not None:
             self._network.inside.check(request.url.host, None, within)
+        request.extensions["trace"] = _trace
         try:
             response = self._way(proxy, within).handle_request(request)
         except httpx2.ProxyError as error:
@@ -69,10 +74,11 @@ class NetworkTransport(httpx2.BaseTransport):
                     trust_env=False,
                     **self._options,
                 )
+                backend = _Straight()
                 if proxy is None and within < ANYWHERE:
-                    # httpcore2's pool takes it as an argument; httpx2 doesn't hand one on.
                     backend = _Within(self._network.inside, within)
-                    way._pool._network_backend = backend  # noqa: SLF001
+                # httpcore2's pool takes it as an argument; httpx2 doesn't hand one on.
+                way._pool._network_backend = backend  # noqa: SLF001
             return self._ways[key]
 
     def close(self) -> None:
@@ -82,7 +88,69 @@ class NetworkTransport(httpx2.BaseTransport):
                 way.close()
 
 
-class _Within(httpcore2.SyncBackend):
+class _Heads(threading.local):
+    """Whose head this thread reads at the moment."""
+
+    allowance: Allowance | None = None
+
+
+_heads = _Heads()
+
+
+def _trace(event: str, _: object) -> None:
+    """httpcore2 tells of each step: https://www.encode.io/httpcore/extensions/#trace"""
+    if event.endswith(".receive_response_headers.started"):
+        _heads.allowance = Allowance()
+    elif ".receive_response_headers." in event:
+        _heads.allowance = None
+
+
+class _Stream(httpcore2.NetworkStream):
+    """A connection from which no head is read for ever."""
+
+    def __init__(self, stream: httpcore2.NetworkStream) -> None:
+        self._stream = stream
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        allowance = _heads.allowance
+        if allowance is None:
+            return self._stream.read(max_bytes, timeout)
+        try:
+            allowance.check()
+            piece = self._stream.read(max_bytes, timeout)
+            allowance.take(len(piece))
+        except TimeoutError as error:
+            raise httpcore2.ReadTimeout(str(error)) from error
+        except http.client.HTTPException as error:
+            raise httpcore2.RemoteProtocolError(str(error)) from error
+        return piece
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, timeout)
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore2.NetworkStream:
+        return _Stream(self._stream.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+class _Straight(httpcore2.SyncBackend):
+    """Connections anywhere."""
+
+    def connect_tcp(self, *given: Any, **named: Any) -> httpcore2.NetworkStream:
+        return _Stream(super().connect_tcp(*given, **named))
+
+
+class _Within(_Straight):
     """Connections to addresses that are not too far inside."""
 
     def __init__(self, inside: Inside, within: Reach) -> None:

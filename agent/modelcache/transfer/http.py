@@ -27,6 +27,7 @@ from modelcache.errors import (
     OriginUnavailable,
     RateLimited,
 )
+from modelcache.origins.heads import Response
 from modelcache.origins.network import Network
 from modelcache.origins.protocol import HttpLocation
 from modelcache.origins.proxies import Proxy
@@ -35,7 +36,6 @@ from modelcache.origins.redirecting import REDIRECTS, Hop, redirected
 from modelcache.origins.waiting import retry_after_seconds
 from modelcache.transfer.cancelling import Cancel
 from modelcache.transfer.connecting import Straight, StraightTls
-from modelcache.transfer.heads import Head
 from modelcache.transfer.spending import spending
 from modelcache.transfer.tunnelling import Tunnel
 
@@ -110,7 +110,7 @@ class Body:
         return count
 
 
-class _Response(http.client.HTTPResponse):
+class _Response(Response):
     """An answer whose body is read as it comes: as much as there is at once, in one call.
 
     TLS gives no more than a record of 16 KiB at a time; of these several are gathered, since what
@@ -120,17 +120,6 @@ class _Response(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, *given: Any, **named: Any) -> None:
         super().__init__(sock, *given, **named)
         self._in_records = isinstance(sock, ssl.SSLSocket)
-
-    def begin(self) -> None:
-        """Read the head, within its bounds."""
-        stream = self.fp
-        head: Any = Head(stream)
-        self.fp = head
-        try:
-            super().begin()
-        finally:
-            if self.fp is head:
-                self.fp = stream
 
     def readinto(self, buffer: Any) -> int:
         """As the base class, but it doesn't go on until the buffer is full."""

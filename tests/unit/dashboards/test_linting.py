@@ -20,7 +20,7 @@ SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
 # Of Grafana's (packages/grafana-data/src/valueFormats/categories.ts), those that we have use for.
 UNITS = {
-    *("short", "percentunit", "string", "bool_yes_no", "bytes", "binBps", "s", "ops"),
+    *("short", "percentunit", "string", "bool_yes_no", "bytes", "binBps", "s", "reqps"),
     "dateTimeFromNow",
 }
 UNIT_OF_WHAT_ENDS_IN = {

@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from modelcache.errors import OriginUnavailable
-from modelcache.origins import HttpLocation
-from modelcache.transfer import Cancel, heads
+from modelcache.origins import HttpLocation, heads
+from modelcache.transfer import Cancel
 from modelcache.transfer.http import HttpClient
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
 from io import BytesIO, FileIO
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +28,7 @@ from modelcache.origins.credentials import Secret
 from modelcache.origins.gcsclient import READ, TIMEOUT, WRITE, GcsBucket, retry
 from modelcache.origins.gcserrors import CREATE, DELETE, GET, LIST
 from modelcache.origins.network import Network
+from modelcache.origins.paging import bounded
 from modelcache.origins.protocol import HttpLocation
 from modelcache.transfer.cancelling import Cancel
 
@@ -55,9 +57,10 @@ class _Bucket:
     def items(self, prefix: str) -> Iterator[Item]:
         with self._reader.asking(LIST):
             opened = self._reader.opened()
-            for blob in opened.client.list_blobs(
+            blobs = opened.client.list_blobs(
                 opened.bucket, prefix=prefix, fields=_FIELDS, timeout=TIMEOUT, retry=retry()
-            ):
+            )
+            for blob in chain.from_iterable(bounded(blobs.pages, str(self._uri))):
                 if blob.size is None or blob.updated is None:
                     raise OriginUnavailable(f"{self._uri}: the answer lacks an object's size")
                 yield Item(blob.name, blob.size, blob.updated)

@@ -20,6 +20,7 @@ from modelcache.compilecache.places.buckets import BucketPlace, Item
 from modelcache.errors import OriginUnavailable
 from modelcache.origins.credentials import Secret
 from modelcache.origins.network import Network
+from modelcache.origins.paging import bounded
 from modelcache.origins.protocol import HttpLocation
 from modelcache.origins.s3 import URL_SECONDS
 from modelcache.origins.s3client import S3Bucket
@@ -61,9 +62,10 @@ class _Bucket:
     def items(self, prefix: str) -> Iterator[Item]:
         with self._s3.asking():
             pages = self._client().get_paginator("list_objects_v2")
-            for page in pages.paginate(Bucket=self._name, Prefix=prefix):
-                for found in page.get("Contents", ()):
-                    yield Item(found["Key"], found["Size"], found["LastModified"])
+            found = pages.paginate(Bucket=self._name, Prefix=prefix)
+            for page in bounded(found, str(self._uri)):
+                for each in page.get("Contents", ()):
+                    yield Item(each["Key"], each["Size"], each["LastModified"])
 
     def read(self, name: str, most: int) -> bytes:
         with self._s3.asking():
@@ -117,11 +119,12 @@ class _Bucket:
         with self._s3.asking():
             client = self._client()
             pages = client.get_paginator("list_multipart_uploads")
-            for page in pages.paginate(Bucket=self._name, Prefix=prefix):
-                for found in page.get("Uploads", ()):
-                    if found["Initiated"] < before:
+            found = pages.paginate(Bucket=self._name, Prefix=prefix)
+            for page in bounded(found, str(self._uri)):
+                for each in page.get("Uploads", ()):
+                    if each["Initiated"] < before:
                         client.abort_multipart_upload(
-                            Bucket=self._name, Key=found["Key"], UploadId=found["UploadId"]
+                            Bucket=self._name, Key=each["Key"], UploadId=each["UploadId"]
                         )
 
     def locate(self, name: str, size: int) -> HttpLocation:  # noqa: ARG002 - a digest checks it

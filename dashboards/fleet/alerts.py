@@ -1,0 +1,46 @@
+"""A row about what somebody is called for."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dashboards.boards import Row, band
+from dashboards.fleet.keys import COPY_KEYS
+from dashboards.panels import COUNT, Column, Key, Query, graph, table
+from dashboards.queries import MODEL, each, of
+
+_FIRING: Final = of("ALERTS", *MODEL, 'alertname=~"ModelCache.+"', 'alertstate="firing"')
+
+
+def alerts() -> Row:
+    """Which, of what."""
+    what = each("alertname, severity, cluster, node, model", _FIRING)
+    return Row(
+        "What is somebody called for?",
+        [
+            band(
+                7,
+                (
+                    14,
+                    table(
+                        "Alerts that fire",
+                        "Our alerts that fire now, as far as this data source evaluates our rules."
+                        " Each has a page in docs/runbooks that says what to do.",
+                        (Key("alertname", "Alert"), Key("severity", "Severity"), *COPY_KEYS),
+                        [Column(what)],
+                        order=("Severity", False),
+                    ),
+                ),
+                (
+                    10,
+                    graph(
+                        "Alerts over time",
+                        "How many of each of our alerts fired.",
+                        Query(f"count by (alertname) ({what})", "{{alertname}}"),
+                        unit=COUNT,
+                        stacked=True,
+                    ),
+                ),
+            )
+        ],
+    )
