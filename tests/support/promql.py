@@ -224,3 +224,20 @@ def written(selector: promql.VectorSelector) -> str:
         for each in selector.matchers.matchers
     )
     return f"{selector.name or ''}{{{','.join(parts)}}}"
+
+
+_COMPARISONS: Final = frozenset({"==", "!=", ">", "<", ">=", "<="})
+
+
+def compared(query: str) -> list[str]:
+    """What is compared in a query, but numbers: it has values also where the comparison is false."""
+    found: list[str] = []
+
+    def look(node: Any) -> bool:
+        if isinstance(node, promql.BinaryExpr) and str(node.op) in _COMPARISONS:
+            sides = (node.lhs, node.rhs)
+            found.extend(str(side) for side in sides if not _is_scalar(side))
+        return True
+
+    promql.walk(promql.parse(query), look)
+    return found
