@@ -224,7 +224,8 @@ class Story:
         world = self.world
         publishers = [{"namespace": "default", "serviceAccount": "engine"}]
         world.plane.apply(compile_cache(world.bench.uri, publishers=publishers))
-        world.plane.apply(compile_cache(world.bench.uri, "never"))
+        other = f"registry.example/other@sha256:{'8' * 64}"
+        world.plane.apply(compile_cache(world.bench.uri, "never", engine={"image": other}))
         # A counter that is first seen when it is 1 has not grown, for Prometheus.
         known = 'count(modelcache_compile_starts_total{result="Hit"} == 0) == 4'
         eventually(lambda: world.prometheus.query(known), what="both objects on both nodes")
