@@ -372,8 +372,9 @@ class Page:
                 heard.append(_said(node))
         return heard
 
-    def picture(self, selector: str | None = None) -> bytes:
-        """A PNG of the whole page, or of the first element that a selector finds.
+    def picture(self, selector: str | None = None, *, most_height: int | None = None) -> bytes:
+        """A PNG of the whole page, or of the first element that a selector finds; of no more than
+        so many CSS pixels of its height.
 
         Raises:
             BrowserError: there is no such element.
@@ -384,6 +385,8 @@ class Page:
             else f"document.querySelector({json.dumps(selector)}).getBoundingClientRect().toJSON()"
         )
         clip = {each: self.evaluate(box)[each] for each in ("x", "y", "width", "height")}
+        if most_height is not None:
+            clip["height"] = min(clip["height"], most_height)
         taken = self.ask(
             "Page.captureScreenshot",
             format="png",

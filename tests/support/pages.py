@@ -26,7 +26,7 @@ NOW: Final = datetime(2026, 11, 22, 9, 41, 7, tzinfo=UTC)
 GIB: Final = 1 << 30
 _SINCE: Final = NOW - timedelta(days=3, hours=5)
 
-__all__ = ["EMPTY", "NOW", "STARTING", "busy", "failing", "many", "ready"]
+__all__ = ["EMPTY", "NOW", "STARTING", "busy", "failing", "many", "ready", "well"]
 
 
 def before(**ago: float) -> datetime:
@@ -60,6 +60,9 @@ def node(*models: ModelReport, name: str = "gpu-pool-a-7f3k", **more: Any) -> No
             reserved=0,
             taken=used + 3 * GIB if used else 0,
             budget=2975 * GIB,
+            free=max(0, 3400 * GIB - used),
+            inodes=233_000_000,
+            inodes_free=231_000_000,
         ),
         "catalog": CatalogReport(objects=len(models)),
         "conditions": (_disk("True", "DiskOk", "the disk is well"),),
@@ -127,6 +130,7 @@ _LLAMA: Final = ModelReport(
     bytes_total=round(131.4 * GIB),
     files=42,
     started_at=before(minutes=4),
+    missing_since=before(minutes=5),
 )
 _WHISPER: Final = ModelReport(
     name="whisper-large-v3",
@@ -136,12 +140,14 @@ _WHISPER: Final = ModelReport(
     bytes_done=round(2.2 * GIB),
     bytes_total=round(2.9 * GIB),
     files=9,
+    missing_since=before(seconds=50),
 )
 _MIXTRAL: Final = ModelReport(
     name="mixtral-8x22b",
     state=ModelState.PENDING,
     source="gs://models-eu/mixtral-8x22b/",
     message="waits: as many nodes as may fetch the same at the same time do so",
+    missing_since=before(minutes=5),
 )
 _OLD: Final = ready(
     *("qwen2-7b", "hf://Qwen/Qwen2-7B", 14.2, 12),
@@ -174,6 +180,18 @@ _UNCOMPILED: Final = CompileReport(
 )
 
 
+def well() -> Facts:
+    """All is there."""
+    llama = ready("llama-3-3-70b", "hf://meta-llama/Llama-3.3-70B-Instruct", 131.4, 42, used_by=1)
+    whisper = ready("whisper-large-v3", "oci://registry.example/speech/whisper:v3", 2.9, 9)
+    return facts(
+        node(_QWEN, llama, _EMBED, whisper, _ADAPTERS, compile_caches=(_COMPILED,)),
+        event("ModelReady", "llama-3-3-70b", "revision 9f2d1c7ab0e4 is ready, 42 files", ago=5_000),
+        event("FetchEnded", "llama-3-3-70b", "131.4 GiB came in 326 s, 412.7 MiB/s", ago=5_001),
+        event("AgentStarted", "", "modelcache 0.1.0", ago=277_200),
+    )
+
+
 def busy() -> Facts:
     """Some models are there, some are coming."""
     return facts(
@@ -182,10 +200,10 @@ def busy() -> Facts:
             compile_caches=(_COMPILED, _UNCOMPILED),
         ),
         event("FetchStarted", "llama-3-3-70b", "a fetch of 131.4 GiB in 42 files begins", ago=240),
-        event("FetchEnded", "support-adapters", "860.2 MiB came in 4.1 s, 209.8 MiB/s", ago=410),
         event(
             *("ModelReady", "support-adapters", "revision 9f2d1c7ab0e4 is ready, 36 files"), ago=409
         ),
+        event("FetchEnded", "support-adapters", "860.2 MiB came in 4.1 s, 209.8 MiB/s", ago=410),
         event("CompileCacheReady", "qwen3-32b-vllm", "bundle c81f0a3b5d77 is ready", ago=2100),
         event(
             *("HostPaused", "llama-3-3-70b"),
@@ -209,6 +227,7 @@ def failing() -> Facts:
         message="huggingface.co refuses access to meta-llama/Llama-3.3-70B-Instruct (403): accept"
         " its licence with the account of the token in Secret hf-token, key token",
         attempts=7,
+        missing_since=before(hours=2, minutes=20),
         retry_at=NOW + timedelta(minutes=21, seconds=40),
     )
     large = ModelReport(
@@ -220,6 +239,7 @@ def failing() -> Facts:
         " GiB are kept free): 429.3 GiB are missing, even if all goes that may",
         bytes_total=round(641.3 * GIB),
         attempts=2,
+        missing_since=before(minutes=24),
         retry_at=NOW + timedelta(minutes=3),
     )
     held_up = _LLAMA.model_copy(

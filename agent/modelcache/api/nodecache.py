@@ -134,6 +134,8 @@ class CompileReport(ApiModel):
 
     name: str
     """The CompileCache's name."""
+    model: str | None = None
+    """The CachedModel that it is of."""
     state: CompileState
     """How far it is."""
     spec_digest: str | None = None

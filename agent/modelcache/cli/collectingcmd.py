@@ -1,21 +1,15 @@
-"""modelcache gc, explain: what goes and what stays, and why a model is here or isn't."""
+"""modelcache gc: what goes and what stays, and why."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from modelcache.catalog import FileCatalog
-from modelcache.cli.inspecting import Name
 from modelcache.cli.options import Output, Root, flag, open_store, settings
 from modelcache.cli.output import Format, human_bytes, one_line, print_json, print_table
-from modelcache.errors import NotFound, UsageError
+from modelcache.errors import UsageError
 from modelcache.planning.evicting import Decision, Going, Staying
-from modelcache.planning.explaining import Explanation
-from modelcache.planning.explaining import explain as explained
-from modelcache.planning.placement import selects
 from modelcache.service.collecting import Collection, collection, may_go
 from modelcache.service.evicting import evict
 from modelcache.settings import AgentSettings
@@ -97,9 +91,9 @@ def _plain(
             }
             for going in decision.going
         ],
-        "staying": [_plain_staying(each) for each in decision.staying],
+        "staying": [plain_staying(each) for each in decision.staying],
         "frees": decision.frees.bytes,
-        "disk": _plain_disk(space),
+        "disk": plain_disk(space),
     }
     if asked:
         content["missing"] = decision.missing.bytes
@@ -108,7 +102,8 @@ def _plain(
     return content
 
 
-def _plain_staying(each: Staying) -> dict[str, Any]:
+def plain_staying(each: Staying) -> dict[str, Any]:
+    """What stays and why, as a document has it."""
     return {
         "model": each.model,
         "snapshot": each.snapshot,
@@ -118,7 +113,8 @@ def _plain_staying(each: Staying) -> dict[str, Any]:
     }
 
 
-def _plain_disk(space: DiskSpace) -> dict[str, Any]:
+def plain_disk(space: DiskSpace) -> dict[str, Any]:
+    """The disk as a document has it, in bytes."""
     return {
         "capacity": space.capacity,
         "budget": space.budget,
@@ -152,95 +148,15 @@ def _tell(decision: Decision, space: DiskSpace, freed: int | None, *, asked: boo
 
 def _row(going: Going, snapshot: str) -> list[str]:
     frees = human_bytes(going.frees.bytes) if snapshot == going.snapshots[0] else ""
-    return [going.model, _revision(snapshot), frees, "goes", one_line(going.why)]
+    return [going.model, revision(snapshot), frees, "goes", one_line(going.why)]
 
 
 def _staying_row(each: Staying) -> list[str]:
     size = human_bytes(each.size)
-    return [each.model or "?", _revision(each.snapshot), size, "stays", one_line(each.why)]
+    return [each.model or "?", revision(each.snapshot), size, "stays", one_line(each.why)]
 
 
-def _revision(name: str) -> str:
+def revision(name: str) -> str:
     """A snapshot, or what kind of thing it is."""
     kind, of_another_kind, _ = name.partition("/")
     return f"({kind})" if of_another_kind else name[:12]
-
-
-def explain(
-    name: Name,
-    root: Root = None,
-    catalog: Annotated[Path | None, flag("catalog", "PATH")] = None,
-    node_name: Annotated[str | None, flag("node_name", "NAME")] = None,
-    node_labels: Annotated[str | None, flag("node_labels", "KEY=VALUE,...")] = None,
-    delete_unwanted_after: Unwanted = None,
-    output: Output = Format.TABLE,
-) -> None:
-    """Say why a model is here or isn't, and what would have to happen.
-
-    It rests on the store, and on what this node's agent last reported. With --catalog it says as
-    well whether the files there place the model on this node.
-    """
-    store = open_store(root)
-    asked = settings(
-        AgentSettings,
-        catalog=catalog,
-        node_name=node_name,
-        node_labels=node_labels,
-        delete_unwanted_after=delete_unwanted_after,
-    )
-    placement = _placement(name, asked) if asked.catalog is not None else None
-    found = collection(store, asked.delete_unwanted_after)
-    report = found.reports.get(name)
-    if report is None:
-        raise NotFound(
-            f"{name} is not here, and nothing wants it here: neither the store nor the agent's last"
-            f" report knows it{'; ' + placement if placement else ''}. A CachedModel of that name"
-            " either isn't there or doesn't select this node"
-        )
-    size = max(0, report.bytes_total - report.bytes_done)
-    room = found.room(name, size, report.priority) if size else None
-    answer = explained(
-        report, found.uses, found.space, room, grace=found.grace, placement=placement
-    )
-    if output is Format.JSON:
-        print_json("Explanation", _plain_answer(answer, found.space))
-        return
-    _tell_answer(answer)
-
-
-def _placement(name: str, asked: AgentSettings) -> str:
-    assert asked.catalog is not None
-    if not asked.catalog.exists():
-        raise UsageError(f"{asked.catalog} is not there")
-    catalog = FileCatalog(asked.catalog).read()
-    model = catalog.models.get(name)
-    if model is None:
-        return f"{asked.catalog} has no CachedModel {name}"
-    if asked.labels is None:
-        return "yes: the labels of this node are not known, so every object is for it"
-    if selects(model.spec, asked.node_name, asked.labels):
-        return f"yes: its nodeSelector and nodeAffinity select {asked.node_name}"
-    return f"no: its nodeSelector or nodeAffinity does not select {asked.node_name}"
-
-
-def _plain_answer(answer: Explanation, space: DiskSpace) -> dict[str, Any]:
-    return {
-        "verdict": answer.verdict,
-        "facts": [{"about": about, "message": message} for about, message in answer.facts],
-        "holders": [_plain_staying(each) for each in answer.holders],
-        "remedies": list(answer.remedies),
-        "disk": _plain_disk(space),
-    }
-
-
-def _tell_answer(answer: Explanation) -> None:
-    print(one_line(answer.verdict))
-    print()
-    for about, message in answer.facts:
-        print(f"{about + ':':<10}{one_line(message)}")
-    for number, each in enumerate(answer.holders):
-        about = "" if number else "held by:"
-        told = f"{each.model} {_revision(each.snapshot)}, {human_bytes(each.size)}: {each.why}"
-        print(f"{about:<10}{one_line(told)}")
-    for number, remedy in enumerate(answer.remedies):
-        print(f"{'' if number else 'to do:':<10}{one_line(remedy)}")

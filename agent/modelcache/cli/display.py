@@ -21,7 +21,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from modelcache.cli.output import human_bytes, human_seconds
+from modelcache.cli.output import human_bytes, progressed
 from modelcache.planning.describing import Progress as FetchProgress
 from modelcache.service.progress import ProgressBook
 
@@ -114,11 +114,5 @@ class Display:
 
 
 def _line(name: str, progress: FetchProgress, rate: float) -> str:
-    share = progress.done / progress.total if progress.total else 1.0
     unpacked = "unpacked " if progress.unpacking else ""
-    left = max(0, progress.total - progress.done)
-    eta = f", {human_seconds(left / rate)} left" if left and rate else ""
-    return (
-        f"{name}: {unpacked}{human_bytes(progress.done)} of {human_bytes(progress.total)}"
-        f" ({share:.0%}), {human_bytes(rate)}/s{eta}"
-    )
+    return f"{name}: {unpacked}{progressed(progress.done, progress.total, rate)}"

@@ -97,6 +97,16 @@ def human_seconds(time: float) -> str:
     return f"{seconds // 86_400}d"
 
 
+def progressed(done: int, size: int, rate: float | None) -> str:
+    """`512.0 MiB of 2.0 GiB (25%), 64.0 MiB/s, 24s left`."""
+    told = f"{human_bytes(done)} of {human_bytes(size)} ({done / size if size else 1.0:.0%})"
+    if rate is None:
+        return told
+    left = max(0, size - done)
+    eta = f", {human_seconds(left / rate)} left" if left and rate else ""
+    return f"{told}, {human_bytes(rate)}/s{eta}"
+
+
 def one_line(message: str) -> str:
     """A message without line breaks, and without what a terminal takes for a command."""
     return "".join(c if c.isprintable() else "?" for c in " ".join(message.split()))

@@ -12,12 +12,12 @@ from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 
-from modelcache.api import API_VERSION, CachedModel, CompileCache
+from modelcache.api import API_VERSION, CachedModel, CompileCache, NodeCache, NodeCacheStatus
 from modelcache.api.crds import crd
 from modelcache.api.meta import ApiModel
 from modelcache.catalog.composing import Collection, Node, Scalar
 from modelcache.catalog.wording import dotted, explain
-from modelcache.cluster.client import Object
+from modelcache.cluster.resources import Object
 from modelcache.errors import UsageError
 
 _SAID: Final = 3
@@ -41,6 +41,21 @@ def read_cache(thing: Object) -> CompileCache:
     return _read(thing, CompileCache)
 
 
+def read_status(thing: Object) -> NodeCacheStatus | None:
+    """What a NodeCache says; None where nothing was said yet. Its metadata is not read.
+
+    Raises:
+        UsageError: it can't be read, as when a much newer agent has written it.
+    """
+    status = _pruned(thing.get("status"), _schema(NodeCache, "status"))
+    try:
+        return None if status is None else NodeCacheStatus.from_document(status)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UsageError(f"status.{where}: {first['msg']}") from error
+
+
 def _read(thing: Object, kind: type[_Kind]) -> _Kind:
     metadata = thing["metadata"]
     kept = ("name", "uid", "generation")
@@ -48,7 +63,7 @@ def _read(thing: Object, kind: type[_Kind]) -> _Kind:
         "apiVersion": API_VERSION,
         "kind": kind.__name__,
         "metadata": {key: metadata[key] for key in kept if key in metadata},
-        "spec": _pruned(thing.get("spec"), _spec_schema(kind)),
+        "spec": _pruned(thing.get("spec"), _schema(kind, "spec")),
     }
     try:
         return kind.from_document(document)
@@ -60,9 +75,9 @@ def _read(thing: Object, kind: type[_Kind]) -> _Kind:
 
 
 @cache
-def _spec_schema(kind: type[ApiModel]) -> dict[str, Any]:
+def _schema(kind: type[ApiModel], part: str) -> dict[str, Any]:
     (version,) = crd(kind)["spec"]["versions"]
-    schema: dict[str, Any] = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    schema: dict[str, Any] = version["schema"]["openAPIV3Schema"]["properties"][part]
     return schema
 
 

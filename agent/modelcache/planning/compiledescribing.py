@@ -24,6 +24,7 @@ class Known:
 
     Attributes:
         why_no_key: why this node's key is not known, as a sentence.
+        model: the model that it is of.
         accelerator: what this node compiles for, for people.
         sizes: bytes of each bundle that is here, by digest.
         verified: digests that a start has loaded.
@@ -33,6 +34,7 @@ class Known:
     """
 
     why_no_key: str = ""
+    model: str | None = None
     accelerator: str | None = None
     sizes: dict[str, int] | None = None
     verified: frozenset[str] = frozenset()
@@ -75,6 +77,7 @@ def describe(
     failed = _failed(trial)
     return CompileReport(
         name=name,
+        model=known.model,
         state=state,
         spec_digest=need.spec,
         key=need.key,

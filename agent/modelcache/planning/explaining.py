@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from modelcache.api import ModelReport, ModelState
+from modelcache.api.nodecache import CompileReport, CompileState
 from modelcache.errors import Reason
 from modelcache.planning.evicting import Decision, Hold, Staying, moment
 from modelcache.planning.using import Uses
 from modelcache.store import DiskSpace, human_size
 
 _HOLDS = (Hold.IN_USE, Hold.USE_UNKNOWN, Hold.GRACE, Hold.DOUBT, Hold.PINNED, Hold.PRIORITY)
+_MOVING = (ModelState.DOWNLOADING, ModelState.VERIFYING)
 _HELP = {
     Hold.IN_USE: "let go of what is in use",
     Hold.USE_UNKNOWN: "see why it can't be told who uses what",
@@ -46,6 +49,7 @@ def explain(
     *,
     grace: float | None,
     placement: str | None = None,
+    compiled: Sequence[CompileReport] = (),
 ) -> Explanation:
     """Explain one model.
 
@@ -56,15 +60,17 @@ def explain(
         room: what would go for it, where it is not here and its size is known.
         grace: seconds for which content is kept that nothing wants; None: for ever.
         placement: what the catalog says of it and this node, where it was read.
+        compiled: the compile caches that are of it.
     """
     facts = [("wanted", _wanted(report))]
     if placement is not None:
         facts.append(("placed", placement))
     facts.append(("state", _state(report)))
+    of_it = [("compiled", _compiled(each)) for each in compiled]
     if report.state is ModelState.READY:
-        facts += [("used", _used(report, uses)), ("stays", _stays(report, uses, grace))]
+        facts += [("used", _used(report, uses)), ("stays", _stays(report, uses, grace)), *of_it]
         return Explanation(f"{report.name} is here, and shown.", tuple(facts))
-    facts.append(("room", _room(report, space)))
+    facts += [("room", _room(report, space)), *of_it]
     holders = _holders(room)
     missing = report.reason is Reason.INSUFFICIENT_DISK
     return Explanation(_absent(report), tuple(facts), holders, _remedies(report, room, missing))
@@ -82,6 +88,8 @@ def _wanted(report: ModelReport) -> str:
 
 def _state(report: ModelReport) -> str:
     told = report.state.value
+    if report.state in _MOVING and report.bytes_total:
+        told += f", {human_size(report.bytes_done)} of {human_size(report.bytes_total)} are here"
     if report.reason:
         told += f" ({report.reason.value})"
     if report.message:
@@ -126,6 +134,23 @@ def _room(report: ModelReport, space: DiskSpace) -> str:
     if report.bytes_total:
         needed = max(0, report.bytes_total - report.bytes_done)
         told = f"it needs {human_size(needed)} at most; {told}"
+    return told
+
+
+def _compiled(report: CompileReport) -> str:
+    told = f"{report.name}: {report.state.value}"
+    if report.reason:
+        told += f" ({report.reason.value})"
+    if report.message:
+        told += f": {report.message}"
+    elif report.state is CompileState.READY:
+        told += ": the next pod here starts from it"
+    if report.attempts and report.retry_at:
+        told += f"; the next try is at {moment(report.retry_at.timestamp())}"
+    if report.last_start is not None:
+        start = report.last_start
+        why = f" ({start.message or start.reason})" if start.message or start.reason else ""
+        told += f"; the last start, {moment(start.at.timestamp())}: {start.result}{why}"
     return told
 
 

@@ -28,14 +28,15 @@ class Asked:
         keys: the partial files that go on being fetched.
         digests: blobs that are here and that a fetch counts on.
         fetching: the models that are being fetched, by any process.
-        in_doubt: whether a model may be wanted, by what can't be read.
+        in_doubt: why a model may be wanted that no object is known to want, as a sentence; empty:
+            it isn't.
     """
 
     snapshots: Mapping[str, str | None] = field(default_factory=dict)
     keys: frozenset[str] = frozenset()
     digests: frozenset[str] = frozenset()
     fetching: frozenset[str] = frozenset()
-    in_doubt: Callable[[str], bool] = lambda _: False
+    in_doubt: Callable[[str], str] = lambda _: ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +112,9 @@ def _hold(remnant: Remnant, asked: Asked, now: float) -> tuple[Hold, str] | None
 
 
 def _hold_of(remnant: Remnant, name: str, asked: Asked) -> tuple[Hold, str] | None:
-    if asked.in_doubt(name):
-        return Hold.DOUBT, "a document of the catalog that can't be read may want it"
     if name not in asked.snapshots:
-        return None
+        doubt = asked.in_doubt(name)
+        return (Hold.DOUBT, doubt) if doubt else None
     snapshot = asked.snapshots[name]
     if snapshot is None:
         return Hold.WANTED, "its next fetch may go on with it"

@@ -15,6 +15,7 @@ from modelcache.catalog import FileCatalog, Severity
 from modelcache.catalog.watching import CatalogWatch
 from modelcache.compilecache.starts.holding import Holding
 from modelcache.errors import StoreDamaged
+from modelcache.host.booting import Jumps
 from modelcache.metrics import CONTENT_TYPE, DiskMetrics, Metrics, ReconcileMetrics, ScrubMetrics
 from modelcache.planning.planner import Limits
 from modelcache.service.adopting import Adopt, Prover, machine_of, recognise
@@ -205,6 +206,7 @@ class Agent:
             disk=self._disk,
             wake=self._wake,
             last_used=self._store.last_use.of,
+            jumps=Jumps(),
         )
         self._scrubber = Scrubber(
             store=self._store,
@@ -314,6 +316,7 @@ class Agent:
             if self._compiled.address
             else None,
         )
+        self._store.companions.join()
         if self._endpoints:
             self._endpoints.start()
         if self._watch:
@@ -348,6 +351,7 @@ class Agent:
             log.warning("report.not_written", message=str(error))
             return None
         finally:
+            self._store.companions.leave()
             if self._cluster:
                 self._cluster.close(max(deadline, time.monotonic() + _LEAVE_SECONDS))
             if self._endpoints:

@@ -97,7 +97,7 @@ def _asked(store: Store, reports: Mapping[str, ModelReport]) -> Asked:
     return Asked(
         {name: None for name, report in reports.items() if report.wanted},
         fetching=store.space.promised(),
-        in_doubt=lambda _: silent,
+        in_doubt=lambda _: "no agent has said here what is wanted" if silent else "",
     )
 
 

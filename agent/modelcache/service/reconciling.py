@@ -11,6 +11,7 @@ import structlog
 from modelcache.api import CachedModel, Manifest
 from modelcache.catalog import Catalog
 from modelcache.errors import ModelCacheError, Reason
+from modelcache.host.booting import Jumps
 from modelcache.planning.candidates import Wish, candidates
 from modelcache.planning.leftovers import Leftover
 from modelcache.planning.placement import selects
@@ -66,10 +67,12 @@ class Reconciler:
         last_used: Callable[[str, str], float | None] = lambda *_: None,
         disk: DiskWatch | None = None,
         clock: Callable[[], float] = time.time,
+        jumps: Jumps | None = None,
     ) -> None:
         """`stopping` says whether nothing new is to begin; `wake` asks for another cycle;
         `last_used` gives when a model's snapshot was last used, as `clock` gives the time: in
-        seconds since the epoch; `disk` is left alone while it is down."""
+        seconds since the epoch; `disk` is left alone while it is down; `jumps` are of `clock`,
+        where it may be set."""
         self._store = store
         self._inventory = inventory
         self._crew = crew
@@ -86,7 +89,7 @@ class Reconciler:
         self._wanted: dict[str, CachedModel] = {}
         self._trials: dict[str, Trial] = {}
         self._found: dict[str, Found] = {}
-        self._unwanted = Unwanted(keeping, surroundings)
+        self._unwanted = Unwanted(keeping, surroundings, jumps)
         self._outdated: set[str] = set()
         self._last_used = last_used
 

@@ -35,12 +35,19 @@ class Needed:
 
 
 def remaining(
-    store: Store, needed: Needed, in_doubt: Callable[[str], bool], now: float
+    store: Store, needed: Needed, unreadable: Callable[[str], bool], now: float
 ) -> tuple[Leftover, ...]:
     """Look what there is, at a moment in seconds since the epoch.
 
-    `in_doubt` tells whether a model may be wanted by what can't be read.
+    `unreadable` tells whether a model may be wanted by what can't be read.
     """
+    others = ", ".join(store.companions.others())
+
+    def in_doubt(name: str) -> str:
+        if others:
+            return f"another agent is at work on this root, and may want it: {others}"
+        return "a document of the catalog that can't be read may want it" * unreadable(name)
+
     snapshots: dict[str, str | None] = {}
     keys: set[str] = set()
     digests: set[str] = set()

@@ -262,7 +262,9 @@ class Scrubber:
             message=damage.what,
             ranges=[list(each) for each in damage.ranges[:16]],
         )
-        self._record(model, "Warning", "FileDamaged", f"a file was withdrawn: {damage.what}")
+        self._record(
+            model, "Warning", "FileDamaged", f"a damaged file was withdrawn: {damage.what}"
+        )
 
     def _record(self, model: str, type_: str, reason: str, note: str) -> None:
         # What belongs to no model is nobody's who would look for it among events.

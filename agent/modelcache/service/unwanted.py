@@ -6,6 +6,7 @@ from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 
 from modelcache.catalog import Catalog, ObjectKey, Severity
+from modelcache.host.booting import Jumps
 from modelcache.planning.removing import Removal
 from modelcache.service.surroundings import Surroundings
 
@@ -27,7 +28,11 @@ class Keeping:
 class Unwanted:
     """What nothing wants, and no broken document may be about. `since` in epoch seconds."""
 
-    def __init__(self, keeping: Keeping, surroundings: Surroundings) -> None:
+    def __init__(
+        self, keeping: Keeping, surroundings: Surroundings, jumps: Jumps | None = None
+    ) -> None:
+        """`jumps`: of the clock that `look` is told. None: it isn't looked at."""
+        self._jumps = jumps
         self._keeping = keeping
         self._surroundings = surroundings
         self.since: dict[str, float] = {}
@@ -51,6 +56,9 @@ class Unwanted:
             self.since.clear()
             return None
         in_doubt = self.doubts(catalog)
+        ahead = self._jumps.look(now) if self._jumps else 0.0
+        # What the clock was set ahead is no time that passed.
+        self.since = {name: since + ahead for name, since in self.since.items()}
         self.since = {
             # Not later than now: the clock may have been set back.
             name: min(now, self.since.get(name, now))

@@ -193,6 +193,7 @@ class Using:
         self._open = OpenFiles(store, alone=alone)
         self._clock = clock
         self._alone = alone
+        self._companions: tuple[str, ...] = ()
 
     def uses(self) -> Uses:
         """Who uses what, as far as this machine tells."""
@@ -204,7 +205,18 @@ class Using:
         Of a model of which it is told since when it is used, the snapshots that were shown since.
         """
         told = narrowed(others, self._store.history, self._clock())
-        return told | lease_uses(self._store) | self._open.uses()
+        return told | lease_uses(self._store) | self._open.uses() | self._wanted_elsewhere()
+
+    def _wanted_elsewhere(self) -> Uses:
+        """What another agent on this root was told to fetch isn't known here: nothing goes."""
+        others = self._store.companions.others()
+        if others != self._companions:
+            self._companions = others
+            if others:
+                log.warning("agents.several", root=str(self._store.layout.root), others=[*others])
+        if not others:
+            return Uses()
+        return Uses(unknown=f"another agent is at work on this root: {', '.join(others)}")
 
 
 class LastUses:

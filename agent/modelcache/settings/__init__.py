@@ -13,6 +13,7 @@ from modelcache.settings.shared import (
     LogSettings,
     StoreSettings,
 )
+from modelcache.settings.status import StatusSettings
 from modelcache.settings.taints import AUTOSCALERS_STARTUP_TAINTS, STARTUP_TAINT
 from modelcache.settings.tune import TuneSettings
 from modelcache.settings.upkeep import CleanupSettings, PrepareSettings
@@ -32,6 +33,7 @@ __all__ = [
     "LogSettings",
     "PrepareSettings",
     "SeedSettings",
+    "StatusSettings",
     "StoreSettings",
     "TuneSettings",
     "WarmSettings",

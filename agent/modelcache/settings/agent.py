@@ -126,7 +126,8 @@ class AgentSettings(FetchSettings, ClusterSettings, CompileSettings, LogSettings
     )
     listen: Listen = Field(
         "127.0.0.1:8080",
-        description="Address and port for /livez, /readyz, /metrics and /v1/node; empty for none.",
+        description="Address and port for /livez, /readyz and /metrics, and for the agent's page (/),"
+        " /v1/node and /v1/events; empty for none.",
     )
 
     otlp_endpoint: Endpoint = Field(

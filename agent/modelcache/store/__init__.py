@@ -2,7 +2,7 @@
 
 `Store` is the door. What may be touched from outside: `Store`'s methods, `store.blobs.has|link`,
 `store.ingest.claim`, `store.space.reserve`, `store.listings`, `store.needs`, `store.leases`,
-`store.last_use`, `store.quarantine`, `store.remnants`. Everything durable goes
+`store.last_use`, `store.quarantine`, `store.remnants`, `store.companions`. Everything durable goes
 through `durable.Durable`.
 """
 

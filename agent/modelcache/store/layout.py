@@ -70,6 +70,11 @@ class Layout:
         return self.ingest / "scratch"
 
     @property
+    def agents(self) -> Path:
+        """A lock file for each agent that is at work on the root."""
+        return self.ingest / "agents"
+
+    @property
     def staging(self) -> Path:
         """Views being built."""
         return self.ingest / "staging"

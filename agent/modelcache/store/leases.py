@@ -14,12 +14,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
 from modelcache.api.meta import NAME_PATTERN
 from modelcache.errors import InsufficientDisk, NotFound, UnsafePath, UsageError
+from modelcache.host.booting import JUMP_SECONDS, boot_id
 from modelcache.store.durable import Durable, disk_errors
 from modelcache.store.layout import Layout
 from modelcache.store.notes import ANY_SHAPE, number, parsed, read_note, text
@@ -58,9 +59,18 @@ class Leases:
     """The leases of a root. Safe for threads and beside other processes."""
 
     def __init__(
-        self, layout: Layout, durable: Durable, *, clock: Callable[[], float] = time.time
+        self,
+        layout: Layout,
+        durable: Durable,
+        *,
+        clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] | None = None,
+        boot_id: Callable[[], str] = boot_id,
     ) -> None:
-        """`clock` gives seconds since the epoch."""
+        """`clock` gives seconds since the epoch; `steady` those since the machine booted as
+        `boot_id`: with it a lease lasts as long when the clock is set ahead meanwhile."""
+        self._steady = steady
+        self._boot_id = boot_id
         self._folder = layout.leases
         self._durable = durable
         self._clock = clock
@@ -100,6 +110,9 @@ class Leases:
             "holder": lease.holder,
             "expires": lease.expires,
         }
+        if self._steady is not None:
+            # What the clock says more than the one that nobody sets.
+            document |= {"boot": self._boot_id(), "ahead": self._clock() - self._steady()}
         content = json.dumps(document).encode() + b"\n"
         with disk_errors(len(content)):
             self._durable.make_directory(self._folder)
@@ -157,21 +170,30 @@ class Leases:
         if path.suffix != ".json":
             return None
         try:
-            return _parsed(path.stem, read_note(path, _MOST_BYTES))
+            return self._parsed(path.stem, read_note(path, _MOST_BYTES))
         except FileNotFoundError:
             return None
         except (OSError, *ANY_SHAPE):
             return Lease(path.stem, None, None, "", math.inf)
 
+    def _parsed(self, lease_id: str, content: bytes) -> Lease:
+        document = parsed(content)
+        if document["version"] != _VERSION:
+            raise ValueError("it is of another version")
+        model, snapshot, holder = document["model"], document["snapshot"], document["holder"]
+        if not re.fullmatch(NAME_PATTERN, model):
+            raise ValueError("it names no model")
+        if snapshot is not None and not _SNAPSHOT.fullmatch(snapshot):
+            raise ValueError("it names no snapshot")
+        expires = number(document["expires"]) + self._set_ahead(document)
+        return Lease(lease_id, model, snapshot, text(holder, _HOLDER_LENGTH), expires)
 
-def _parsed(lease_id: str, content: bytes) -> Lease:
-    document = parsed(content)
-    if document["version"] != _VERSION:
-        raise ValueError("it is of another version")
-    model, snapshot, holder = document["model"], document["snapshot"], document["holder"]
-    if not re.fullmatch(NAME_PATTERN, model):
-        raise ValueError("it names no model")
-    if snapshot is not None and not _SNAPSHOT.fullmatch(snapshot):
-        raise ValueError("it names no snapshot")
-    holder = text(holder, _HOLDER_LENGTH)
-    return Lease(lease_id, model, snapshot, holder, number(document["expires"]))
+    def _set_ahead(self, document: dict[str, Any]) -> float:
+        """Seconds that the clock was set ahead since a lease was written, where that is known."""
+        if self._steady is None or document.get("boot") != self._boot_id():
+            return 0.0
+        ahead = document.get("ahead")
+        if not isinstance(ahead, int | float) or not math.isfinite(ahead):
+            return 0.0
+        jump = self._clock() - self._steady() - ahead
+        return jump if jump > JUMP_SECONDS else 0.0

@@ -80,7 +80,7 @@ class Quarantine:
         note = {"at": time.time(), "model": model, "what": what, "file": file.to_document()}
         try:
             making.mkdir(mode=0o700)
-            (making / "note.json").write_text(json.dumps(note))
+            self._write(making / "note.json", json.dumps(note).encode())
         except OSError as error:
             self._durable.remove_tree(making)
             if error.errno not in _NO_ROOM:
@@ -93,6 +93,8 @@ class Quarantine:
             self._durable.remove_tree(making)
             return False
         self._durable.sync_directory(source.parent)
+        # Both names before the entry has its own: whose it is tells when it may go.
+        self._durable.sync_directory(making)
         place = self._layout.quarantine / file.sha256
         try:
             self._durable.make_directory(place.parent)
@@ -102,6 +104,12 @@ class Quarantine:
                 raise
         self._durable.remove_tree(making)
         return True
+
+    def _write(self, path: Path, content: bytes) -> None:
+        with path.open("xb") as file:
+            file.write(content)
+            file.flush()
+            self._durable.sync(file.fileno())
 
     def keep(self, source: Path, file: ManifestFile, *, model: str, what: str) -> None:
         """Keep a file that has the content of a blob whose own name is gone; it stays, too."""

@@ -10,7 +10,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Collection, Container, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,9 @@ from pathlib import Path
 from modelcache.api import Manifest, ManifestFile
 from modelcache.api.meta import NAME_PATTERN
 from modelcache.errors import InsufficientDisk, ModelCacheError, StoreDamaged, UnsafePath
+from modelcache.host.booting import since_boot
 from modelcache.store.blobs import Blobs
+from modelcache.store.companions import Companions
 from modelcache.store.durable import Durable, disk_errors
 from modelcache.store.fetchlog import FetchLog
 from modelcache.store.foreign import is_ours
@@ -101,7 +103,8 @@ class Store:
         self._manifests = Manifests(self.layout, self._durable)
         self._receipts = Receipts(self.layout.receipts)
         self._shown_log = ShownLog(self.layout, self._durable)
-        self.leases = Leases(self.layout, self._durable)
+        self.leases = Leases(self.layout, self._durable, steady=since_boot)
+        self.companions = Companions(self.layout)
         self.last_use = LastUse(self.layout, self._durable)
         self.fetch_log = FetchLog(self.layout, self._durable)
         self._turns = Turns(self.layout.lock)
@@ -380,28 +383,37 @@ class Store:
         """
         bad = {damage.sha256: damage for damage in damages if damage.blob}
         with self._turns.take():
-            inodes = {digest: _inode(self.blobs.path(digest)) for digest in bad}
             # First: whatever comes between, a look tells that the snapshots are not whole.
             for damage in bad.values():
                 self._set_aside(manifest, damage)
-            for other in self.manifests():
-                mine = (other.model, other.snapshot) == (manifest.model, manifest.snapshot)
-                if not mine and not any(file.sha256 in bad for file in other.files):
-                    continue
-                self._note_good(other, bad)
-                self._unshow(other, {other.snapshot})
-                self._remove_hub(other)
-                self._take_out(other, inodes)
+            mine = (manifest.model, manifest.snapshot)
+            going = [
+                each
+                for each in self.manifests()
+                if (each.model, each.snapshot) == mine or any(f.sha256 in bad for f in each.files)
+            ]
+            # While their manifests are there: a kill leaves what is looked at again.
+            for each in going:
+                self._take_out(each, bad)
+            for each in going:
+                self._note_good(each, bad)
+                self._unshow(each, {each.snapshot})
+                self._remove_hub(each)
 
-    def _take_out(self, manifest: Manifest, inodes: Mapping[str, int | None]) -> None:
-        """Take what is bad out of a withdrawn snapshot's plain view, whose place is kept for pods
-        that have it mounted. A copy of a blob that can't be linked more often stays."""
+    def _take_out(self, manifest: Manifest, bad: Container[str]) -> None:
+        """Take what is not known to be good out of a snapshot's views. The place of the plain one
+        is kept for pods that have it mounted."""
         view = self.layout.view(manifest.model, manifest.snapshot)
         for file in manifest.files:
-            place = view / relative_path(file.path)
-            inode = inodes.get(file.sha256)
-            if inode is not None and _inode(place) == inode:
-                self._durable.unlink(place)
+            if file.sha256 not in bad:
+                continue
+            places = [view / relative_path(file.path)]
+            if manifest.hub is not None:
+                folder = hub_folder(self.layout, manifest.model, manifest.hub)
+                places.append(folder / "blobs" / hub_blob_name(file))
+            for place in places:
+                with suppress(NotADirectoryError):
+                    self._durable.unlink(place)
 
     def _set_aside(self, manifest: Manifest, damage: Damage) -> None:
         file = next(each for each in manifest.files if each.sha256 == damage.sha256)
@@ -547,11 +559,3 @@ class Store:
             sweeping.hub(self._manifests, self.manifests())
         waiting = {file.sha256 for file in self._receipts.read()} | self.needs.of_all()
         self.blobs.remove_unused(sweeping.orphans(self.blobs) - waiting)
-
-
-def _inode(path: Path) -> int | None:
-    """The inode that has a name; None where nothing has it."""
-    try:
-        return path.lstat().st_ino
-    except (FileNotFoundError, NotADirectoryError):
-        return None

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from modelcache.api import ModelState
+from modelcache.host.booting import Jumps
 from modelcache.service.unwanted import Keeping
 from modelcache.store import Store
 from tests.component.service.daemon import Daemon, cached_model
@@ -107,3 +108,30 @@ def test_a_jump_ahead_takes_nothing_from_a_fetch_under_way(
         assert store.ingest.allocated("sha256-partial") >= 1000
         assert any((store.layout.staging).iterdir()), staging
     partial.close()
+
+
+@pytest.mark.parametrize("ahead", [HOUR, DAY, YEAR])
+def test_what_the_clock_is_set_ahead_is_no_time_that_passed(
+    tmp_path: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch, ahead: float
+) -> None:
+    """The machine's other clock tells: a grace lasts as long as it should."""
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    hub.add_repo("org/a", FILES)
+    passed = 0.0
+    keeping = Keeping(600.0, also_when_empty=True)
+    daemon = Daemon(tmp_path / "root", Around(), keeping, jumps=Jumps(lambda: passed))
+    try:
+        daemon.want(cached_model("hf://org/a"))
+        daemon.settle()
+        daemon.want()
+        daemon.cycle()
+        daemon.now += ahead
+        daemon.cycle()
+        daemon.now, passed = daemon.now + 590.0, 590.0
+        daemon.cycle()
+        assert daemon.store.current("m") is not None
+        daemon.now, passed = daemon.now + 20.0, 610.0
+        daemon.cycle()
+        assert daemon.store.current("m") is None
+    finally:
+        daemon.close()

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -247,13 +247,16 @@ class Promises(RuleBasedStateMachine):
             self.excuses[name] += 1
             self.pinned.pop(name, None)
 
-    @rule(name=NAMES, truncated=st.booleans())
-    def a_file_is_damaged(self, name: str, truncated: bool) -> None:
-        """A truncated one is noticed in the next round; a flipped bit is when somebody looks."""
+    @rule(which=st.integers(0, len(SIZES) - 1), truncated=st.booleans())
+    def a_file_is_damaged(self, which: int, truncated: bool) -> None:
+        """Of a model that is shown. A truncated one is noticed in the next round; a flipped bit is
+        when somebody looks."""
         store = self.daemon.store
-        manifest = store.current(name)
-        if manifest is None or self.is_damaged(manifest):
+        shown = [m for _, m in sorted(store.shown().items()) if not self.is_damaged(m)]
+        if not shown:
             return
+        manifest = shown[which % len(shown)]
+        name = manifest.model
         file = max(manifest.files, key=lambda file: file.size)
         path = store.blobs.path(file.sha256)
         self.excuses[name] += 1
@@ -335,6 +338,13 @@ class Promises(RuleBasedStateMachine):
             given = self.hub.bytes_sent(f"org/{name}/weights*")
             assert given <= size * (self.excuses[name] + gone[name]), name
 
+    def look(self) -> None:
+        """All that is promised, at once."""
+        self.what_is_shown_is_right()
+        self.it_keeps_to_its_limit()
+        self.what_is_used_or_pinned_stays()
+        self.nothing_is_fetched_twice_for_no_reason()
+
     def teardown(self) -> None:
         """In the end what fits comes, whatever was before, and then all of it goes."""
         try:
@@ -362,21 +372,62 @@ class Promises(RuleBasedStateMachine):
                 self.hub.remove_repo(f"org/{name}")
 
 
-@pytest.mark.heavy
-def test_the_promises_hold(monkeypatch: pytest.MonkeyPatch, long: bool) -> None:
+@pytest.fixture
+def node(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Promises]]:
+    """The machine, with a server and a clock."""
     clock = Clock(time.time)
     with HubServer() as hub, monkeypatch.context() as patch:
         patch.setenv("HF_ENDPOINT", hub.url)
         patch.setattr(time, "time", clock)
         given = {"hub": hub, "clock": clock, "crashes": Crashes(patch), "patch": patch}
-        run_state_machine_as_test(
-            type("Node", (Promises,), given),
-            settings=settings(
-                max_examples=60 if long else 10,
-                stateful_step_count=40 if long else 25,
-                deadline=None,
-                # Making a failure smaller takes longer than a test may.
-                phases=[Phase.generate],
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
+        yield type("Node", (Promises,), given)
+
+
+@pytest.mark.heavy
+def test_the_promises_hold(node: type[Promises], long: bool) -> None:
+    run_state_machine_as_test(
+        node,
+        settings=settings(
+            max_examples=60 if long else 10,
+            stateful_step_count=40 if long else 25,
+            deadline=None,
+            # Making a failure smaller takes longer than a test may.
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def test_they_hold_through_each_of_the_rules(node: type[Promises]) -> None:
+    """Each at least once, on models that are there: chance may leave any of them out."""
+    machine = node()
+    catalog = {"a": (1, False), "b": (0, True), "e": (2, False)}
+    steps: list[Callable[[], object]] = [
+        lambda: machine.first(catalog),
+        lambda: machine.a_file_is_damaged(0, truncated=False),
+        lambda: machine.time_passes(5),
+        lambda: machine.a_file_is_damaged(1, truncated=True),
+        lambda: machine.time_passes(5),
+        lambda: machine.a_pod_comes("a"),
+        lambda: machine.a_lease_is_taken("e", HOUR),
+        lambda: machine.a_revision_is_published("a"),
+        lambda: machine.catalog_changes({**catalog, "c": (4, False), "d": (4, False)}),
+        lambda: machine.time_passes(14),
+        lambda: machine.the_clock_jumps(-HOUR),
+        lambda: machine.a_round_begins(),
+        lambda: machine.it_is_killed(60),
+        lambda: machine.a_pod_goes("a"),
+        lambda: machine.leases_are_released(),
+        lambda: machine.the_clock_jumps(DAY),
+        lambda: machine.time_passes(14),
+        lambda: machine.somebody_evicts("e"),
+        lambda: machine.it_is_swept(),
+        lambda: machine.it_is_stopped(),
+        lambda: machine.time_passes(3),
+    ]
+    try:
+        for step in steps:
+            step()
+            machine.look()
+    finally:
+        machine.teardown()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from modelcache.store.usage import measure_usage
 from tests.component.service.daemon import Daemon, cached_model
 from tests.component.service.test_making_room import Around
 from tests.support.hub import HubServer, Stall
+from tests.support.mounts import loop_mounted
 
 MIB = 1 << 20
 
@@ -84,3 +87,40 @@ def test_what_was_refused_while_another_came_is_tried_as_soon_as_that_is_there(
         assert {m.model for m in daemon.store.manifests()} == {"high"}
     finally:
         daemon.close()
+
+
+@pytest.mark.root
+def test_inodes_are_made_room_of(
+    tmp_path: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a file system with bytes enough, but names for one of two models."""
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    for name in ("low", "high"):
+        files = {f"{number}.json": f'"{name}{number}"'.encode() for number in range(60)}
+        hub.add_repo(f"org/{name}", files)
+    low = cached_model("hf://org/low", "low", priority=1)
+    high = cached_model("hf://org/high", "high", priority=5)
+    make = ("mkfs.ext4", "-q", "-m", "0", "-N", "300")
+    with loop_mounted(tmp_path / "disk", 32 * MIB, *make) as disk:
+        daemon = Daemon(disk / "root", Around(), Keeping(600.0))
+        try:
+            daemon.want(low)
+            daemon.settle()
+            free = os.statvfs(disk).f_ffree
+            assert 60 < free < 120, "too many inodes, or too few, for what is to be shown"
+            daemon.want(low, high)
+            for _ in range(20):
+                daemon.now += 6.0
+                daemon.cycle()
+                while daemon.crew.running():
+                    assert daemon.news.wait(20)
+                    daemon.cycle()
+            daemon.await_threads()
+            assert set(daemon.store.shown()) == {"high"}
+            assert daemon.evictions.gone == [("LowerPriority", "low")]
+            refused = str(daemon.report("low").message)
+            assert re.search(r"low needs 1\d\d inodes, and \d+ are missing", refused)
+            assert "high has" in refused
+            assert [daemon.store.verify(m) for m in daemon.store.manifests()] == [[]]
+        finally:
+            daemon.close()

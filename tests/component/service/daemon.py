@@ -9,6 +9,7 @@ from typing import Any
 
 from modelcache.api import CachedModel, ModelReport
 from modelcache.catalog import Catalog, Document
+from modelcache.host.booting import Jumps
 from modelcache.origins import OriginSettings
 from modelcache.planning.evicting import Going
 from modelcache.planning.planner import Limits
@@ -57,6 +58,7 @@ class Daemon:
         jitter: float = 0.0,
         *,
         capacity: Capacity | None = None,
+        jumps: Jumps | None = None,
     ) -> None:
         self.now = time.time()
         self.news = threading.Event()
@@ -97,6 +99,7 @@ class Daemon:
             wake=self.news.set,
             disk=self.disk,
             clock=lambda: self.now,
+            jumps=jumps,
         )
 
     def want(self, *models: CachedModel) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 import urllib.error
@@ -243,6 +244,32 @@ def test_two_agents_on_one_root(root: Path, tmp_path: Path, hub: HubServer) -> N
         assert new.terminate() == 0
     assert hub.bytes_sent() < 1.3 * (23 * MIB + 2)
     assert modelcache("verify", "--root", root).returncode == 0
+
+
+def test_two_agents_that_want_different_things_take_nothing_from_each_other(
+    root: Path, tmp_path: Path, hub: HubServer
+) -> None:
+    """What the other was told to fetch isn't known. When it ends, however, the one goes on."""
+    catalogs = []
+    for name in ("first", "second"):
+        hub.add_repo(f"org/{name}", {"weights.safetensors": name.encode() * MIB})
+        model = {"name": name, "uri": f"hf://org/{name}"}
+        catalogs.append(write_catalog(tmp_path / f"{name}.yaml", model))
+    flags = ("--capacity", "10Mi", "--delete-unwanted-after", "0s")
+    with agent(root, catalogs[0], hub, *flags) as first:
+        first.wait_ready("first")
+        with agent(root, catalogs[1], hub, *flags) as second:
+            others = second.wait_for_event("agents.several")["others"]
+            assert others == [f"process {first.process.pid} of {socket.gethostname()}"]
+
+            refused = second.wait_failed("second")
+            assert refused["reason"] == "InsufficientDisk"
+            assert "it may be in use: another agent is at work" in refused["message"]
+            assert first.model("first")["state"] == "Ready"
+            first.kill()
+            second.wait_ready("second")
+            assert second.terminate() == 0
+    assert hub.bytes_sent() < 1.3 * 12 * MIB
 
 
 def test_no_secret_is_printed(root: Path, tmp_path: Path, hub: HubServer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -381,7 +382,13 @@ def test_an_agent_heals_what_rotted(tmp_path: Path, hub: HubServer) -> None:
         second.wait_ready("a")
         assert second.node()["status"]["labels"]["modelcache.dev/model.a"] == "Ready"
         metrics = second.get("/metrics")
+        told = json.loads(second.get("/v1/events"))["items"]
         assert second.terminate() == 0
+    damage = [each for each in told if each["reason"] in ("FileDamaged", "FileHealed")]
+    assert [(each["type"], each["about"], each["message"]) for each in reversed(damage)] == [
+        ("Warning", "a", "a damaged file was withdrawn: its content has changed"),
+        ("Normal", "a", "a damaged file is whole again"),
+    ]
     assert "modelcache_healed_files_total 1.0" in metrics
     assert "modelcache_quarantined_files 1.0" in metrics
     assert 'modelcache_disk_state{state="ok"} 1.0' in metrics

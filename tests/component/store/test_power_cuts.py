@@ -12,13 +12,17 @@ from pathlib import Path
 
 import pytest
 
+from modelcache.service.adopting import Adopt, recognise
 from modelcache.store import Store
+from modelcache.store.home import home_of, noted_home
 from tests.support.powercut import PowerCuts
-from tests.support.store import COMMIT, OTHER_COMMIT, REPOSITORY, check, leftovers, put
+from tests.support.store import COMMIT, OTHER_COMMIT, REPOSITORY, check, digest_of, leftovers, put
 
 FILES = {"a/w": b"weights", "config.json": b"{}"}
 NEXT = {**FILES, "config.json": b"[]"}
 SOME = {"config.json": b"{}"}
+SPOILT = b"Weights"
+MACHINE = "this machine"
 
 
 def commit(store: Store) -> None:
@@ -55,6 +59,73 @@ def show_the_first(store: Store) -> None:
     store.show(store.snapshots("m")[0])
 
 
+def spoil(store: Store) -> None:
+    """Flip a bit of what two models share."""
+    blob = store.blobs.path(digest_of(FILES["a/w"]))
+    blob.chmod(0o644)
+    with blob.open("r+b") as file:
+        file.write(SPOILT[:1])
+
+
+def set_bad_aside(store: Store) -> None:
+    """What a scrubber does with what it found."""
+    for manifest in store.manifests():
+        if damages := store.verify(manifest):
+            store.withdraw(manifest, damages)
+
+
+def clear_remnants(store: Store) -> None:
+    for remnant in store.remnants.all():
+        store.remnants.remove(min(remnant.models), remnant.name)
+
+
+def come_from_elsewhere(store: Store) -> None:
+    recognise(store, Adopt.TRUST, "another machine")
+
+
+def adopt_a_copy(store: Store) -> None:
+    recognise(store, Adopt.FULL, MACHINE)
+
+
+def prove(store: Store) -> None:
+    """What a scrubber, and who proves a copied root, note of what is whole."""
+    for path, _ in store.blobs.all():
+        store.note_checked(path.name)
+    store.scrub_log.sync()
+    for second in range(200):
+        store.scrub_log.note(path.name, second)
+    store.scrub_log.rewrite(store.scrub_log.read(), {path.name for path, _ in store.blobs.all()})
+
+
+def nothing_bad_is_shown(store: Store) -> None:
+    """As soon as it is looked at; what is in quarantine is what went bad."""
+    set_bad_aside(store)
+    for view in (store.layout.root / "models").glob("*/*/a/w"):
+        assert view.read_bytes() != SPOILT
+    for view in (store.layout.root / "hub").glob("*/*/snapshots/*/a/w"):
+        assert view.read_bytes() != SPOILT
+    assert all(each.data.read_bytes() == SPOILT for each in store.quarantine.all())
+
+
+def nothing_in_doubt_is_proven(store: Store) -> None:
+    """At the next start what isn't known to be at home is in doubt, or listed already."""
+    digests = {path.name for path, found in store.blobs.all() if found.st_size}
+    if noted_home(store.layout) == home_of(store.layout, MACHINE):
+        assert store.unproven.all() >= digests
+    adopt_a_copy(store)
+    assert store.unproven.all() >= digests
+    prove(store)
+    assert store.unproven.all() == frozenset()
+
+
+def notes_can_be_read(store: Store) -> None:
+    digests = {path.name for path, _ in store.blobs.all()}
+    assert store.scrub_log.read().keys() <= digests
+    assert store.unproven.all() <= digests
+    prove(store)
+    assert store.scrub_log.read().keys() == digests
+
+
 Step = Callable[[Store], None]
 WORK: list[tuple[tuple[Step, ...], Step]] = [
     ((), commit),
@@ -66,7 +137,18 @@ WORK: list[tuple[tuple[Step, ...], Step]] = [
     ((commit, commit_the_next), show_the_first),
     ((commit, commit_another), evict),
     ((commit, commit_the_next, commit_another), withdraw),
+    ((commit, commit_the_next, commit_another, spoil), set_bad_aside),
+    ((commit, commit_another, spoil, set_bad_aside), clear_remnants),
+    ((commit, commit_another, come_from_elsewhere), adopt_a_copy),
+    ((commit, commit_another, come_from_elsewhere, adopt_a_copy), prove),
 ]
+AFTERWARDS: dict[Step, Step] = {
+    set_bad_aside: nothing_bad_is_shown,
+    clear_remnants: nothing_bad_is_shown,
+    adopt_a_copy: nothing_in_doubt_is_proven,
+    prove: notes_can_be_read,
+}
+"""What is to be true besides, and done."""
 EACH = pytest.mark.parametrize(
     ("before", "step"), WORK, ids=lambda given: getattr(given, "__name__", None)
 )
@@ -87,6 +169,7 @@ def heals(root: Path, step: Step) -> None:
         for manifest in store.manifests():
             if damages := store.look(manifest):
                 store.withdraw(manifest, damages)
+    AFTERWARDS.get(step, check)(store)
     check(store)
     for manifest in store.manifests():
         store.show(manifest)
@@ -98,6 +181,8 @@ def heals(root: Path, step: Step) -> None:
     for name in ("m", "other"):
         store.evict(name)
     store.sweep(older_than=0)
+    # Where the root is at home is noted for as long as it is there.
+    store.layout.home.unlink(missing_ok=True)
     assert leftovers(store) == []
 
 

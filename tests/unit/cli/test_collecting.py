@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from modelcache.api import DiskReport, ModelReport, ModelState, NodeCache, NodeCacheStatus
-from modelcache.api.nodecache import NodeMeta
+from modelcache.api.nodecache import CompileReport, CompileState, NodeMeta, StartReport
 from modelcache.errors import Reason
 from modelcache.store import Store
 from tests.support.store import COMMIT, OTHER_COMMIT, put
@@ -46,6 +46,15 @@ def tell(store: Store, *models: ModelReport) -> None:
 
 def ready(name: str, **more: object) -> ModelReport:
     return ModelReport(name=name, state=ModelState.READY, **more)  # type: ignore[arg-type]
+
+
+def tell_of_compile_caches(store: Store, *caches: CompileReport) -> None:
+    """As `tell`, beside the models that it told of."""
+    report = NodeCache.model_validate_json(store.layout.node_report.read_bytes())
+    assert report.status is not None
+    status = report.status.model_copy(update={"compile_caches": caches})
+    report = report.model_copy(update={"status": status})
+    store.layout.node_report.write_text(json.dumps(report.to_document()))
 
 
 def held(store: Store) -> set[tuple[str, str]]:
@@ -201,3 +210,31 @@ def test_whether_the_catalog_places_it_here(command: Command, store: Store, tmp_
     assert "does not select n1" in placed("--node-name", "n1", "--node-labels", "gpu=h100")
     assert "has no CachedModel other" in placed(name="other")
     assert "is not there" in placed("--catalog", str(tmp_path / "missing"))
+
+
+def test_an_explanation_tells_of_the_models_compile_caches(command: Command, store: Store) -> None:
+    tell(store, ready("wanted"))
+    at = datetime(2026, 11, 22, 9, 10, tzinfo=UTC)
+    miss = StartReport(result="Miss", at=at, reason="OtherDriver", message="the driver is another")
+    tell_of_compile_caches(
+        store,
+        CompileReport(name="fast", model="wanted", state=CompileState.READY),
+        CompileReport(
+            name="cold",
+            model="wanted",
+            state=CompileState.MISSING,
+            message="nothing was published for this node's key",
+            last_start=miss,
+        ),
+        CompileReport(name="strange", model="other", state=CompileState.READY),
+    )
+    ended = command("explain", "wanted", "--root", store.layout.root, "--agent", "")
+    lines = [line for line in ended.out.splitlines() if line.startswith("compiled:")]
+    assert lines == [
+        "compiled: fast: Ready: the next pod here starts from it",
+        (
+            "compiled: cold: Missing: nothing was published for this node's key; the last start,"
+            " 2026-11-22 09:10 UTC: Miss (the driver is another)"
+        ),
+    ]
+    assert "agent:    it was not asked what happened lately: --agent is empty" in ended.out

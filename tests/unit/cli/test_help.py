@@ -23,7 +23,7 @@ COMMANDS = [
         "labels",
     ),
     *("webhook", "webhook-certificate", "inject", "link", "prepare-root", "cleanup", "tune"),
-    *("lease", "leases", "release", "gc", "explain"),
+    *("lease", "leases", "release", "gc", "explain", "status", "top"),
 ]
 GROUPS = {"bench": ["load"], "compile": [*compilecmd.COMMANDS]}
 

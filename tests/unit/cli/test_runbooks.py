@@ -31,5 +31,7 @@ def test_the_commands_of_a_runbook_are_real(page: Path, command: Command) -> Non
 
 
 def test_commands_are_found() -> None:
-    page = "    kubectl exec POD -c agent -- modelcache gc --dry-run\n`modelcache ls`, `a modelcache`"
+    page = (
+        "    kubectl exec POD -c agent -- modelcache gc --dry-run\n`modelcache ls`, `a modelcache`"
+    )
     assert commands(page) == {"gc --dry-run", "ls"}

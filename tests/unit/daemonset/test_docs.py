@@ -111,7 +111,14 @@ def test_every_cached_model_that_is_shown_is_valid(page: Path, tmp_path: Path) -
 
 def test_every_page_is_linked_from_the_first() -> None:
     linked = re.findall(r"\]\(docs/([a-z-]+\.md)\)", (ROOT / "README.md").read_text())
-    assert {page.name for page in (ROOT / "docs").iterdir()} <= {*linked}
+    assert {page.name for page in (ROOT / "docs").iterdir() if page.is_file()} <= {*linked}
+
+
+def test_every_picture_is_shown() -> None:
+    shown = {
+        each for page in PAGES for each in re.findall(r"\]\((images/[^)]+)\)", page.read_text())
+    }
+    assert {f"images/{picture.name}" for picture in (ROOT / "docs" / "images").iterdir()} == shown
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 
 import pytest
@@ -159,3 +160,64 @@ def test_after_the_clock_was_set_back_a_lease_lasts_no_longer_than_one_may(
     opened().sweep()
     clock.now += LONGEST_SECONDS + 1.0
     assert opened().all() == []
+
+
+class Machine:
+    """Its clock that is set, its clock that isn't, and its boots."""
+
+    def __init__(self, store: Store) -> None:
+        self.now, self.steady, self.boot = 1_000_000.0, 500.0, "one"
+        self.leases = Leases(
+            store.layout,
+            store._durable,
+            clock=lambda: self.now,
+            steady=lambda: self.steady,
+            boot_id=lambda: self.boot,
+        )
+
+    def passes(self, seconds: float) -> None:
+        self.now += seconds
+        self.steady += seconds
+
+
+@pytest.mark.parametrize("ahead", [3600.0, DAY, 365 * DAY])
+def test_a_clock_that_is_set_ahead_ends_no_lease(store: Store, ahead: float) -> None:
+    machine = Machine(store)
+    machine.leases.take("m", 600.0)
+    machine.now += ahead
+    machine.passes(590.0)
+    machine.leases.sweep()
+    (lease,) = machine.leases.all()
+    assert lease.expires == machine.now + 10.0
+    machine.passes(10.0)
+    assert machine.leases.all() == []
+    machine.leases.sweep()
+    assert list(store.layout.leases.iterdir()) == []
+
+
+def test_after_a_boot_the_clock_alone_tells(store: Store) -> None:
+    machine = Machine(store)
+    machine.leases.take("m", 600.0)
+    machine.now, machine.steady, machine.boot = machine.now + DAY, 5.0, "two"
+    assert machine.leases.all() == []
+
+
+@pytest.mark.parametrize("note", [{}, {"ahead": "x"}, {"ahead": None}, {"ahead": 1e400}])
+def test_a_lease_that_says_nothing_of_clocks_ends_by_the_clock(
+    store: Store, note: dict[str, object]
+) -> None:
+    machine = Machine(store)
+    lease = machine.leases.take("m", 600.0)
+    path = store.layout.leases / f"{lease.id}.json"
+    document = json.loads(path.read_text())
+    del document["ahead"]
+    path.write_text(json.dumps({**document, **note}))
+    machine.now += DAY
+    assert machine.leases.all() == []
+
+
+def test_the_store_s_leases_know_the_clock_that_nobody_sets(store: Store) -> None:
+    lease = store.leases.take("m", 600.0)
+    document = json.loads((store.layout.leases / f"{lease.id}.json").read_text())
+    assert document["boot"]
+    assert abs(document["ahead"] - (time.time() - time.clock_gettime(time.CLOCK_BOOTTIME))) < 5

@@ -103,6 +103,7 @@ class Telling:
             seen.running.get(name),
             Described(
                 why_no_key=seen.asked[name].why,
+                model=seen.asked[name].cache.spec.model,
                 accelerator=_accelerator(seen.facts),
                 sizes={each.bundle.digest: each.held.bytes for each in mine},
                 verified=self._starts.verified(name),

@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 
 _VOID: Final = frozenset({"br", "hr", "link", "meta"})
 _MOST: Final = 2000
-_SPACE: Final = re.compile(r"\s+")
+_SPACE: Final = re.compile(r"\s")
 _UNSEEN: Final = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -28,9 +28,11 @@ Child: TypeAlias = str | int | None
 
 
 def visible(text: str) -> str:
-    """A text on one line, with nothing in it that can't be seen, of at most 2000 characters."""
-    text = _SPACE.sub(" ", text[: _MOST + 1])
+    """A text of one line, with nothing in it that can't be seen, of at most 2000 characters."""
     text = text if len(text) <= _MOST else text[: _MOST - 1] + "…"
+    if text.isprintable():
+        return text
+    text = _SPACE.sub(" ", text)
     return "".join(each if each.isprintable() else _UNSEEN for each in text)
 
 

@@ -14,6 +14,7 @@ from modelcache.service.page.facts import (
     counted,
     duration,
     is_failing,
+    moment,
     share,
     short,
     text,
@@ -92,8 +93,9 @@ def _name(model: ModelReport, facts: Facts) -> Html:
 def _origin(model: ModelReport) -> Html | None:
     source = text(model.source) if model.source else None
     revision = code(short(model.revision)) if model.revision else None
-    between = " · " if source and revision else None
-    return element("span", source, between, revision, class_="sub") if source or revision else None
+    if source and revision:
+        revision = element("span", " · ", revision, class_="whole")
+    return element("span", source, revision, class_="sub") if source or revision else None
 
 
 def _state(model: ModelReport, facts: Facts) -> Html:
@@ -110,6 +112,7 @@ def _state(model: ModelReport, facts: Facts) -> Html:
         why,
         _tries(model, facts),
         _next(model),
+        _missing(model, facts),
     )
 
 
@@ -119,6 +122,15 @@ def _tries(model: ModelReport, facts: Facts) -> Html | None:
     tried = "Tried once" if model.attempts == 1 else f"Tried {model.attempts} times"
     again = joined("; again ", ahead(model.retry_at, facts.now)) if model.retry_at else None
     return element("span", tried, again, class_="sub")
+
+
+def _missing(model: ModelReport, facts: Facts) -> Html | None:
+    if not model.wanted or model.missing_since is None:
+        return None
+    since = (facts.now - model.missing_since).total_seconds()
+    return element(
+        "span", "missing for ", moment(model.missing_since, duration(since)), class_="sub"
+    )
 
 
 def _next(model: ModelReport) -> Html | None:

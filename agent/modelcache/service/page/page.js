@@ -56,7 +56,8 @@
     if (answered) {
       lost.textContent = "";
     } else if (!lost.textContent) {
-      lost.textContent = `The agent does not answer. ${byId("made").textContent}, and may be different now.`;
+      const made = byId("made").textContent.replace("As", "as");
+      lost.textContent = `The agent does not answer; what is shown is ${made}.`;
     }
   }
 

@@ -172,7 +172,11 @@ def _section(name: str, heading: str, *children: Child, show: bool = True) -> Ht
 
 
 def _footer(facts: Facts) -> Html:
-    links = (("v1/node", "Report"), ("v1/events", "Events"), ("metrics", "Metrics"))
+    links = (
+        ("v1/node", "Report as JSON"),
+        ("v1/events", "Events as JSON"),
+        ("metrics", "Metrics"),
+    )
     items = [element("li", element("a", words, href=href)) for href, words in links]
     return element(
         "footer",

@@ -49,13 +49,16 @@ def disk(facts: Facts) -> Html:
         value=min(taken, most),
         aria_label="Disk",
     )
+    free = f", {human_size(report.free)} free" if report.free else ""
     rows: list[tuple[str, Child]] = [
         ("Models and bundles", human_size(report.used)),
         ("Free for fetches", human_size(report.available)),
         ("Promised to fetches under way", human_size(report.reserved)),
-        ("The file system", human_size(report.capacity)),
+        ("The file system", human_size(report.capacity) + free),
         ("Root", code(facts.status.root)),
     ]
+    if report.inodes and report.inodes_free is not None:
+        rows.insert(4, ("Free of its inodes", share(report.inodes_free, report.inodes)))
     if facts.watermarks is not None:
         told = f"above {share(high, 1)}, down to {share(low, 1)}"
         rows.insert(3, ("Room is made", told))

@@ -1,0 +1,137 @@
+"""modelcache explain: why a model is here or isn't, from all that this node knows of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from modelcache.catalog import FileCatalog
+from modelcache.cli.collectingcmd import Unwanted, plain_disk, plain_staying, revision
+from modelcache.cli.happened import Lately, compiled_of, happened
+from modelcache.cli.inspecting import Name
+from modelcache.cli.options import Output, Root, flag, open_store, settings
+from modelcache.cli.output import Format, age, human_bytes, one_line, print_json
+from modelcache.cli.topcmd import Agent, ClusterWide, Kubeconfig, Namespace
+from modelcache.errors import NotFound, UsageError
+from modelcache.planning.explaining import Explanation
+from modelcache.planning.explaining import explain as explained
+from modelcache.planning.placement import selects
+from modelcache.service.collecting import collection
+from modelcache.settings import AgentSettings, StatusSettings
+from modelcache.store import DiskSpace
+
+
+def explain(
+    name: Name,
+    cluster: ClusterWide = False,
+    root: Root = None,
+    catalog: Annotated[Path | None, flag("catalog", "PATH")] = None,
+    node_name: Annotated[str | None, flag("node_name", "NAME")] = None,
+    node_labels: Annotated[str | None, flag("node_labels", "KEY=VALUE,...")] = None,
+    delete_unwanted_after: Unwanted = None,
+    agent: Agent = None,
+    kubeconfig: Kubeconfig = None,
+    namespace: Namespace = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Say why a model is here or isn't, what happened to it, and what would have to happen.
+
+    It rests on the store, on what this node's agent last reported, and on what the agent says that
+    happened lately. With --catalog it says as well whether the files there place the model here.
+    With --cluster it tells of all nodes, from what the API server has.
+    """
+    if cluster:
+        # The client of the API server takes half a second to be imported.
+        from modelcache.cli.explainfleet import explain_fleet
+
+        everywhere = settings(StatusSettings, kubeconfig=kubeconfig, namespace=namespace)
+        explain_fleet(name, everywhere, output)
+        return
+    store = open_store(root)
+    asked = settings(
+        AgentSettings,
+        catalog=catalog,
+        node_name=node_name,
+        node_labels=node_labels,
+        delete_unwanted_after=delete_unwanted_after,
+        listen=agent,
+    )
+    placement = _placement(name, asked) if asked.catalog is not None else None
+    found = collection(store, asked.delete_unwanted_after)
+    report = found.reports.get(name)
+    if report is None:
+        raise NotFound(
+            f"{name} is not here, and nothing wants it here: neither the store nor the agent's last"
+            f" report knows it{'; ' + placement if placement else ''}. A CachedModel of that name"
+            " either isn't there or doesn't select this node"
+        )
+    size = max(0, report.bytes_total - report.bytes_done)
+    room = found.room(name, size, report.priority) if size else None
+    compiled = compiled_of(store, name)
+    answer = explained(
+        report,
+        found.uses,
+        found.space,
+        room,
+        grace=found.grace,
+        placement=placement,
+        compiled=compiled,
+    )
+    lately = happened(asked.address, store, {name, *(each.name for each in compiled)})
+    if output is Format.JSON:
+        content = _plain_answer(answer, found.space)
+        content["compileCaches"] = [each.to_document() for each in compiled]
+        content["events"] = [each.plain() for each in lately.events]
+        print_json(
+            "Explanation", {**content, **({"agent": lately.silent} if lately.silent else {})}
+        )
+        return
+    _tell_answer(answer)
+    _tell_events(lately)
+
+
+def _placement(name: str, asked: AgentSettings) -> str:
+    assert asked.catalog is not None
+    if not asked.catalog.exists():
+        raise UsageError(f"{asked.catalog} is not there")
+    catalog = FileCatalog(asked.catalog).read()
+    model = catalog.models.get(name)
+    if model is None:
+        return f"{asked.catalog} has no CachedModel {name}"
+    if asked.labels is None:
+        return "yes: the labels of this node are not known, so every object is for it"
+    if selects(model.spec, asked.node_name, asked.labels):
+        return f"yes: its nodeSelector and nodeAffinity select {asked.node_name}"
+    return f"no: its nodeSelector or nodeAffinity does not select {asked.node_name}"
+
+
+def _plain_answer(answer: Explanation, space: DiskSpace) -> dict[str, Any]:
+    return {
+        "verdict": answer.verdict,
+        "facts": [{"about": about, "message": message} for about, message in answer.facts],
+        "holders": [plain_staying(each) for each in answer.holders],
+        "remedies": list(answer.remedies),
+        "disk": plain_disk(space),
+    }
+
+
+def _tell_answer(answer: Explanation) -> None:
+    print(one_line(answer.verdict))
+    print()
+    for about, message in answer.facts:
+        print(f"{about + ':':<10}{one_line(message)}")
+    for number, each in enumerate(answer.holders):
+        about = "" if number else "held by:"
+        told = f"{each.model} {revision(each.snapshot)}, {human_bytes(each.size)}: {each.why}"
+        print(f"{about:<10}{one_line(told)}")
+    for number, remedy in enumerate(answer.remedies):
+        print(f"{'' if number else 'to do:':<10}{one_line(remedy)}")
+
+
+def _tell_events(lately: Lately) -> None:
+    for number, each in enumerate(lately.events):
+        times = f", {each.count} times" if each.count > 1 else ""
+        about = "" if number else "lately:"
+        print(f"{about:<10}{one_line(f'{age(each.at)} ago{times}: {each.sentence}')}")
+    if lately.silent:
+        print(f"{'agent:':<10}{one_line(lately.silent)}")

@@ -1,0 +1,102 @@
+"""What is known of each node at one moment, and where it is known from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+
+from modelcache.api import ModelReport, ModelState, NodeCacheStatus
+
+
+class Teller(StrEnum):
+    """Who told."""
+
+    AGENT = "Agent"
+    """The node's agent, just now."""
+    ROOT = "Root"
+    """What lies in the root: the store, and what an agent last wrote there."""
+    CLUSTER = "Cluster"
+    """The API server: what the agent last published."""
+
+
+class AgentState(StrEnum):
+    """Whether a node's agent works."""
+
+    UP = "Up"
+    DOWN = "Down"
+    UNKNOWN = "Unknown"
+    """It can't be told: pods may not be listed, or nobody said where it listens."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """One node.
+
+    Attributes:
+        name: the node's.
+        status: what is reported; None where nothing was reported yet.
+        teller: who told.
+        agent: whether its agent works.
+        note: what is to be known of this report, as a sentence; empty where it is as it should be.
+    """
+
+    name: str
+    status: NodeCacheStatus | None
+    teller: Teller
+    agent: AgentState = AgentState.UNKNOWN
+    note: str = ""
+
+    @property
+    def models(self) -> tuple[ModelReport, ...]:
+        """Its models, by name."""
+        return self.status.models if self.status is not None else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """All that was asked for, at one moment.
+
+    Attributes:
+        nodes: by name.
+        where: who was asked, for people.
+        trouble: why it is not of this moment; empty where it is.
+    """
+
+    nodes: tuple[NodeView, ...]
+    where: str
+    trouble: str = ""
+
+
+class Stage(IntEnum):
+    """How a model is, as one word that sorts what needs somebody first."""
+
+    FAILING = 0
+    MOVING = 1
+    WAITING = 2
+    READY = 3
+    UNWANTED = 4
+
+    @property
+    def word(self) -> str:
+        """For people."""
+        return self.name.lower()
+
+
+_STAGES = {
+    ModelState.DOWNLOADING: Stage.MOVING,
+    ModelState.VERIFYING: Stage.MOVING,
+    ModelState.FAILED: Stage.FAILING,
+    ModelState.READY: Stage.READY,
+}
+
+
+def stage(report: ModelReport) -> Stage:
+    """A model's stage. One whose fetch goes on after a failure is moving, as long as bytes come;
+    one that is ready is ready, whatever becomes of its next revision."""
+    if report.state is ModelState.READY:
+        return Stage.READY if report.wanted else Stage.UNWANTED
+    if not report.wanted:
+        return Stage.UNWANTED
+    if report.reason is not None:
+        return Stage.FAILING
+    return _STAGES.get(report.state, Stage.WAITING)

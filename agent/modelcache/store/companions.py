@@ -1,0 +1,75 @@
+"""Which other agents keep this root at this moment, as where a rolling update overlaps.
+
+Two of them do no harm to what is there, but each would take for unwanted what only the other was
+told to fetch. So each holds a lock file of its own, which says who it is; the kernel lets go of it
+when its holder dies, however it does.
+
+    ingest/agents/<random>.lock
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from contextlib import suppress
+
+from modelcache.store.layout import Layout
+from modelcache.store.locking import Lock, try_lock
+from modelcache.store.paths import children
+
+_MOST_BYTES = 200
+_AGAIN_SECONDS = 0.02
+_TRIES = 50
+
+
+class Companions:
+    """The agents of one root, of which this process may be one. Safe for threads."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._folder = layout.agents
+        self._path = self._folder / f"{secrets.token_hex(6)}.lock"
+        self._lock: Lock | None = None
+
+    def join(self) -> None:
+        """From now on others see this one. On a disk that is full nobody does."""
+        with suppress(OSError):
+            self._folder.mkdir(exist_ok=True)
+            for _ in range(_TRIES):
+                self._lock = try_lock(self._path)
+                if self._lock is not None:
+                    who = f"process {os.getpid()} of {socket.gethostname()}"
+                    self._path.write_text(who)
+                    return
+                time.sleep(_AGAIN_SECONDS)  # another looks whether it is held
+
+    def leave(self) -> None:
+        """It ends."""
+        if self._lock is not None:
+            with suppress(OSError):
+                self._lock.release(remove=True)
+            self._lock = None
+
+    def others(self) -> tuple[str, ...]:
+        """Which other agents are at work here, each in some words.
+
+        None for who is no agent itself. Where locks do nothing it isn't known.
+        """
+        if self._lock is None:
+            return ()
+        found = []
+        for path in children(self._folder):
+            if path == self._path or path.suffix != ".lock":
+                continue
+            try:
+                lock = try_lock(path)
+                if lock is not None:
+                    lock.release(remove=True)  # it died
+                    continue
+                with path.open("rb") as file:
+                    said = file.read(_MOST_BYTES).decode("utf-8", "replace")
+            except OSError:
+                continue
+            found.append("".join(c for c in said if c.isprintable()) or "another process")
+        return tuple(sorted(found))

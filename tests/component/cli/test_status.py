@@ -1,0 +1,121 @@
+"""modelcache status and explain beside a real agent, and after its end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.agent import AgentProcess, modelcache, write_catalog
+from tests.support.hub import GeneratedContent, HubServer
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def agent(hub: HubServer, tmp_path: Path) -> Iterator[AgentProcess]:
+    """One model that is ready, one that moves, slowly, and one that there isn't."""
+    hub.add_repo("org/small", {"config.json": b"{}", "model.safetensors": b"x" * MIB})
+    hub.add_repo("org/large", {"model.safetensors": GeneratedContent(512 * MIB, seed=1)})
+    hub.set_rate(4 * MIB)
+    catalog = write_catalog(
+        tmp_path / "catalog.yaml",
+        {"name": "small", "uri": "hf://org/small", "priority": 9},
+        {"name": "large", "uri": "hf://org/large"},
+        {"name": "gone", "uri": "hf://org/gone"},
+    )
+    with AgentProcess(tmp_path / "root", catalog, env={"HF_ENDPOINT": hub.url}) as agent:
+        agent.wait_ready("small")
+        agent.wait_failed("gone")
+        yield agent
+
+
+def address(agent: AgentProcess) -> str:
+    return agent.url.removeprefix("http://")
+
+
+def asked(*arguments: str | Path) -> dict[str, Any]:
+    ended = modelcache("status", "-o", "json", *arguments)
+    assert ended.returncode == 0, ended.stdout
+    assert ended.stderr == ""
+    found: dict[str, Any] = json.loads(ended.stdout)
+    assert found["kind"] == "Status"
+    return found
+
+
+def test_the_agent_is_asked_and_where_none_answers_the_root(
+    agent: AgentProcess, tmp_path: Path
+) -> None:
+    ended = modelcache("status", "--agent", address(agent))
+    assert ended.returncode == 0
+    lines = ended.stdout.splitlines()
+    assert lines[1].endswith(f"agent 0.1.0 at {address(agent)}")
+    assert "1 of 3 models ready, 1 moving, 1 failing" in ended.stdout
+    table = ended.stdout.partition("MODEL")[2].splitlines()[1:4]
+    assert [line.split()[:2] for line in table] == [
+        ["gone", "Failed"],
+        ["large", "Downloading"],
+        ["small", "Ready"],
+    ]
+    assert "gone: NotFound" in ended.stdout
+    assert "there is no org/gone" in ended.stdout
+
+    found = asked("--agent", address(agent))
+    (node,) = found["nodes"]
+    assert (node["toldBy"], node["agent"]) == ("Agent", "Up")
+    expected = {
+        "wanted": 3, "failing": 1, "moving": 1, "waiting": 0, "ready": 1, "unwanted": 0
+    }  # fmt: skip
+    assert found["summary"] == node["summary"] == expected
+    assert {model["name"] for model in node["status"]["models"]} == {"gone", "large", "small"}
+
+    agent.terminate(10)
+    found = asked("--agent", address(agent), "--root", agent.root)
+    (node,) = found["nodes"]
+    assert (node["toldBy"], node["agent"]) == ("Root", "Down")
+    assert node["message"].startswith(f"no agent answers at {address(agent)} (connection refused)")
+    assert "last wrote to this root" in node["message"]
+    models = {model["name"]: model["state"] for model in node["status"]["models"]}
+    assert models["small"] == "Ready"
+    assert models["gone"] == "Failed"
+    assert node["status"]["disk"]["used"] == MIB + 2
+
+
+def test_another_root_than_the_agents_is_looked_at_itself(
+    agent: AgentProcess, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"1" * 1000)
+    assert modelcache("prefetch", f"file://{folder}", "--root", tmp_path / "other").returncode == 0
+    (node,) = asked("--agent", address(agent), "--root", tmp_path / "other")["nodes"]
+    assert (node["toldBy"], node["agent"]) == ("Root", "Unknown")
+    assert f"works on {agent.root}" in node["message"]
+    assert "none has written to this root" in node["message"]
+    assert [model["name"] for model in node["status"]["models"]] == ["tiny"]
+    # Where nobody has said which root is meant, it is the agent's.
+    (node,) = asked("--agent", address(agent))["nodes"]
+    assert node["toldBy"] == "Agent"
+
+
+def test_an_explanation_says_what_happened_and_when_it_is_tried_again(agent: AgentProcess) -> None:
+    here = ("--root", agent.root, "--agent", address(agent))
+    told = modelcache("explain", "gone", *here).stdout
+    assert told.startswith("gone is not here: it could not be fetched.\n")
+    facts = dict(line.split(":", 1) for line in told.splitlines()[2:] if line[:1].strip())
+    assert "Failed (NotFound): there is no org/gone" in facts["state"]
+    assert "the next one is at" in facts["state"] or "try failed" in facts["state"]
+    assert "ago" in facts["lately"]
+    assert "NotFound: " in facts["lately"]
+    assert "large" not in facts["lately"]
+    found = json.loads(modelcache("explain", "small", *here, "-o", "json").stdout)
+    assert "agent" not in found
+    assert "ModelReady" in [event["reason"] for event in found["events"]]
+    assert {event["about"] for event in found["events"]} == {"small"}
+
+    told = modelcache("explain", "small", "--root", agent.root, "--agent", "127.0.0.1:1").stdout
+    assert "agent:    none answers at 127.0.0.1:1 (connection refused): this is what" in told
+    assert "lately:" not in told

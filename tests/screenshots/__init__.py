@@ -1,0 +1,1 @@
+"""The pictures in docs/images, taken of what really runs: `python -m tests.screenshots`."""

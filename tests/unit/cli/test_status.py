@@ -1,0 +1,113 @@
+"""modelcache status, where no agent answers or something else does."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.conftest import Command
+
+
+def nobody() -> str:
+    """An address at which nobody listens."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{found.getsockname()[1]}"
+
+
+def test_where_nothing_is_that_is_said(command: Command, tmp_path: Path) -> None:
+    where = nobody()
+    ended = command("status", "--agent", where, "--root", tmp_path / "none")
+    assert ended.code == 2
+    line = ended.mistake
+    assert f"no agent answers at {where}" in line
+    assert "is not a model cache" in line
+    found = command("status", "--agent", "", "--root", tmp_path / "none", "-o", "json").document
+    assert found["reason"] == "Usage"
+    assert "none was asked" in found["message"]
+
+
+@contextmanager
+def listener(status: int, body: bytes) -> Iterator[str]:
+    """Something else that listens where the agent should."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "why"),
+    [
+        (503, b"the cache was not looked at yet\n", "the cache was not looked at yet"),
+        (404, b"", "it answers 404"),
+        (200, b"<html>\x1b[2J", "no JSON"),
+        (200, b"[1]", "no NodeCache"),
+        (200, b'{"metadata": {"name": "n"}, "status": {"root": 7}}', "can't be read: status."),
+    ],
+)
+def test_what_is_no_agent_is_told(
+    command: Command, tmp_path: Path, status: int, body: bytes, why: str
+) -> None:
+    with listener(status, body) as where:
+        ended = command("status", "--agent", where, "--root", tmp_path / "none")
+    assert ended.code == 2
+    assert why in ended.mistake
+    assert "\x1b" not in ended.err
+
+
+def test_a_newer_agents_fields_are_passed_over(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MODELCACHE_ROOT")
+    disk = {"capacity": 9, "available": 9, "used": 0, "reserved": 0, "newField": 1}
+    model = {"name": "m", "state": "Ready", "sparkle": {"a": 1}}
+    status = {"agentVersion": "99", "root": "/r", "models": [model], "disk": disk, "more": []}
+    body = json.dumps({"kind": "NodeCache", "metadata": {"name": "n"}, "status": status})
+    with listener(200, body.encode()) as where:
+        (node,) = command("status", "--agent", where, "-o", "json").document["nodes"]
+    assert (node["name"], node["agent"], node["status"]["agentVersion"]) == ("n", "Up", "99")
+    assert node["status"]["models"][0]["name"] == "m"
+
+
+def test_a_terminal_of_some_lines_gets_what_is_not_well_and_as_much_as_fits(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def model(name: str, state: str) -> dict[str, object]:
+        return {"name": name, "state": state, "bytesTotal": 9, "bytesDone": 9}
+
+    disk = {"capacity": 9, "available": 9, "used": 0, "reserved": 0}
+    models = [model(f"m{n:03}", "Ready") for n in range(185)]
+    models += [model(f"z{n:02}", "Failed") for n in range(15)]
+    status = {"agentVersion": "1", "root": "/r", "models": models, "disk": disk}
+    body = json.dumps({"metadata": {"name": "n"}, "status": status}).encode()
+    monkeypatch.delenv("MODELCACHE_ROOT")
+    with listener(200, body) as where:
+        whole = command("status", "--agent", where).out
+        monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+        monkeypatch.setattr("sys.stdout.fileno", lambda: 1)
+        monkeypatch.setattr("os.get_terminal_size", lambda *_: os.terminal_size((80, 24)))
+        short = command("status", "--agent", where).out
+    assert len([line for line in whole.splitlines() if line.startswith(("m", "z"))]) == 201
+    assert "z14" in short
+    assert "m000" not in short
+    assert "and 185 more, all ready; modelcache ls lists them" in short
