@@ -60,6 +60,15 @@ def grown(series: str, by: str = "", over: str = RANGE) -> str:
     return _sum(f"increase({series}[{over}])", by)
 
 
+def counted_since(series: str) -> str:
+    """By how much counters grew in the time that is shown, and what those that began in it say at
+    once: a program that is started and counts before it is first scraped has not grown since.
+
+    Where nothing was scraped just when that time began, it is all that was ever counted.
+    """
+    return f"sum(({series} unless {series} offset {RANGE}) or increase({series}[{RANGE}]))"
+
+
 def quantile(share: float, histogram: str, *matchers: str, by: str = "", over: str = RANGE) -> str:
     """What a share of the observations was at most, in the time that is shown."""
     labels = f"{by}, le" if by else "le"

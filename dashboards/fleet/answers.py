@@ -30,6 +30,7 @@ from dashboards.queries import (
     WAITED_FOR,
     WANTED,
     counted,
+    counted_since,
     grown,
     of,
     places,
@@ -113,7 +114,7 @@ def answers() -> Row:
                     "Damaged files found",
                     "Files that were read back and were not what they had been, in the time that is"
                     " shown. They are withdrawn and fetched again.",
-                    grown(of("modelcache_scrub_damaged_files_total", *NODE)),
+                    counted_since(of("modelcache_scrub_damaged_files_total", *NODE)),
                     steps=BAD_IF_ANY,
                 ),
                 number(

@@ -27,6 +27,7 @@ from dashboards.queries import (
     WANTED,
     copies,
     counted,
+    counted_since,
     grown,
     of,
     places,
@@ -117,7 +118,7 @@ def answers() -> Row:
                 number(
                     "Damaged files found",
                     "In the time that is shown. They are withdrawn and fetched again.",
-                    grown(of("modelcache_scrub_damaged_files_total", *NODE)),
+                    counted_since(of("modelcache_scrub_damaged_files_total", *NODE)),
                     steps=BAD_IF_ANY,
                 ),
                 number(

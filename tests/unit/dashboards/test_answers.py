@@ -55,6 +55,9 @@ def series() -> dict[str, str]:
         f'modelcache_model_failing{{{TWO},model="here",reason="AuthFailed"}}': "1x10",
         f'modelcache_model_failed_attempts{{{TWO},model="here"}}': "7x10",
         f'modelcache_model_missing_timestamp_seconds{{{TWO},model="here"}}': "0x10",
+        f'modelcache_model_wanted{{{TWO},model="refused"}}': "1x10",
+        f'modelcache_model_state{{{TWO},model="refused",state="Ready"}}': "0x10",
+        f'modelcache_model_state{{{TWO},model="refused",state="Failed"}}': "1x10",
         # Of no catalog any more, and still there.
         f'modelcache_model_wanted{{{TWO},model="left"}}': "0x10",
         f'modelcache_model_state{{{TWO},model="left",state="Ready"}}': "1x10",
@@ -63,6 +66,8 @@ def series() -> dict[str, str]:
         f"modelcache_disk_budget_bytes{{{TWO}}}": "80x10",
         f'modelcache_read_ahead_bytes{{{TWO},device="nvme0"}}': "131072x10",
         f'modelcache_read_ahead_wanted_bytes{{{TWO},device="nvme0"}}': "131072x10",
+        f"modelcache_scrub_damaged_files_total{{{TWO}}}": "_x5 2x5",
+        f"modelcache_scrub_damaged_files_total{{{NEW}}}": "7x4 8x5",
         # Two starts compiled 90 s each, then eight compiled 1 s each: all would have been 900 s.
         f'modelcache_compile_starts_total{{{TWO},compile_cache="c",result="Miss"}}': "0+1x2 2x7",
         f'modelcache_compile_starts_total{{{TWO},compile_cache="c",result="Hit"}}': "0x2 1+1x7",
@@ -102,8 +107,8 @@ def complaints(folder: Path, expected: Sequence[Expected], given: Mapping[str, s
 
 # dashboard, panel, which of its queries, and the answer
 ANSWERS: list[tuple[str, str, str, dict[str, float]]] = [
-    ("fleet", "Wanted copies that are ready", "A", {"{}": 1 / 3}),
-    ("fleet", "Copies that are waited for", "A", {"{}": 2}),
+    ("fleet", "Wanted copies that are ready", "A", {"{}": 1 / 4}),
+    ("fleet", "Copies that are waited for", "A", {"{}": 3}),
     ("fleet", "Copies that fail", "A", {"{}": 1}),
     # 2400 bytes, two a second.
     ("fleet", "Until the last one is there", "A", {"{}": 1200}),
@@ -115,12 +120,22 @@ ANSWERS: list[tuple[str, str, str, dict[str, float]]] = [
             '{node="one",model="here",state="Ready"}': 1,
             '{node="one",model="coming",state="Downloading"}': 1,
             '{node="two",model="here",state="Failed"}': 1,
+            '{node="two",model="refused",state="Failed"}': 1,
             '{node="two",model="left",state="Ready"}': 1,
         },
     ),
-    ("fleet", "Models", "A", {'{model="here"}': 2, '{model="coming"}': 1, '{model="left"}': 0}),
-    ("fleet", "Models", "B", {'{model="here"}': 1, '{model="coming"}': 0, '{model="left"}': 0}),
-    ("fleet", "Models", "C", {'{model="here"}': 0.5, '{model="coming"}': 0}),
+    (
+        *("fleet", "Models", "A"),
+        {'{model="here"}': 2, '{model="coming"}': 1, '{model="refused"}': 1, '{model="left"}': 0},
+    ),
+    (
+        *("fleet", "Models", "B"),
+        {'{model="here"}': 1, '{model="coming"}': 0, '{model="refused"}': 0, '{model="left"}': 0},
+    ),
+    (
+        *("fleet", "Models", "C"),
+        {'{model="here"}': 0.5, '{model="coming"}': 0, '{model="refused"}': 0},
+    ),
     ("fleet", "Under way", "A", {'{node="one",model="coming"}': 1 / 3}),
     ("fleet", "Under way", "B", {'{node="one",model="coming"}': 2400}),
     ("fleet", "Under way", "C", {'{node="one",model="coming"}': 2}),
@@ -130,6 +145,7 @@ ANSWERS: list[tuple[str, str, str, dict[str, float]]] = [
         {
             '{node="one",model="coming",state="Downloading"}': 1,
             '{node="two",model="here",state="Failed"}': 1,
+            '{node="two",model="refused",state="Failed"}': 1,
         },
     ),
     (
@@ -140,6 +156,8 @@ ANSWERS: list[tuple[str, str, str, dict[str, float]]] = [
     ("fleet", "Wanted, and not ready", "D", {'{node="two",model="here"}': 600}),
     ("fleet", "Disks", "E", {'{node="one"}': 0.75, '{node="two"}': 0.25}),
     ("fleet", "Read-ahead of devices", "C", {'{node="one",device="nvme0"}': 1}),
+    # Two of an agent that found them before it was first scraped, one of one that ran before.
+    ("fleet", "Damaged files found", "A", {"{}": 3}),
     ("cold-start", "Compiling, without the cache", "A", {"{}": 90}),
     ("cold-start", "Compiling, with the cache", "A", {"{}": 18.8}),
     # Of each use; both agents count their own.
@@ -160,7 +178,7 @@ def test_a_wrong_answer_is_noticed(tmp_path: Path) -> None:
 
 def test_one_node_answers_for_itself(tmp_path: Path) -> None:
     # Failed and Ready, as they are numbered.
-    states = {'{model="here"}': 5.0, '{model="left"}': 4.0}
+    states = {'{model="here"}': 5.0, '{model="refused"}': 5.0, '{model="left"}': 4.0}
     expected: list[Expected] = [
         (ask("node", "Wanted models that are ready", node="one"), {"{}": 0.5}),
         (ask("node", "Room that is taken", node="two"), {'{node="two"}': 0.25}),
