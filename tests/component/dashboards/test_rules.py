@@ -37,7 +37,7 @@ def test_it_fires_when_it_should_and_only_then(alert: str) -> None:
     [
         ("ModelCacheDiskShort", "_short_bytes) > 0", "_short_bytes) >= 0"),
         ("ModelCacheDiskShort", "_short_bytes) > 0", "_short_bytes) > 1e15"),
-        ("ModelCacheAgentDown", "for: 10m", "for: 0m"),
+        ("ModelCacheDiskShort", "for: 15m", "for: 0m"),
         ("ModelCacheDiskShort", "Wanted models don''t fit", "Something is wrong"),
     ],
 )
