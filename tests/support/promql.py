@@ -230,7 +230,7 @@ _COMPARISONS: Final = frozenset({"==", "!=", ">", "<", ">=", "<="})
 
 
 def compared(query: str) -> list[str]:
-    """What is compared in a query, but numbers: it has values also where the comparison is false."""
+    """What is compared in a query, but numbers: it has values where what is asked is not so."""
     found: list[str] = []
 
     def look(node: Any) -> bool:
