@@ -1,8 +1,8 @@
 """The rules of dashboards/rules as the objects that operators take.
 
-The plain files are what people write and `promtool` reads; what is generated of them says the same, in
-https://prometheus-operator.dev's `PrometheusRule` and in the `Rules` of Google Cloud Managed Service
-for Prometheus.
+The plain files are what people write and `promtool` reads; what is generated of them says the same,
+as a `PrometheusRule` (https://prometheus-operator.dev) and as `Rules` of Google Cloud Managed
+Service for Prometheus (https://github.com/GoogleCloudPlatform/prometheus-engine).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _text(version: str, kind: str) -> str:
 class _Dumper(yaml.SafeDumper):
     """Writes expressions as they were written: in lines."""
 
-    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002
         """Lists are indented, as in our other manifests."""
         return super().increase_indent(flow, indentless=False)
 

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final
 
+from tests.screenshots.saving import save
 from tests.support.agent import AgentProcess, write_catalog
 from tests.support.chromium import Chromium, Screen
 from tests.support.hub import GeneratedContent, HubServer
@@ -33,7 +34,7 @@ def take(chromium: Chromium, folder: Path) -> None:
             _extend(Path(place), MOVING)
             picture = _shown(agent)
     with chromium.show(picture, Screen(680, 400, scale=1.5)) as page:
-        (folder / "top.png").write_bytes(page.picture("main"))
+        save(page.picture("main"), folder / "top.png")
 
 
 def _agent(hub: HubServer, place: Path) -> AgentProcess:

@@ -1,4 +1,4 @@
-"""Our monitors, and the pods that they are about, as a Prometheus' service discovery finds these."""
+"""Our monitors, and the pods that they are about, as Prometheus' service discovery finds these."""
 
 from __future__ import annotations
 
@@ -142,7 +142,9 @@ def _in_snake_case(relabeling: Object) -> Object:
 def with_targets_of_a_file(scrape: Object, files: Sequence[Path]) -> Object:
     """A scrape configuration with other targets: Debian's Prometheus knows no Kubernetes."""
     found = {key: value for key, value in scrape.items() if key != "kubernetes_sd_configs"}
-    return found | ({"file_sd_configs": [{"files": [str(path) for path in files]}]} if files else {})
+    if files:
+        found["file_sd_configs"] = [{"files": [str(path) for path in files]}]
+    return found
 
 
 def relabelled(scrapes: Sequence[Object], folder: Path) -> list[Labels]:

@@ -5,24 +5,23 @@ from __future__ import annotations
 import threading
 import time
 from functools import partial
-from pathlib import Path
 
 import structlog
 
 from modelcache import __version__
 from modelcache.api import ModelReport, NodeCache
-from modelcache.catalog import FileCatalog, Severity
-from modelcache.catalog.watching import CatalogWatch
-from modelcache.compilecache.starts.holding import Holding
+from modelcache.catalog import Catalog
 from modelcache.errors import StoreDamaged
 from modelcache.host.booting import Jumps
-from modelcache.metrics import CONTENT_TYPE, DiskMetrics, Metrics, ReconcileMetrics, ScrubMetrics
+from modelcache.metrics import CONTENT_TYPE, DiskMetrics, Metrics, ReconcileMetrics
 from modelcache.planning.planner import Limits
-from modelcache.service.adopting import Adopt, Prover, machine_of, recognise
+from modelcache.service.adopting import Adopt, machine_of, recognise
+from modelcache.service.answering import Readiness, node
+from modelcache.service.cataloguing import CatalogReader
 from modelcache.service.clusterside import ClusterSide, boot_id
 from modelcache.service.compilecache.side import CompileSide
 from modelcache.service.diskwatch import DiskWatch
-from modelcache.service.endpoints import Answer, Endpoints, document, host_and_port, text
+from modelcache.service.endpoints import Endpoints, host_and_port
 from modelcache.service.evicting import Evicting, Rules
 from modelcache.service.evictionnews import EvictionNews
 from modelcache.service.farewell import say_that_the_disk_is_down
@@ -36,31 +35,26 @@ from modelcache.service.progress import ProgressBook
 from modelcache.service.reconciling import Reconciler
 from modelcache.service.reporting import Reporter, is_unreadable, read_node_report
 from modelcache.service.residency import Residency, resident_of
-from modelcache.service.scrubbing import Scrubber
 from modelcache.service.statuspage import StatusPage
 from modelcache.service.surroundings import Alone, Node
 from modelcache.service.telling import Telling, is_missing
 from modelcache.service.tracing import open_traces
 from modelcache.service.unwanted import Keeping
+from modelcache.service.upkeep import Upkeep
 from modelcache.service.using import LastUses, Using
 from modelcache.service.working import Crew
 from modelcache.settings import AgentSettings
-from modelcache.store.durable import Durable
-from modelcache.store.sickness import DiskState, sick_error
+from modelcache.store.sickness import sick_error
 from modelcache.transfer import Cancel, ModelFetcher
 from modelcache.transfer.events import fan_out
 
 log = structlog.get_logger(__name__)
 
-_SWEEP_SECONDS = 3600.0
 _END_SECONDS = 3.0
 _LEAVE_SECONDS = 2.0
-_DAY = 86_400.0
 _LEAST_USE_SECONDS = 2.0
 # Generous: a commit of many files holds the store for a while, and a restart has it begin anew.
 _LATE_SECONDS = 600.0
-# A read at the idle priority waits for as long as others read.
-_SCRUB_LATE_SECONDS = 6 * 3600.0
 
 
 class Agent:
@@ -127,7 +121,12 @@ class Agent:
             else None
         )
         path = settings.catalog_path
-        self._files = FileCatalog(path) if path else None
+        self._catalog = CatalogReader(
+            path,
+            self._cluster.catalog if self._cluster else None,
+            on_news=self._catalog_is_new,
+            wake=lambda: self._tasks["catalog"].wake(),
+        )
         self._traces = (
             open_traces(settings.otlp_endpoint, settings.node_name)
             if settings.otlp_endpoint
@@ -152,7 +151,7 @@ class Agent:
         )
         # Without a cluster nothing goes because its time is over, but only to make room.
         after = settings.delete_unwanted_after if settings.cluster else None
-        keeping = Keeping(after, also_when_empty=self._files is None)
+        keeping = Keeping(after, also_when_empty=path is None)
         self._compiled = CompileSide(
             settings,
             store=self._store,
@@ -208,32 +207,26 @@ class Agent:
             last_used=self._store.last_use.of,
             jumps=Jumps(),
         )
-        self._scrubber = Scrubber(
-            store=self._store,
-            holding=Holding(self._store.layout, Durable(self._store.layout.scratch)),
-            every=settings.scrub_every,
-            rate=settings.scrub_rate,
-            busy=self.progress.is_moving,
-            disk=self._disk,
-            metrics=ScrubMetrics(self._metrics.registry),
-            cancel=self._cancel,
-            on_damage=self._wake,
-            told=self._page.happenings,
-        )
-        self._prover = Prover(
+        upkeep = Upkeep(
+            settings,
             self._store,
             disk=self._disk,
+            registry=self._metrics.registry,
             cancel=self._cancel,
+            busy=self.progress.is_moving,
             priorities=lambda: {
                 each.name: each.priority for each in self._telling.reports() or () if each.wanted
             },
+            misses=lambda: bool(self.missing),
+            sweep_others=self._compiled.sweep,
             on_change=self._wake,
+            told=self._page.happenings,
         )
         self._reconciling = ReconcileMetrics(
             self._metrics.registry,
             lag=lambda: self._tasks["reconcile"].lag,
             unreadable=lambda: (
-                None if (read := self._reconciler.catalog) is None else is_unreadable(read)
+                None if (read := self._catalog.catalog) is None else is_unreadable(read)
             ),
         )
         DiskMetrics(self._metrics.registry, lambda: self._disk.health.state)
@@ -241,7 +234,7 @@ class Agent:
             store=self._store,
             node_name=settings.node_name,
             reports=self._telling.reports,
-            catalog=lambda: self._reconciler.catalog,
+            catalog=lambda: self._catalog.catalog,
             used=lambda: inventory.used() + self._compiled.keeper.bytes,
             compile_caches=self._compiled.reports,
             max_labels=settings.max_labels,
@@ -251,28 +244,31 @@ class Agent:
             on_news=self._news,
         )
         self._tasks = {
-            "catalog": Task("catalog", self._read_catalog, late_after=_LATE_SECONDS),
+            "catalog": Task("catalog", self._catalog.cycle, late_after=_LATE_SECONDS),
             "reconcile": Task("reconcile", self._reconcile, late_after=_LATE_SECONDS),
             "report": Task("report", self._reporter.cycle, late_after=_LATE_SECONDS),
             "residency": Task("residency", self._residency.cycle, late_after=_LATE_SECONDS),
             "use": Task("use", self._last_uses.cycle, late_after=_LATE_SECONDS),
             "disk": Task("disk", self._disk.cycle, late_after=_LATE_SECONDS),
-            "scrub": Task("scrub", self._scrubber.cycle, late_after=_SCRUB_LATE_SECONDS),
-            "prove": Task("prove", self._prover.cycle, late_after=_SCRUB_LATE_SECONDS),
-            "sweep": Task("sweep", self._sweep, late_after=3 * _SWEEP_SECONDS),
+            **upkeep.tasks,
         }
         clusters = self._cluster.tasks.values() if self._cluster else ()
         self._all_tasks = Tasks([*self._tasks.values(), self._compiled.task, *clusters])
         self._metrics.follow(self._all_tasks.states)
-        self._watch = CatalogWatch(path, self._tasks["catalog"].wake) if path else None
+        readiness = Readiness(
+            lambda: self._catalog.catalog,
+            self._disk,
+            self._store.layout.scratch,
+            from_files=path is not None,
+        )
         self._endpoints = (
             Endpoints(
                 settings.address,
                 {
                     "/livez": self._all_tasks.livez,
-                    "/readyz": self._readyz,
+                    "/readyz": readiness.readyz,
                     "/metrics": lambda: (200, CONTENT_TYPE, self._metrics.exposition()),
-                    "/v1/node": self._node,
+                    "/v1/node": lambda: node(self._reporter.current()),
                     **self._page.routes,
                 },
             )
@@ -288,7 +284,7 @@ class Agent:
     @property
     def catalog_is_good(self) -> bool:
         """Whether all that the catalog says is in force."""
-        return self._reconciler.catalog is not None and self._reconciler.catalog.complete
+        return self._catalog.is_good
 
     @property
     def missing(self) -> tuple[ModelReport, ...]:
@@ -310,7 +306,7 @@ class Agent:
             "agent.started",
             version=__version__,
             root=str(self._store.layout.root),
-            catalog=str(self._settings.catalog_path or "the API server"),
+            catalog=self._catalog.place,
             listen=host_and_port(self.address) if self.address else None,
             compile_listen=host_and_port(self._compiled.address)
             if self._compiled.address
@@ -319,8 +315,7 @@ class Agent:
         self._store.companions.join()
         if self._endpoints:
             self._endpoints.start()
-        if self._watch:
-            self._watch.start()
+        self._catalog.start()
         for task in self._tasks.values():
             task.start(self._cancel)
         self._compiled.start(self._cancel)
@@ -331,11 +326,7 @@ class Agent:
 
     def _end(self) -> NodeCache | None:
         deadline = time.monotonic() + _END_SECONDS
-        if self._watch:
-            # In a thread of its own: it may hang on the catalog's file system.
-            watch = threading.Thread(target=self._watch.stop, daemon=True)
-            watch.start()
-            watch.join(1.0)
+        self._catalog.stop()
         left = Tasks(self._tasks.values()).join(deadline)
         self._compiled.close(deadline)
         if not left:
@@ -366,28 +357,10 @@ class Agent:
         self._tasks["reconcile"].wake()
         self._compiled.wake()
 
-    def _read_catalog(self) -> float | None:
-        before = self._reconciler.catalog
-        if self._files is not None:
-            catalog, wait = self._files.read(), None
-        else:
-            assert self._cluster is not None
-            assert self._cluster.catalog is not None
-            read = self._cluster.catalog.read()
-            if read is None:
-                return None
-            catalog, wait = read, self._cluster.catalog.due_in
-        if catalog is not before:
-            known = {str(problem) for problem in before.problems} if before else set()
-            self._reconciler.catalog = catalog
-            self._metrics.origins({m.spec.source.parsed.scheme for m in catalog.models.values()})
-            self._compiled.read(catalog)
-            for problem in catalog.problems:
-                if str(problem) not in known:
-                    warns = problem.severity is Severity.WARNING
-                    (log.warning if warns else log.error)("catalog.problem", problem=str(problem))
-            log.info("catalog.read", objects=len(catalog.documents), problems=len(catalog.problems))
-        return wait
+    def _catalog_is_new(self, catalog: Catalog) -> None:
+        self._reconciler.catalog = catalog
+        self._metrics.origins({m.spec.source.parsed.scheme for m in catalog.models.values()})
+        self._compiled.read(catalog)
 
     def _reconcile(self) -> float:
         with self._reconciling.round():
@@ -405,44 +378,10 @@ class Agent:
         self._tasks["report"].wake()
         self._wake()
 
-    def _sweep(self) -> float:
-        if self._disk.is_down:
-            return _SWEEP_SECONDS
-        # What an origin that is away for some days had given is not to be fetched again.
-        self._store.sweep(older_than=7 * _DAY if self.missing else _DAY)
-        self._compiled.sweep()
-        return _SWEEP_SECONDS
-
-    # The endpoints
-
-    def _node(self) -> Answer:
-        report = self._reporter.current()
-        if report is None:
-            return text(503, "the cache was not looked at yet")
-        return document(report.to_document())
-
     def _news(self) -> None:
         self._page.look()
         if self._cluster:
             self._cluster.publish()
-
-    def _readyz(self) -> Answer:
-        catalog = self._reconciler.catalog
-        if catalog is None:
-            return text(503, "the catalog was not read yet")
-        if is_unreadable(catalog) and self._files is not None:
-            return text(503, f"nothing of the catalog can be read: {catalog.problems[0]}")
-        health = self._disk.health
-        if health.state is DiskState.DOWN:
-            return text(503, health.message)
-        probe: Path = self._store.layout.scratch / "readyz"
-        try:
-            probe.write_bytes(b"ok")
-            probe.unlink(missing_ok=True)
-        except OSError as error:
-            self._disk.noted(error)
-            return text(503, f"the disk can't be written: {error.strerror}")
-        return text(200, "ok")
 
 
 def _wanted(report: NodeCache | None) -> dict[str, ModelReport]:

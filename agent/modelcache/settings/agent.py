@@ -126,7 +126,7 @@ class AgentSettings(FetchSettings, ClusterSettings, CompileSettings, LogSettings
     )
     listen: Listen = Field(
         "127.0.0.1:8080",
-        description="Address and port for /livez, /readyz and /metrics, and for the agent's page (/),"
+        description="Address and port for /livez, /readyz and /metrics, for the agent's page (/),"
         " /v1/node and /v1/events; empty for none.",
     )
 

@@ -238,7 +238,7 @@ def test_without_inotify_it_polls_and_says_so_once(
         assert reader.sees("hf://org/1")
         assert reader.called(reader.calls + 3)
         assert [entry["log_level"] for entry in logged] == ["warning"]
-        assert "polled only" in logged[0]["event"]
+        assert logged[0]["event"] == "files.only_polled"
         patched.undo()
         assert reader.called(reader.calls + 3)
     assert [entry["log_level"] for entry in logged] == ["warning", "info"]

@@ -40,8 +40,13 @@ from tests.support.manifests import (
 )
 from tests.support.rbac import CLEANUP, expected, roles
 
-WITHOUT_A_SCHEMA_HERE = ("readiness.node.x-k8s.io/v1alpha1",)
-"""Another project's kinds."""
+WITHOUT_A_SCHEMA_HERE = (
+    "readiness.node.x-k8s.io/v1alpha1",
+    # Their fields: tests/unit/daemonset/test_monitoring.py.
+    "monitoring.coreos.com/v1",
+    "monitoring.googleapis.com/v1",
+)
+"""Other projects' kinds."""
 
 
 def base_with(tmp: Path, *components: str, below: str = "base") -> Path:
@@ -266,6 +271,10 @@ def known(plane: ControlPlane, documents: list[Object]) -> list[Object]:
     assert unknown <= {
         "NodeReadinessRule",
         "PodDisruptionBudget",
+        "PodMonitor",
+        "PodMonitoring",
+        "PrometheusRule",
+        "Rules",
         "ValidatingAdmissionPolicy",
         "ValidatingAdmissionPolicyBinding",
     }

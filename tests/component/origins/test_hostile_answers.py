@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from modelcache.api import Source, parse_uri
 from modelcache.errors import ModelCacheError, OriginUnavailable, UsageError
-from modelcache.origins import Revision
+from modelcache.origins import RemoteFile, Revision, s3client
 from modelcache.origins.gcs import GcsOrigin
 from modelcache.origins.hf import HuggingFaceOrigin
 from modelcache.origins.network import Network
@@ -32,7 +32,7 @@ BLOB = "b" * 40
 DIGEST = "d" * 64
 NETWORK = Network(environment={})
 JSON = {"Content-Type": "application/json"}
-FEW = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 class Server(S3Stub):
@@ -186,6 +186,16 @@ def test_a_hubs_redirect(server: Server, name: str, value: str, status: int) -> 
             assert location.url.startswith("http")
 
 
+def test_a_hub_with_tls_leads_to_no_place_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = parse_uri(f"hf://org/name@{COMMIT}")
+    origin = HuggingFaceOrigin(uri, endpoint="https://hub.example", network=NETWORK)
+    monkeypatch.setattr(origin, "_commit", COMMIT)
+    monkeypatch.setattr(origin, "_head", lambda _: (DIGEST, "http://cdn.example/w"))
+    file = RemoteFile("w", "w", 7, f"sha256:{DIGEST}", sha256=DIGEST)
+    with pytest.raises(OriginUnavailable, match="without TLS"):
+        origin.locate(file)
+
+
 # Registries
 
 LAYER = {
@@ -336,6 +346,7 @@ def s3(server: Server, monkeypatch: pytest.MonkeyPatch) -> S3Origin:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
     monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setattr(s3client, "ATTEMPTS", 1)  # a broken answer is asked for again, later
     return _s3("bucket")
 
 

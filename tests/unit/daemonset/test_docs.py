@@ -13,9 +13,14 @@ from modelcache.catalog import FileCatalog
 from modelcache.metrics import documenting
 from modelcache.metrics.contract import FAMILIES
 from tests.support.manifests import COMPONENTS, FOLDER, OVERLAYS
+from tests.support.rules import ALERTS, alerting, recorded
 
 ROOT = FOLDER.parent
-PAGES = [*sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("*.md"))]
+PAGES = [
+    page
+    for pages in ("docs/*.md", "docs/runbooks/*.md", "*.md")
+    for page in sorted(ROOT.glob(pages))
+]
 PAGE = ROOT / "docs" / "install.md"
 TEXT = PAGE.read_text()
 PROGRAMS = {
@@ -114,6 +119,15 @@ def test_every_page_is_linked_from_the_first() -> None:
     assert {page.name for page in (ROOT / "docs").iterdir() if page.is_file()} <= {*linked}
 
 
+def test_every_runbook_is_linked_from_the_table_of_alerts() -> None:
+    page = (ROOT / "docs" / "monitoring.md").read_text()
+    rows = re.findall(r"^\| \[(\w+)\]\(runbooks/(\w+)\.md\) \| ([a-z, ]+) \|", page, re.MULTILINE)
+    assert [(name, target) for name, target, _ in rows] == [(each, each) for each in ALERTS]
+    for name, _, severities in rows:
+        told = [rule["labels"]["severity"] for rule in alerting() if rule["alert"] == name]
+        assert severities.split(", ") == told
+
+
 def test_every_picture_is_shown() -> None:
     shown = {
         each for page in PAGES for each in re.findall(r"\]\((images/[^)]+)\)", page.read_text())
@@ -123,8 +137,9 @@ def test_every_picture_is_shown() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_metric_that_is_named_is_there(page: Path) -> None:
-    named = {*re.findall(r"\bmodelcache_[a-z_]+[a-z]\b(?!\*)", page.read_text())}
-    assert named <= {name for family in FAMILIES for name in (family.name, *family.exposed)}
+    named = {*re.findall(r"(?:\b[a-z_]+:)?\bmodelcache_[a-z_:]+[a-z]\w*\b(?!\*)", page.read_text())}
+    there = {name for family in FAMILIES for name in (family.name, *family.exposed)}
+    assert named <= there | recorded().keys()
 
 
 def test_every_metric_has_a_row() -> None:

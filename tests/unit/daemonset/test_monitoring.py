@@ -69,9 +69,7 @@ class ScrapeEndpoint(Strict):
 
 
 class TargetLabels(Strict):
-    metadata: list[
-        Literal["container", "node", "pod", "top_level_controller_name", "top_level_controller_type"]
-    ]
+    metadata: list[Literal["container", "node", "pod"]]
 
 
 class PodMonitoringSpec(Strict):
@@ -90,7 +88,7 @@ class PodMonitoring(Strict):
 
 
 class ARule(Strict):
-    """What both operators have of a rule. (`keep_firing_for` is the Prometheus Operator's alone.)"""
+    """What both operators have of a rule. Google's has no `keep_firing_for`."""
 
     record: str | None = None
     alert: str | None = None
