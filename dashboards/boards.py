@@ -12,8 +12,8 @@ from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard as models
 
-from dashboards.panels import SOURCE
 from dashboards.queries import CLUSTER, NODE, of
+from dashboards.style import SOURCE
 
 WIDTH: Final = 24
 """Columns of Grafana's grid."""

@@ -6,8 +6,9 @@ from typing import Final
 
 from grafana_foundation_sdk.models.dashboard import Panel
 
-from dashboards.panels import BYTES, COUNT, REQUESTS, SECONDS, SHARE, SPEED, Query, graph
+from dashboards.panels import graph
 from dashboards.queries import MODEL, NODE, RATE, each, grown, of, quantile, rate, ratio
+from dashboards.style import BYTES, COUNT, REQUESTS, SECONDS, SHARE, SPEED, Query
 
 STARTS: Final = "modelcache_compile_starts_total"
 
@@ -112,7 +113,8 @@ def evictions_by_rule() -> Panel:
         "Evictions, by rule",
         "What was evicted in each step of the graph, and by which rule: nothing wants it"
         " (Unwanted), there is a newer revision (OldRevision), or something more important needs"
-        " the room (LowerPriority).",
+        " the room (LowerPriority). What is no model goes first: rests of fetches that nothing"
+        " wants (Leftover), and damaged files that were kept aside (Quarantine).",
         Query(_step("modelcache_evictions_total", "rule"), "{{rule}}"),
         unit=COUNT,
         form="bars",

@@ -6,8 +6,9 @@ from typing import Final
 
 from dashboards.boards import Row, band
 from dashboards.fleet.keys import COPY_KEYS
-from dashboards.panels import COUNT, Column, Key, Query, graph, table
+from dashboards.panels import graph, table
 from dashboards.queries import MODEL, each, of
+from dashboards.style import COUNT, Column, Key, Query
 
 _FIRING: Final = of("ALERTS", *MODEL, 'alertname=~"ModelCache.+"', 'alertstate="firing"')
 

@@ -5,18 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from dashboards.boards import Row, evenly
-from dashboards.panels import (
-    BAD_IF_ANY,
-    BYTES,
-    GOOD_IF_ALL,
-    ODD_IF_ANY,
-    REQUESTS,
-    SECONDS,
-    SHARE,
-    SPEED,
-    Query,
-    number,
-)
+from dashboards.panels import number
 from dashboards.queries import (
     BEHIND,
     CLUSTER,
@@ -36,6 +25,17 @@ from dashboards.queries import (
     places,
     rate,
     ratio,
+)
+from dashboards.style import (
+    BAD_IF_ANY,
+    BYTES,
+    GOOD_IF_ALL,
+    ODD_IF_ANY,
+    REQUESTS,
+    SECONDS,
+    SHARE,
+    SPEED,
+    Query,
 )
 
 _AGENTS: Final = of("up", *NODE, 'job="modelcache-agent"')

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dashboards.boards import Row, evenly
-from dashboards.panels import COUNT, SECONDS, Query, graph, number
+from dashboards.panels import graph, number
 from dashboards.queries import CLUSTER, RATE, each, grown, of, quantile
+from dashboards.style import COUNT, SECONDS, Query
 
 
 def control_plane() -> Row:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from dashboards.boards import link_to_model, link_to_node
-from dashboards.panels import Key
+from dashboards.style import Key
 
 CLUSTER_KEY: Final = Key("cluster", "Cluster")
 NODE_KEY: Final = Key("node", "Node", link_to_node())

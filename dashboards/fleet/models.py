@@ -7,24 +7,7 @@ from grafana_foundation_sdk.models.dashboard import Panel
 from dashboards import shared
 from dashboards.boards import Row, band, evenly
 from dashboards.fleet.keys import CLUSTER_KEY, COPY_KEYS, MODEL_KEY, NODE_KEY
-from dashboards.panels import (
-    AGO,
-    BAD_IF_ANY,
-    BYTES,
-    COUNT,
-    GOOD_IF_ALL,
-    SECONDS,
-    SHARE,
-    SPEED,
-    STATES,
-    Column,
-    Key,
-    Query,
-    graph,
-    matrix,
-    spread,
-    table,
-)
+from dashboards.panels import graph, matrix, spread, table
 from dashboards.queries import (
     CLUSTER,
     COPY,
@@ -48,6 +31,20 @@ from dashboards.queries import (
     quantile,
 )
 from dashboards.queries import SPEED as GROWTH
+from dashboards.style import (
+    AGO,
+    BAD_IF_ANY,
+    BYTES,
+    COUNT,
+    GOOD_IF_ALL,
+    SECONDS,
+    SHARE,
+    SPEED,
+    STATES,
+    Column,
+    Key,
+    Query,
+)
 
 
 def copies_by_node() -> Row:

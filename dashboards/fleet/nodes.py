@@ -5,21 +5,7 @@ from __future__ import annotations
 from dashboards import shared
 from dashboards.boards import Row, band, evenly
 from dashboards.fleet.keys import CLUSTER_KEY, NODE_KEY
-from dashboards.panels import (
-    BAD_IF_ANY,
-    BYTES,
-    COUNT,
-    ODD_IF_ANY,
-    PLAIN,
-    SECONDS,
-    SHARE,
-    Column,
-    Key,
-    Query,
-    Steps,
-    graph,
-    table,
-)
+from dashboards.panels import graph, table
 from dashboards.queries import (
     BEHIND,
     CLUSTER,
@@ -32,6 +18,19 @@ from dashboards.queries import (
     of,
     places,
     ratio,
+)
+from dashboards.style import (
+    BAD_IF_ANY,
+    BYTES,
+    COUNT,
+    ODD_IF_ANY,
+    PLAIN,
+    SECONDS,
+    SHARE,
+    Column,
+    Key,
+    Query,
+    Steps,
 )
 
 

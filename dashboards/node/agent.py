@@ -4,29 +4,9 @@ from __future__ import annotations
 
 from dashboards import shared
 from dashboards.boards import Row, band, evenly
-from dashboards.panels import (
-    BAD_IF_ANY,
-    BYTES,
-    COUNT,
-    REQUESTS,
-    SECONDS,
-    YES_NO,
-    Column,
-    Key,
-    Query,
-    graph,
-    table,
-)
-from dashboards.queries import (
-    BEHIND,
-    NODE,
-    RATE,
-    each,
-    grown,
-    of,
-    places,
-    rate,
-)
+from dashboards.panels import graph, table
+from dashboards.queries import BEHIND, NODE, RATE, each, grown, of, places, rate
+from dashboards.style import BAD_IF_ANY, BYTES, COUNT, REQUESTS, SECONDS, YES_NO, Column, Key, Query
 
 
 def compile_caches() -> Row:

@@ -3,17 +3,7 @@
 from __future__ import annotations
 
 from dashboards.boards import Row, evenly
-from dashboards.panels import (
-    BAD_IF_ANY,
-    BYTES,
-    GOOD_IF_ALL,
-    ODD_IF_ANY,
-    SECONDS,
-    SHARE,
-    SPEED,
-    Query,
-    number,
-)
+from dashboards.panels import number
 from dashboards.queries import (
     BEHIND,
     COPY,
@@ -33,6 +23,16 @@ from dashboards.queries import (
     places,
     rate,
     ratio,
+)
+from dashboards.style import (
+    BAD_IF_ANY,
+    BYTES,
+    GOOD_IF_ALL,
+    ODD_IF_ANY,
+    SECONDS,
+    SHARE,
+    SPEED,
+    Query,
 )
 
 

@@ -6,7 +6,9 @@ from typing import Final
 
 from dashboards import shared
 from dashboards.boards import Row, band, evenly, link_to_model
-from dashboards.panels import (
+from dashboards.panels import graph, number, states, table
+from dashboards.queries import MODEL, NODE, RATE, copies, each, grown, of, places, rate
+from dashboards.style import (
     BAD_IF_ANY,
     BYTES,
     COUNT,
@@ -18,21 +20,6 @@ from dashboards.panels import (
     Column,
     Key,
     Query,
-    graph,
-    number,
-    states,
-    table,
-)
-from dashboards.queries import (
-    MODEL,
-    NODE,
-    RATE,
-    copies,
-    each,
-    grown,
-    of,
-    places,
-    rate,
 )
 
 MODEL_KEY: Final = Key("model", "Model", link_to_model("node"))

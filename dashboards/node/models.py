@@ -6,21 +6,7 @@ from typing import Final
 
 from dashboards import shared
 from dashboards.boards import Row, band, evenly, link_to_model
-from dashboards.panels import (
-    AGO,
-    BAD_IF_ANY,
-    BYTES,
-    SECONDS,
-    SHARE,
-    YES_NO,
-    Column,
-    Key,
-    Query,
-    bars,
-    graph,
-    states,
-    table,
-)
+from dashboards.panels import bars, graph, states, table
 from dashboards.queries import (
     COPY,
     FAILING,
@@ -35,6 +21,7 @@ from dashboards.queries import (
     mean,
     of,
 )
+from dashboards.style import AGO, BAD_IF_ANY, BYTES, SECONDS, SHARE, YES_NO, Column, Key, Query
 
 MODEL_KEY: Final = Key("model", "Model", link_to_model("node"))
 

@@ -1,28 +1,22 @@
-"""What a start of a pod waits for, what the cache spares it, and how it was before."""
+"""Rows about starts: what they wait for, with the cache and without it."""
 
 from __future__ import annotations
 
-from typing import Final
-
 from dashboards import shared
-from dashboards.boards import Mark, Row, band, dashboard, evenly, link_to_model, variable
-from dashboards.panels import (
-    BYTES,
-    COUNT,
-    ODD_IF_ANY,
-    SECONDS,
-    SHARE,
-    STATES,
-    YES_NO,
-    Column,
-    Key,
-    Query,
-    bars,
-    graph,
-    number,
-    spread,
-    table,
+from dashboards.boards import Row, band, evenly
+from dashboards.coldstart.asked import (
+    CACHE,
+    COMPILED,
+    MODEL_KEY,
+    SAVED,
+    SPARED,
+    STARTS,
+    USES,
+    WAITED,
+    before,
+    per,
 )
+from dashboards.panels import bars, graph, number, spread, table
 from dashboards.queries import (
     CLUSTER,
     COPY,
@@ -31,60 +25,17 @@ from dashboards.queries import (
     RATE,
     READY,
     copies,
-    each,
     grown,
     mean,
     of,
     quantile,
     ratio,
 )
-
-_CACHE: Final = (*NODE, 'compile_cache=~"$compile_cache"')
-_MODEL_KEY: Final = Key("model", "Model", link_to_model("cold-start"))
-_CACHE_KEY: Final = Key("compile_cache", "Compile cache")
-
-_STATES: Final = ("Pending", "Missing", "Downloading", "Ready", "Failed")
-
-_USES: Final = of("modelcache_model_uses_total", *MODEL)
-_SAVED: Final = of("modelcache_saved_seconds_total", *MODEL)
-_STARTS: Final = of(shared.STARTS, *_CACHE)
-_COMPILED: Final = of("modelcache_compile_seconds_total", *_CACHE)
-_SPARED: Final = of("modelcache_compile_seconds_saved_total", *_CACHE)
-_WAITED: Final = "modelcache_time_to_ready_seconds"
+from dashboards.style import BYTES, COUNT, SECONDS, SHARE, Column, Query
 
 
-def cold_start() -> str:
-    """The JSON."""
-    nodes = of("modelcache_compile_cache_state", *NODE)
-    return dashboard(
-        "cold-start",
-        "The phases of a cold start: weights, page cache, compiling. What each takes, what the"
-        " cache spares, whether compile caches hit, and before and after.",
-        [_answers(), _before_and_after(), _phases(), _weights(), _hits(), _spared()],
-        since="now-7d",
-        also=[variable("compile_cache", "Compile cache", f"label_values({nodes}, compile_cache)")],
-        marks=[_bundles()],
-    )
-
-
-def _per(total: str, times: str, by: str = "", over: str = "$__range") -> str:
-    return ratio(grown(total, by, over), grown(times, by, over))
-
-
-def _before(by: str = "", over: str = "$__range") -> str:
-    """Seconds of compiling of a start, had there been no compile cache."""
-    both = f"({grown(_COMPILED, by, over)} + {grown(_SPARED, by, over)})"
-    return ratio(both, grown(_STARTS, by, over))
-
-
-def _bundles() -> Mark:
-    arrived = f"changes({of('modelcache_compile_cache_bytes', *_CACHE)}[{RATE}])"
-    return Mark(
-        "A bundle came", f"sum by (compile_cache) ({arrived}) > 0", "A bundle of {{compile_cache}}"
-    )
-
-
-def _answers() -> Row:
+def answers() -> Row:
+    """At a glance."""
     return Row(
         "At a glance",
         [
@@ -94,7 +45,7 @@ def _answers() -> Row:
                     "Weights, without the cache",
                     "What the fetch of a model had taken, in the mean of the uses in the time that"
                     " is shown. A pod that finds it on the disk waits for none of that.",
-                    _per(_SAVED, _USES),
+                    per(SAVED, USES),
                     unit=SECONDS,
                     none="no uses",
                 ),
@@ -102,14 +53,14 @@ def _answers() -> Row:
                     "Compiling, without the cache",
                     "What starts compiled and what they were spared, in the mean of the starts in"
                     " the time that is shown.",
-                    _before(),
+                    before(),
                     unit=SECONDS,
                     none="no starts",
                 ),
                 number(
                     "Compiling, with the cache",
                     "What starts compiled, in the mean of those in the time that is shown.",
-                    _per(_COMPILED, _STARTS),
+                    per(COMPILED, STARTS),
                     unit=SECONDS,
                     none="no starts",
                 ),
@@ -117,8 +68,8 @@ def _answers() -> Row:
                     "Starts that compiled nothing",
                     "Of the starts whose log could be read, in the time that is shown.",
                     ratio(
-                        grown(of(shared.STARTS, *_CACHE, 'result="Hit"')),
-                        grown(of(shared.STARTS, *_CACHE, 'result!="Unknown"')),
+                        grown(of(shared.STARTS, *CACHE, 'result="Hit"')),
+                        grown(of(shared.STARTS, *CACHE, 'result!="Unknown"')),
                     ),
                     unit=SHARE,
                     none="no starts",
@@ -127,8 +78,8 @@ def _answers() -> Row:
                     "Time not waited",
                     "All that starts were spared in the time that is shown: fetching and"
                     " compiling.",
-                    Query(grown(_SAVED), "fetching"),
-                    Query(grown(_SPARED), "compiling"),
+                    Query(grown(SAVED), "fetching"),
+                    Query(grown(SPARED), "compiling"),
                     unit=SECONDS,
                     none="none",
                 ),
@@ -136,8 +87,8 @@ def _answers() -> Row:
                     "From wanted to ready",
                     "How long it took until a model was ready on a node that had to fetch it: half"
                     " of them at most, and all but one in ten.",
-                    Query(quantile(0.5, _WAITED, *NODE), "half"),
-                    Query(quantile(0.9, _WAITED, *NODE), "90 %"),
+                    Query(quantile(0.5, WAITED, *NODE), "half"),
+                    Query(quantile(0.9, WAITED, *NODE), "90 %"),
                     unit=SECONDS,
                     none="none became ready",
                 ),
@@ -146,7 +97,8 @@ def _answers() -> Row:
     )
 
 
-def _before_and_after() -> Row:
+def before_and_after() -> Row:
+    """With the cache, and without it."""
     return Row(
         "Before and after",
         [
@@ -160,10 +112,10 @@ def _before_and_after() -> Row:
                         " time that is shown: had there been no cache, and with it. Weights that"
                         " are on the disk take no fetch; how fast they load is"
                         " `modelcache bench load`.",
-                        Query(_per(_SAVED, _USES), "Weights, without"),
-                        Query(f"0 * {_per(_SAVED, _USES)}", "Weights, with"),
-                        Query(_before(), "Compiling, without"),
-                        Query(_per(_COMPILED, _STARTS), "Compiling, with"),
+                        Query(per(SAVED, USES), "Weights, without"),
+                        Query(f"0 * {per(SAVED, USES)}", "Weights, with"),
+                        Query(before(), "Compiling, without"),
+                        Query(per(COMPILED, STARTS), "Compiling, with"),
                         unit=SECONDS,
                     ),
                 ),
@@ -174,9 +126,9 @@ def _before_and_after() -> Row:
                         "Seconds that a start compiled, in the mean of each step of the graph, and"
                         " what it would have been without the cache. Where a bundle came is marked:"
                         " from then on the two part.",
-                        Query(_before("compile_cache", RATE), "{{compile_cache}}, without"),
+                        Query(before("compile_cache", RATE), "{{compile_cache}}, without"),
                         Query(
-                            _per(_COMPILED, _STARTS, "compile_cache", RATE),
+                            per(COMPILED, STARTS, "compile_cache", RATE),
                             "{{compile_cache}}, with",
                         ),
                         unit=SECONDS,
@@ -188,7 +140,8 @@ def _before_and_after() -> Row:
     )
 
 
-def _phases() -> Row:
+def phases() -> Row:
+    """What a start waits for."""
     resident = copies("modelcache_model_resident_bytes")
     sizes = f"{copies('modelcache_model_size_bytes')} and on ({COPY}) {READY} == 1"
     spent = of("modelcache_transfer_seconds_total", *NODE)
@@ -226,7 +179,7 @@ def _phases() -> Row:
                 graph(
                     "3. Compiling",
                     "Seconds that engines compiled at their starts, in each step of the graph.",
-                    Query(grown(_COMPILED, "compile_cache", RATE), "{{compile_cache}}"),
+                    Query(grown(COMPILED, "compile_cache", RATE), "{{compile_cache}}"),
                     unit=SECONDS,
                     form="bars",
                     stacked=True,
@@ -240,7 +193,7 @@ def _phases() -> Row:
                         "Time to ready",
                         "How many copies became ready in each step of the graph, and how long after"
                         " they were wanted.",
-                        grown(of(f"{_WAITED}_bucket", *NODE), "le", RATE),
+                        grown(of(f"{WAITED}_bucket", *NODE), "le", RATE),
                         SECONDS,
                     ),
                 ),
@@ -258,7 +211,8 @@ def _phases() -> Row:
     )
 
 
-def _weights() -> Row:
+def weights() -> Row:
+    """Whether starts find them."""
     users = copies("modelcache_model_users")
     return Row(
         "Do starts find their weights?",
@@ -271,11 +225,11 @@ def _weights() -> Row:
                         "Uses, by model",
                         "How often somebody began to use a model that was ready, what its fetch had"
                         " taken, and what all of them were spared; in the time that is shown.",
-                        (_MODEL_KEY,),
+                        (MODEL_KEY,),
                         [
-                            Column(grown(_USES, "model"), "Uses"),
-                            Column(_per(_SAVED, _USES, "model"), "Spared each", SECONDS),
-                            Column(grown(_SAVED, "model"), "Spared in all", SECONDS),
+                            Column(grown(USES, "model"), "Uses"),
+                            Column(per(SAVED, USES, "model"), "Spared each", SECONDS),
+                            Column(grown(SAVED, "model"), "Spared in all", SECONDS),
                             Column(
                                 grown(of("modelcache_served_bytes_total", *MODEL), "model"),
                                 "Bytes",
@@ -299,101 +253,6 @@ def _weights() -> Row:
                             "{{outcome}}",
                         ),
                         unit=COUNT,
-                        form="bars",
-                        stacked=True,
-                    ),
-                ),
-            )
-        ],
-    )
-
-
-def _hits() -> Row:
-    counts = of("modelcache_compile_cache_nodes", *CLUSTER, 'compile_cache=~"$compile_cache"')
-    counts = each("cluster, compile_cache, state", counts)
-    held = each(
-        "cluster, node, compile_cache, state", of("modelcache_compile_cache_state", *_CACHE)
-    )
-    return Row(
-        "Are compile caches hitting?",
-        [
-            evenly(
-                8,
-                shared.hit_ratio(*_CACHE),
-                shared.starts_by_result(*_CACHE),
-                shared.misses_by_reason(*_CACHE),
-            ),
-            evenly(
-                8,
-                graph(
-                    "Nodes, by how far they are",
-                    "Nodes that are to hold a compile cache (desired), and how far they are with"
-                    " it, as the controller counts. Missing: nothing was published for their"
-                    " hardware and engine yet.",
-                    Query(f"sum by (state) ({counts})", "{{state}}"),
-                    unit=COUNT,
-                    colors={
-                        "desired": "text",
-                        "ready": "green",
-                        "missing": "orange",
-                        "failed": "red",
-                    },
-                ),
-                graph(
-                    "Bundles on nodes, by state",
-                    "The states that compile caches are in on the chosen nodes, as their agents"
-                    " say.",
-                    Query(f"sum by (state) ({held})", "{{state}}"),
-                    unit=COUNT,
-                    stacked=True,
-                    colors={state: STATES[state] for state in _STATES},
-                ),
-            ),
-        ],
-    )
-
-
-def _spared() -> Row:
-    caches = "modelcache_compile_cache_"
-    by = "compile_cache"
-    return Row(
-        "What was spared?",
-        [
-            band(
-                8,
-                (
-                    14,
-                    table(
-                        "Compile caches",
-                        "Starts in the time that is shown, and seconds of compiling of each in the"
-                        " mean, without the cache and with it; the size of the bundle, and whether"
-                        " a start has loaded it.",
-                        (_CACHE_KEY,),
-                        [
-                            Column(grown(_STARTS, by), "Starts"),
-                            Column(_before(by), "Without", SECONDS),
-                            Column(_per(_COMPILED, _STARTS, by), "With", SECONDS),
-                            Column(grown(_SPARED, by), "Spared in all", SECONDS),
-                            Column(each(by, of(f"{caches}bytes", *_CACHE)), "Bundle", BYTES),
-                            Column(each(by, of(f"{caches}verified", *_CACHE)), "Loaded", YES_NO),
-                            Column(
-                                each(by, of(f"{caches}attempts", *_CACHE)),
-                                "Failed tries",
-                                steps=ODD_IF_ANY,
-                            ),
-                        ],
-                        order=("Spared in all", True),
-                    ),
-                ),
-                (
-                    10,
-                    graph(
-                        "Spared, as it happens",
-                        "Seconds that starts were spared in each step of the graph: fetching"
-                        " weights, and compiling.",
-                        Query(grown(_SAVED, over=RATE), "fetching"),
-                        Query(grown(_SPARED, over=RATE), "compiling"),
-                        unit=SECONDS,
                         form="bars",
                         stacked=True,
                     ),
