@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
+from typing import Final
 
 import structlog
 
@@ -14,6 +16,8 @@ from modelcache.planning.evicting import Going
 from modelcache.planning.using import Uses
 from modelcache.store import Store
 from modelcache.transfer.events import Event, FetchEnded, FetchStarted
+
+_REVISION: Final = re.compile(r"[0-9a-f]{12,64}")
 
 log = structlog.get_logger(__name__)
 
@@ -46,8 +50,11 @@ class FetchHistory:
             self._ended(event)
 
     def evicted(self, going: Going) -> None:
-        """Note what went."""
-        revisions = {snapshot.partition("-")[0] for snapshot in going.snapshots}
+        """Note what went, if it is snapshots of a model and not what a fetch had left."""
+        names = (snapshot.partition("-")[0] for snapshot in going.snapshots)
+        revisions = {name for name in names if _REVISION.fullmatch(name)}
+        if not revisions:
+            return
         now = self._clock()
         self._note(
             lambda: self._store.fetch_log.note_eviction(

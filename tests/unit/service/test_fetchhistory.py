@@ -95,6 +95,13 @@ def test_a_restart_forgets_no_eviction(store: Store) -> None:
     assert told.regrets == ["OldRevision"]
 
 
+def test_what_a_fetch_had_left_is_no_model(store: Store) -> None:
+    told = Told(store)
+    going = Going("m", (f"partial/{COMMIT}",), Rule.UNWANTED, Amount(7), "left of a fetch")
+    told.history.evicted(going)
+    assert not store.layout.fetch_log.exists()
+
+
 # Who begins to use what
 
 
