@@ -226,7 +226,7 @@ def test_nothing_that_the_agent_says_has_a_credential(world: World) -> None:
         agent.wait_ready("fetched")
         for model in wanted:
             agent.wait_failed(model["name"], timeout=180)
-        for path in ("/v1/node", "/metrics"):
+        for path in ("/", "/v1/node", "/v1/events", "/metrics"):
             world.check(path, agent.get(path))
         process = Path(f"/proc/{agent.process.pid}")
         world.check("its arguments", (process / "cmdline").read_text())

@@ -19,6 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+import yaml
+
 from tests.mutations import Mutation, mutations
 
 CHECKOUT: Final = Path(__file__).parents[2]
@@ -71,7 +73,7 @@ def _try(mutation: Mutation, folder: Path) -> bool:
             check=True,
         )
         for file in mutation.files:
-            py_compile.compile(str(copy / file), doraise=True)
+            _check_syntax(copy / file)
         said = []
         for test in mutation.tests:
             ended = _run(copy, [test])
@@ -87,6 +89,14 @@ def _try(mutation: Mutation, folder: Path) -> bool:
         flush=True,
     )
     return not said
+
+
+def _check_syntax(path: Path) -> None:
+    """What can't be read at all, every test notices: that proves nothing."""
+    if path.suffix == ".py":
+        py_compile.compile(str(path), doraise=True)
+    if path.suffix == ".yaml":
+        list(yaml.safe_load_all(path.read_text()))
 
 
 def _run(copy: Path, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:

@@ -11,8 +11,8 @@ from tests.screenshots.saving import save
 from tests.support import pages
 from tests.support.chromium import Chromium, Screen
 
-_WIDE: Final = Screen(1120, 700)
-_DARK: Final = Screen(1120, 700, dark=True)
+_WIDE: Final = Screen(1280, 720)
+_DARK: Final = Screen(1280, 720, dark=True)
 _NARROW: Final = Screen(360, 740, scale=1.5)
 _MOST: Final = 1600
 """A telephone's page is long: so much of its head is shown."""

@@ -14,5 +14,7 @@ _COLOURS: Final = 128
 def save(png: bytes, file: Path) -> None:
     """Write a picture that a browser took."""
     with Image.open(io.BytesIO(png)) as taken:
-        small = taken.convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE)
+        small = taken.convert("RGB").quantize(
+            _COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE
+        )
     small.save(file, optimize=True)

@@ -54,8 +54,8 @@ def explain(
         node_name=node_name,
         node_labels=node_labels,
         delete_unwanted_after=delete_unwanted_after,
-        listen=agent,
     )
+    address = settings(StatusSettings, listen=agent).address
     placement = _placement(name, asked) if asked.catalog is not None else None
     found = collection(store, asked.delete_unwanted_after)
     report = found.reports.get(name)
@@ -77,7 +77,7 @@ def explain(
         placement=placement,
         compiled=compiled,
     )
-    lately = happened(asked.address, store, {name, *(each.name for each in compiled)})
+    lately = happened(address, store, {name, *(each.name for each in compiled)})
     if output is Format.JSON:
         content = _plain_answer(answer, found.space)
         content["compileCaches"] = [each.to_document() for each in compiled]

@@ -19,8 +19,8 @@ from modelcache.store import Store
 
 Settings = TypeVar("Settings", bound=BaseSettings)
 
-_flags: dict[str, str] = {}
-"""How the flag of a field is called, where it has one."""
+_flags: dict[tuple[type[BaseSettings], str], str] = {}
+"""How the flag of a field of some settings is called, where it has one."""
 
 
 def flag(
@@ -36,7 +36,7 @@ def flag(
         default = f"{default:g}"
     shown = f"default: {default}; " if isinstance(default, str | int | Path) and default else ""
     names = names or (f"--{field.replace('_', '-')}",)
-    _flags[field] = next(name for name in names if name.startswith("--"))
+    _flags[kind, field] = next(name for name in names if name.startswith("--"))
     return typer.Option(
         *names,
         help=f"{description} [{shown}{variable}]",
@@ -72,7 +72,7 @@ def settings(kind: type[Settings], **given: Any) -> Settings:
         first = error.errors()[0]
         name = str(first["loc"][0]).lower().removeprefix("modelcache_") if first["loc"] else ""
         message = first["msg"].removeprefix("Value error, ")
-        flag_name = _flags.get(name, f"--{name.replace('_', '-')}")
+        flag_name = _flags.get((kind, name), f"--{name.replace('_', '-')}")
         where = f"{flag_name} (or MODELCACHE_{name.upper()}): " if name else ""
         raise UsageError(f"{where}{message}") from error
 

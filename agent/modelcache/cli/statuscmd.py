@@ -101,7 +101,7 @@ def _tell_node(look: Look, models: Sequence[Row], used: int) -> None:
             columns,
             [
                 [
-                    each.name,
+                    one_line(each.name),
                     each.state.value,
                     human_bytes(each.bytes) if each.bytes else "",
                     age(each.created_at),
@@ -141,7 +141,7 @@ def _row(row: Row) -> list[str]:
     partly = row.stage is not Stage.READY and 0 < done < size
     told = f"{human_bytes(done)} ({done * 100 // size}%)" if partly else ""
     return [
-        report.name,
+        one_line(report.name),
         report.state.value,
         told,
         human_bytes(size) if size else "",
@@ -155,7 +155,7 @@ def _tell_remarks(remarks: Iterable[tuple[str, str]]) -> None:
     if told:
         print()
     for name, remark in told:
-        print(f"{name}: {one_line(remark)}")
+        print(one_line(f"{name}: {remark}"))
 
 
 def _tell_cluster(look: Look, models: Sequence[Row]) -> None:
@@ -170,7 +170,7 @@ def _tell_cluster(look: Look, models: Sequence[Row]) -> None:
             done = f"{each.moved * 100 // each.moving}%" if each.moving else ""
             table.append(
                 [
-                    each.name,
+                    one_line(each.name),
                     f"{each.ready}/{each.wanted}",
                     str(each.stages[Stage.MOVING] or ""),
                     str(each.stages[Stage.FAILING] or ""),

@@ -38,6 +38,7 @@ _SETTLE_SECONDS: Final = 5.0
 """Between telling and removing: a pod that was just placed here shows itself meanwhile."""
 _KEPT_SECONDS: Final = 3600.0
 """So long room that others had to leave is kept for who it was made for, whose fetch may fail."""
+_BUSY_SECONDS: Final = 600.0
 _MOST_HOLDERS: Final = 4
 
 
@@ -112,6 +113,8 @@ class Evicting:
         self._rooms: list[tuple[str, int, Amount, Decision]] = []
         self._marks: dict[tuple[str, tuple[str, ...], Rule], float] = {}
         self._short: dict[str, int] = {}
+        self._busy: dict[tuple[str, str], float] = {}
+        """What somebody was at work on when it was to go, and when that was."""
         self.waiting: dict[str, str] = {}
         self.leaving: dict[str, str] = {}
         self.eased = False
@@ -272,7 +275,9 @@ class Evicting:
 
     def _left(self) -> tuple[Leftover, ...]:
         """What else takes room, less what goes already for others."""
-        gone = self._going()
+        now = self._clock()
+        self._busy = {key: at for key, at in self._busy.items() if 0 <= now - at < _BUSY_SECONDS}
+        gone = self._going() | self._busy.keys()
         return tuple(each for each in self._leftovers() if (each.model, each.name) not in gone)
 
     def _going(self) -> set[tuple[str, str]]:
@@ -295,7 +300,7 @@ class Evicting:
             above = Above(Amount(int(space.used - space.budget * self._rules.low)))
             uses, now, grace = self._now() if exact else Uses(), self._clock(), self._rules.grace
             decision = decide(
-                self._candidates, uses, above, now=now, grace=grace, leftovers=self._leftovers()
+                self._candidates, uses, above, now=now, grace=grace, leftovers=self._left()
             )
             if not decision.going:
                 return []
@@ -328,6 +333,10 @@ class Evicting:
                 log.warning("store.failed", model=going.model, message=str(error))
                 self._marks[_key(going)] = self._clock()
                 return True
+            if not going.is_model and not freed:
+                # Somebody is at work on it, or it is open: what comes next goes.
+                self._busy |= {(going.model, name): self._clock() for name in going.snapshots}
+                continue
             self._tell(going, freed)
             self._marks.pop(_key(going), None)
         for name, priority, need, made in self._rooms:

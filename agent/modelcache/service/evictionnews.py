@@ -33,7 +33,8 @@ class EvictionNews:
     def evicted(self, going: Going, freed: int) -> None:
         """Something went; `freed` is what that freed really, in bytes."""
         self._metrics.evicted(going.rule.value, freed)
-        self._on_evicted(going)
+        if going.is_model:
+            self._on_evicted(going)
         note = f"{going.model}: evicted, {human_size(freed)} freed: {going.why}"
         self._record("Normal", "Evicted", note, going.model)
 
@@ -47,5 +48,5 @@ class EvictionNews:
 
     def _record(self, type_: str, reason: str, note: str, model: str) -> None:
         cluster = self._cluster()
-        if cluster is not None:
+        if cluster is not None and model:
             cluster.tell(type_, reason, "Evict", note, model)

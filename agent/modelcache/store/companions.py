@@ -14,9 +14,11 @@ import secrets
 import socket
 import time
 from contextlib import suppress
+from pathlib import Path
 
 from modelcache.store.layout import Layout
 from modelcache.store.locking import Lock, try_lock
+from modelcache.store.notes import read_note
 from modelcache.store.paths import children
 
 _MOST_BYTES = 200
@@ -67,9 +69,15 @@ class Companions:
                 if lock is not None:
                     lock.release(remove=True)  # it died
                     continue
-                with path.open("rb") as file:
-                    said = file.read(_MOST_BYTES).decode("utf-8", "replace")
             except OSError:
-                continue
-            found.append("".join(c for c in said if c.isprintable()) or "another process")
+                continue  # somebody else's, or gone
+            found.append(_said(path))
         return tuple(sorted(found))
+
+
+def _said(path: Path) -> str:
+    said = b""
+    with suppress(OSError, ValueError):
+        said = read_note(path, _MOST_BYTES, beginning=True)
+    told = "".join(c for c in said.decode("utf-8", "replace") if c.isprintable())
+    return told or "another process"

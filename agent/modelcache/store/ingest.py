@@ -15,7 +15,7 @@ from pathlib import Path
 from modelcache.api.meta import NAME_MAX, NAME_PATTERN
 from modelcache.store.durable import Durable, disk_errors
 from modelcache.store.locking import PROCESS_TOKEN, Lock, try_lock
-from modelcache.store.notes import clear_place
+from modelcache.store.notes import clear_place, open_lines, read_note
 from modelcache.store.partial import Partial
 from modelcache.store.paths import age, children
 
@@ -203,16 +203,19 @@ class Ingest:
 def _owners(lock: Path) -> frozenset[str]:
     """The models that a partial file's lock file names. What else stands there says nothing."""
     try:
-        with lock.open("rb") as file:
-            lines = file.read(_MOST_OWNERS_BYTES).decode("ascii", "replace").split("\n")
-    except FileNotFoundError:
+        said = read_note(lock, _MOST_OWNERS_BYTES, beginning=True)
+    except (FileNotFoundError, ValueError):
         return frozenset()
+    lines = said.decode("ascii", "replace").split("\n")
     return frozenset(n for n in lines if len(n) <= NAME_MAX and _NAME.fullmatch(n))
 
 
 def _sign(lock: Path, owner: str) -> None:
     """Note in a lock file that is held for whom it is, unless that stands there."""
     if owner not in _owners(lock):
-        with lock.open("ab") as file:
+        fd = open_lines(lock)
+        try:
             # It begins with a new line, so that a torn line before it is not made longer.
-            file.write(f"\n{owner}\n".encode())
+            os.write(fd, f"\n{owner}\n".encode())
+        finally:
+            os.close(fd)

@@ -31,6 +31,7 @@ log = structlog.get_logger(__name__)
 LONGEST_SECONDS: Final = 30 * 86_400.0
 MOST_LEASES: Final = 10_000
 _VERSION: Final = 1
+_MOST_AHEAD: Final = 1e12
 _MOST_BYTES: Final = 64 * 1024
 _HOLDER_LENGTH: Final = 200
 _SNAPSHOT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
@@ -193,7 +194,7 @@ class Leases:
         if self._steady is None or document.get("boot") != self._boot_id():
             return 0.0
         ahead = document.get("ahead")
-        if not isinstance(ahead, int | float) or not math.isfinite(ahead):
+        if not isinstance(ahead, int | float) or not abs(ahead) < _MOST_AHEAD:
             return 0.0
         jump = self._clock() - self._steady() - ahead
         return jump if jump > JUMP_SECONDS else 0.0

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.support.manifests import FOLDER, Object, load
+from tests.support.cluster.binaries import why_none
+from tests.support.manifests import FOLDER, Object, find_kubectl, load, render
 from tests.support.monitors import (
     JOBS,
     PROMETHEUS_OPERATOR,
@@ -25,11 +26,16 @@ SCRAPES = [scrape for monitor in MONITORS for scrape in as_the_operator_scrapes(
 PAGE = FOLDER.parent / "docs" / "monitoring.md"
 
 
-def documented() -> Object:
-    """The configuration that docs/monitoring.md gives to those without an operator."""
+def example(key: str) -> Object:
+    """The example of docs/monitoring.md that has a key."""
     blocks = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    (found,) = (block for block in map(yaml.safe_load, blocks) if "scrape_configs" in block)
+    (found,) = (block for block in map(yaml.safe_load, blocks) if key in block)
     return dict(found)
+
+
+def documented() -> Object:
+    """The configuration for those without an operator."""
+    return example("scrape_configs")
 
 
 def scraped(targets: Iterable[Mapping[str, str]]) -> set[tuple[str, str, str]]:
@@ -74,3 +80,17 @@ def test_prometheus_takes_the_configuration(what: str, tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump({**config, "scrape_configs": scrapes}))
     done = subprocess.run(["promtool", "check", "config", path], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_example_with_the_operator_renders(tmp_path: Path) -> None:
+    if find_kubectl() is None:
+        pytest.skip(why_none())
+    (tmp_path / "model-cache-agent").symlink_to(FOLDER.parent)
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(example("components")))
+    documents = render(tmp_path)
+    released = {
+        each["kind"] for each in documents if each["metadata"]["labels"].get("release") is not None
+    }
+    assert released == {"PodMonitor", "PrometheusRule"}
+    dashboards = [each for each in documents if "grafana_dashboard" in each["metadata"]["labels"]]
+    assert len(dashboards) == 3

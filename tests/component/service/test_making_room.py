@@ -14,6 +14,7 @@ from modelcache.planning.using import User, Uses
 from modelcache.service.surroundings import Node
 from modelcache.service.unwanted import Keeping
 from modelcache.store import Capacity, Kind
+from modelcache.store.locking import try_lock
 from modelcache.store.usage import measure_usage
 from tests.component.service.daemon import Daemon, cached_model
 from tests.support.hub import FlipBit, HubServer, Stall, Status
@@ -475,3 +476,24 @@ def test_above_the_high_watermark_leftovers_go_first(daemon: Daemon, hub: HubSer
     pass_time(daemon)
     assert daemon.evictions.gone == [("Leftover", "gone")]
     assert len(daemon.store.snapshots("m")) == 2
+
+
+def test_a_leftover_that_somebody_is_at_work_on_holds_nothing_up(
+    daemon: Daemon, hub: HubServer
+) -> None:
+    """Another process has taken it up again, and was promised nothing yet."""
+    repo(hub, "low", 3)
+    repo(hub, "high", 3)
+    leave(daemon, hub, "gone", 5, wish("low"))
+    daemon.now += 700.0
+    (found,) = daemon.store.remnants.all()
+    lock = try_lock(daemon.store.layout.partials / found.key / "lock")
+    assert lock is not None
+    try:
+        daemon.want(wish("low"), wish("high", 5))
+        pass_time(daemon, rounds=12)
+        assert held(daemon) == {"high"}
+        assert daemon.evictions.gone == [("LowerPriority", "low")]
+    finally:
+        lock.release()
+    assert partial_files(daemon) == {"gone"}

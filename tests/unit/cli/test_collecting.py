@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -238,3 +239,54 @@ def test_an_explanation_tells_of_the_models_compile_caches(command: Command, sto
         ),
     ]
     assert "agent:    it was not asked what happened lately: --agent is empty" in ended.out
+
+
+def leave(store: Store, model: str, key: str = "sha256-left", age: float = 3600.0) -> Path:
+    """A partial file of a fetch that ended some time ago."""
+    partial = store.ingest.claim(key, MIB, owner=model)
+    partial.write(memoryview(b"x" * MIB), 0)
+    partial.close()
+    folder = store.layout.partials / key
+    for path in folder.iterdir():
+        os.utime(path, (time.time() - age,) * 2)
+    return folder
+
+
+def test_what_fetches_left_is_told_and_goes_first(command: Command, store: Store) -> None:
+    tell(store, ready("wanted"), UNWANTED)
+    folder = leave(store, "dropped")
+    root = store.layout.root
+    document = command("gc", "--dry-run", "--root", root, "-o", "json").document
+    first = document["going"][0]
+    assert (first["model"], first["rule"]) == ("dropped", "Leftover")
+    assert first["snapshots"] == ["partial/sha256-left"]
+    assert first["bytes"] >= MIB
+    said = command("gc", "--dry-run", "--root", root).out
+    assert "(partial)" in said
+    assert "left of a fetch that nothing wants, since" in said
+    assert folder.exists()
+    command("gc", "--root", root)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "age", "why"),
+    [
+        ("wanted", 3600.0, "its next fetch may go on with it"),
+        ("dropped", 60.0, "who fetched it may come back for it until"),
+        ("", 3600.0, "it is not known for what it was fetched"),
+    ],
+)
+def test_what_may_be_of_use_stays(
+    command: Command, store: Store, model: str, age: float, why: str
+) -> None:
+    tell(store, ready("wanted"), UNWANTED)
+    folder = leave(store, model, age=age)
+    assert why in command("gc", "--root", store.layout.root).out
+    assert folder.exists()
+
+
+def test_without_an_agents_word_nothing_is_left_over(command: Command, store: Store) -> None:
+    folder = leave(store, "dropped")
+    assert "no agent has said here what is wanted" in command("gc", "--root", store.layout.root).out
+    assert folder.exists()

@@ -13,6 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from modelcache.cli.nodes.plain import lines
+from modelcache.cli.nodes.rates import Rates
+from modelcache.cli.nodes.sources import ask_agent
+from modelcache.cli.nodes.sums import rows
+from modelcache.cli.nodes.views import AgentState, Look, NodeView, Teller
+from modelcache.cluster.reading import read_status
 from tests.unit.cli.conftest import Command
 
 
@@ -111,3 +117,49 @@ def test_a_terminal_of_some_lines_gets_what_is_not_well_and_as_much_as_fits(
     assert "z14" in short
     assert "m000" not in short
     assert "and 185 more, all ready; modelcache ls lists them" in short
+
+
+@pytest.mark.parametrize("name", ["status", "top", "explain m"])
+def test_a_mistake_names_the_flag(
+    command: Command, monkeypatch: pytest.MonkeyPatch, root: Path, name: str
+) -> None:
+    monkeypatch.setenv("MODELCACHE_ROOT", str(root))
+    mistake = command(*name.split(), "--agent", "8080").mistake
+    assert "--agent (or MODELCACHE_LISTEN): '8080' is not written address:port" in mistake
+    # And that of another command that has a flag for the same is called as it ever was.
+    assert "--listen (or MODELCACHE_LISTEN)" in command("controller", "--listen", "8080").mistake
+
+
+HOSTILE = "m\x1b[2J\x1b]0;title\x07\u202egnp"
+
+
+def test_whatever_a_node_says_a_terminal_is_told_nothing_by_it(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MODELCACHE_ROOT")
+    disk = {"capacity": 9, "available": 9, "used": 0, "reserved": 0}
+    start = {"result": "Miss", "at": "2026-11-22T09:10:00Z"}
+    status = {
+        "agentVersion": HOSTILE,
+        "root": HOSTILE,
+        "models": [
+            {"name": HOSTILE, "state": "Failed", "reason": "Internal", "message": HOSTILE},
+            {"name": f"{HOSTILE}2", "state": "Downloading", "bytesDone": 1, "bytesTotal": 2},
+        ],
+        "compileCaches": [
+            {"name": HOSTILE, "state": "Failed", "message": HOSTILE, "lastStart": start}
+        ],
+        "catalog": {"objects": 1, "problems": [HOSTILE], "problemCount": 1},
+        "disk": disk,
+    }
+    body = json.dumps({"metadata": {"name": HOSTILE}, "status": status}).encode()
+    with listener(200, body) as where:
+        said = [command("status", "--agent", where, *more) for more in ((), ("-o", "json"))]
+        found = ask_agent(("127.0.0.1", int(where.rpartition(":")[2])), "/v1/node")
+    assert isinstance(found, dict)
+    view = NodeView(HOSTILE, read_status(found), Teller.AGENT, AgentState.UP)
+    look = Look((view,), where)
+    told = "\n".join(lines(look, rows(look, Rates()), 0.0))
+    for each in (*(ended.out for ended in said), told):
+        assert "gnp" in each
+        assert all(c.isprintable() or c == "\n" for c in each)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from modelcache.planning.candidates import Candidate, Revision, Role
 from modelcache.planning.evicting import Above, Amount, Decision, GraceOver, Occasion, Room, decide
@@ -180,3 +183,43 @@ def test_nobody_is_told_that_a_model_s_own_files_hold_its_room() -> None:
     assert decision.missing
     decision = decided(room(1000, "m"), partial("m"), asked=Asked({"m": None}))
     assert "m" not in {each.model for each in decision.staying}
+
+
+def partial_of(model: str) -> Remnant:
+    return partial(model, key=f"sha256-{model}")
+
+
+KINDS = [partial_of, unfinished, bad]
+MADE = st.frozensets(st.sampled_from([(make, name) for make in KINDS for name in "abc"]))
+
+
+@given(
+    MADE,
+    st.dictionaries(st.sampled_from("abc"), st.sampled_from([None, "s1", "s2"])),
+    st.frozensets(st.sampled_from("abc")),
+    st.integers(1, 100),
+    st.booleans(),
+)
+def test_what_is_of_use_never_goes_for_nothing_and_what_isn_t_goes_before_models(
+    made: frozenset[tuple[Callable[..., Remnant], str]],
+    snapshots: dict[str, str | None],
+    fetching: frozenset[str],
+    size: int,
+    is_room: bool,
+) -> None:
+    remnants = [make(name) for make, name in made]
+    asked = Asked(snapshots, fetching=fetching)
+    occasion = room(size) if is_room else Above(Amount(size))
+    decision = decided(occasion, *remnants, asked=asked)
+    left = leftovers(remnants, asked, NOW)
+    free = {(each.model, each.name) for each in left if each.held is None and not each.is_used}
+    gone = [each for each in decision.going if not each.is_model]
+    for each in gone:
+        assert each.model not in fetching
+        if each.rule is Rule.LEFTOVER:
+            assert (each.model, *each.snapshots) in free
+            assert snapshots.get(each.model, "none") is not None
+        elif (each.model, *each.snapshots) not in free:
+            assert isinstance(occasion, Room)
+    if any(each.is_model for each in decision.going):
+        assert free <= {(each.model, *each.snapshots) for each in gone}, "a model goes before"

@@ -170,14 +170,14 @@ def test_healing_puts_it_back_in_its_place(store: Store) -> None:
     assert found.healed
 
 
-def test_what_a_view_alone_has_of_a_lost_blob_counts(store: Store) -> None:
-    manifest = put(store, "m", {"w": CONTENT})
+def test_what_a_view_alone_has_of_a_lost_blob_goes_out_of_it_too(store: Store) -> None:
+    """It may be good, and it may not: it is kept aside, to be healed from."""
+    manifest = put(store, "m", {"w": CONTENT}, repository="org/m")
     store.blobs.path(digest_of(CONTENT)).unlink()
     store.withdraw(manifest, store.look(manifest))
-    by_kind = {each.kind: each for each in store.remnants.all()}
-    # It may be good; its room is given back when both of its names are gone.
-    assert Kind.QUARANTINED not in by_kind
-    assert store.quarantine.all() != []
+    found = next(each for each in store.remnants.all() if each.kind is Kind.QUARANTINED)
+    assert found.bytes == len(CONTENT)
+    assert not (store.layout.view("m", COMMIT) / "w").exists()
 
 
 def test_what_is_committed_meanwhile_stays(store: Store) -> None:

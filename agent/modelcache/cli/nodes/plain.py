@@ -59,12 +59,12 @@ def lines(look: Look, found: Sequence[Row], at: float) -> Iterator[str]:
     for row in sorted_rows(found, Order.URGENCY):
         if row.stage in (Stage.FAILING, Stage.MOVING):
             where = f"{row.node} " if several else ""
-            yield f"{when} {where}{row.report.name}: {_told(row)}"
+            yield one_line(f"{when} {where}{row.report.name}: {_told(row)}")
 
 
 def _told(row: Row) -> str:
     report = row.report
-    told = one_line(tables.remark(row))
+    told = tables.remark(row)
     if row.stage is Stage.MOVING and report.bytes_total:
         progress = progressed(report.bytes_done, report.bytes_total, row.rate)
         told = "; ".join(part for part in (progress, told) if part)

@@ -94,7 +94,7 @@ def _origin(model: ModelReport) -> Html | None:
     source = text(model.source) if model.source else None
     revision = code(short(model.revision)) if model.revision else None
     if source and revision:
-        revision = element("span", " · ", revision, class_="whole")
+        revision = joined(" ", element("span", revision, class_="whole"))
     return element("span", source, revision, class_="sub") if source or revision else None
 
 
@@ -119,7 +119,7 @@ def _state(model: ModelReport, facts: Facts) -> Html:
 def _tries(model: ModelReport, facts: Facts) -> Html | None:
     if not model.attempts:
         return None
-    tried = "Tried once" if model.attempts == 1 else f"Tried {model.attempts} times"
+    tried = "tried once" if model.attempts == 1 else f"tried {model.attempts} times"
     again = joined("; again ", ahead(model.retry_at, facts.now)) if model.retry_at else None
     return element("span", tried, again, class_="sub")
 
@@ -149,8 +149,9 @@ def _content(model: ModelReport, facts: Facts) -> Html:
             max=model.bytes_total,
             aria_label=f"{model.name}: {done}",
         )
-        percent = element("b", share(model.bytes_done, model.bytes_total))
-        return lines(bar, joined(percent, f" · {done}"), _speed(model, facts))
+        percent = element("b", share(model.bytes_done, model.bytes_total), class_="whole")
+        rest = element("span", done, class_="whole")
+        return lines(bar, joined(percent, " ", rest), _speed(model, facts))
     if not model.bytes_total:
         return element("span", "size not known yet", class_="sub") if model.wanted else Html("")
     files = f", {counted(model.files, 'file')}" if model.files else ""

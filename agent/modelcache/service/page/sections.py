@@ -109,7 +109,7 @@ def _compile_state(report: CompileReport, facts: Facts) -> Html:
         why = element("span", reason, between, text(report.message), class_=kind)
     tries = None
     if report.attempts:
-        tried = "Tried once" if report.attempts == 1 else f"Tried {report.attempts} times"
+        tried = "tried once" if report.attempts == 1 else f"tried {report.attempts} times"
         again = joined("; again ", ahead(report.retry_at, facts.now)) if report.retry_at else None
         tries = element("span", tried, again, class_="sub")
     return lines(badge(report.state.value, tone), why, tries)

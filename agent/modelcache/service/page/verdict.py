@@ -57,18 +57,20 @@ def verdict(facts: Facts) -> Verdict:
     updates = sum(is_failing(model) for model in wanted) - failing
     moving = sum(model.state in MOVING and not is_failing(model) for model in missing)
     waiting = sum(model.state not in MOVING and not is_failing(model) for model in missing)
+    wrong = len(troubles(facts))
     parts = [
         *([f"{failing} failing"] if failing else []),
         *([f"{counted(updates, 'update')} failing"] if updates else []),
         *([f"{moving} on the way"] if moving else []),
         *([f"{waiting} waiting"] if waiting else []),
+        *([f"{counted(wrong, 'problem')} of the node itself"] if wrong else []),
     ]
-    bad = bool(failing or updates or troubles(facts))
+    bad = bool(failing or updates or wrong)
     level = Level.BAD if bad else Level.BUSY if missing else Level.GOOD
     if not wanted:
         here = counted(len(facts.status.models), "model")
-        rest = f"{here} in the cache that nothing asks for" if facts.status.models else ""
-        return Verdict(level, "Nothing is asked of this node", rest)
+        left = [f"{here} in the cache that nothing asks for"] if facts.status.models else []
+        return Verdict(level, "Nothing is asked of this node", ", ".join([*left, *parts]))
     if not missing:
         headline = "The model is ready" if ready == 1 else f"All {ready} models are ready"
     else:
@@ -104,4 +106,5 @@ def _hung(facts: Facts) -> list[Trouble]:
     if not facts.hung:
         return []
     names = ", ".join(facts.hung)
-    return [Trouble("Hung", f"no sign of life from: {names}. kubelet restarts the agent.")]
+    message = f"no sign of life from: {names}. The agent is to be restarted; kubelet does that."
+    return [Trouble("Hung", message)]

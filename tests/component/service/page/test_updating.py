@@ -62,7 +62,9 @@ def test_what_is_new_comes_by_itself_and_the_rest_stays(served: Served, chromium
         await_in(page, "document.querySelector('#troubles').checkVisibility()")
         await_in(page, f"{_VERDICT} === '2 of 5 models ready'")
         assert page.evaluate("document.querySelector('#model-qwen2-7b')") is None
-        assert page.evaluate("document.title").endswith("3 failing, 1 update failing")
+        assert page.evaluate("document.title").endswith(
+            "3 failing, 1 update failing, 3 problems of the node itself"
+        )
         assert page.evaluate("document.querySelectorAll('#models tbody tr').length") == 5
         assert page.loads == 1
         assert page.complaints == []

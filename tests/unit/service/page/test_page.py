@@ -32,6 +32,7 @@ def model(state: ModelState, **more: Any) -> ModelReport:
 
 
 READY = model(ModelState.READY, revision="r")
+NOT_YET = "The cache was not looked at yet. On a large or slow disk that takes a while."
 FAILED = model(ModelState.FAILED, attempts=2, reason=Reason.NOT_FOUND)
 
 
@@ -60,6 +61,12 @@ FAILED = model(ModelState.FAILED, attempts=2, reason=Reason.NOT_FOUND)
             *(Level.BAD, "0 of 1 model ready", "1 failing"),
         ),
         (pages.EMPTY, Level.GOOD, "Nothing is asked of this node", ""),
+        (pages.STARTING, Level.BUSY, "Starting", NOT_YET),
+        (
+            # Nothing is wrong with the models, but with what is said of them.
+            replace(of_models(READY), age=100.0),
+            *(Level.BAD, "The model is ready", "1 problem of the node itself"),
+        ),
     ],
 )
 def test_the_first_line(found: Facts, level: Level, headline: str, rest: str) -> None:
