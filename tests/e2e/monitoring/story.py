@@ -31,6 +31,9 @@ SIZES = {"llama": 8, "limited": 1, "flipped": 1, "gated": 1, "low-1": 5, "low-2"
 one that is important."""
 LOW = ("low-1", "low-2", "low-3")
 IMPORTANT = 20
+SLOWLY = MIB // 2
+"""Bytes a second, till Prometheus has seen for some seconds how a model grows."""
+LLAMA = f'node="{FIRST}",model="llama"'
 PATIENCE = 60.0
 """Seconds for alerts to fire. The longest takes thirty."""
 ON_FIRST = {"nodeSelector": {"kubernetes.io/hostname": FIRST}}
@@ -94,13 +97,14 @@ class Story:
         first = time.time()
         for act in (
             self.everything_starts,
-            self.rot_is_found_and_healed,
+            self.rot_is_found,
             self.models_are_fetched,
             self.pods_use_what_is_there,
             self.one_object_is_bad,
             self.an_important_model_drives_others_out,
             self.compiling_is_shared,
             self.read_ahead_is_changed_and_then_cannot_be,
+            self.rot_is_healed,
             self.room_is_short_for_long,
             self.there_is_room_again,
             self.the_use_is_seen,
@@ -141,9 +145,10 @@ class Story:
         world.start_prometheus()
         self.began = time.time()
 
-    def rot_is_found_and_healed(self) -> None:
+    def rot_is_found(self) -> None:
+        """And what is bad is fetched again."""
         self.first.wait_for_event("blob.damaged", model="rots")
-        self.first.wait_for_event("blob.healed", blob=ROTTEN.sha256())
+        self.first.wait_for_event("fetch.ended", model="rots")
 
     def models_are_fetched(self) -> None:
         """One slowly, one from a Hub that asks for less, one with a bit flipped, one not at all."""
@@ -154,18 +159,21 @@ class Story:
         hub.fault("org/flipped/*.safetensors", FlipBit(5))
         hub.fault("org/flipped/*.safetensors", Reset(1000))
         world.mirror.fault("org/limited/*.safetensors", Status(500, times=None))
-        hub.set_rate(3 * MIB)
-        world.mirror.set_rate(3 * MIB)
+        for each in (hub, world.mirror):
+            each.set_rate(SLOWLY)
         both = [self._model(name) for name in ("llama", "limited", "flipped")]
         both[0]["spec"]["pageCache"] = both[1]["spec"]["pageCache"] = "Warm"
         compiled_for = world.bench.cached_model()
         compiled_for["spec"]["priority"] = 9
         world.plane.apply(*both, self._model("gated", **ON_FIRST), compiled_for)
+        coming = f"cluster_node_model:modelcache_model_remaining_seconds:deriv15m{{{LLAMA}}}"
+        seen = f"count_over_time({coming}[1m]) >= 4"
+        eventually(lambda: world.prometheus.query(seen), what="a model that comes, seen for long")
+        for each in (hub, world.mirror):
+            each.set_rate(None)
         for agent in (self.first, self.second):
             agent.wait_ready("llama", "limited", "flipped", "m")
         self.first.wait_failed("gated")
-        hub.set_rate(None)
-        world.mirror.set_rate(None)
         world.await_taint_gone(SECOND)
 
     def pods_use_what_is_there(self) -> None:
@@ -207,6 +215,10 @@ class Story:
         for name in LOW:
             self.first.wait_for_event("model.evicted", model=name)
         self.first.wait_ready("important")
+
+    def rot_is_healed(self) -> None:
+        """It is looked at every ten seconds whether what is kept aside is whole again."""
+        self.first.wait_for_event("blob.healed", blob=ROTTEN.sha256())
 
     def room_is_short_for_long(self) -> None:
         self._await_firing(FOR_A_WHILE)
