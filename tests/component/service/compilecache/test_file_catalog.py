@@ -26,6 +26,7 @@ def test_a_trusted_bundle_for_this_nodes_key_is_fetched_shown_and_told(bench: Be
     report = run(bench, cache)["tiny"]
 
     assert report.state is CompileState.READY
+    assert report.model == "m"
     assert (report.key, report.digest) == (key.digest, bundle.digest)
     assert report.bytes == bundle.statement.archive.size
     assert shown(bench) == bench.root / "compile" / "tiny" / key.digest / bundle.digest[7:]
