@@ -11,6 +11,8 @@ import pytest
 import structlog
 from hypothesis import settings
 
+from tests.support import environment
+
 settings.register_profile("modelcache", deadline=None)  # How busy the machine is, is no failure.
 settings.load_profile("modelcache")
 
@@ -35,28 +37,10 @@ def long(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--long"))
 
 
-_CREDENTIALS = (
-    *("HF_", "HUGGING", "AWS_", "GOOGLE_", "CLOUDSDK_", "GCE_", "STORAGE_EMULATOR_HOST"),
-    *("API_ENDPOINT_OVERRIDE", "MODELCACHE_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"),
-    *("NO_PROXY", "SSL_CERT_", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
-)
-
-
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test sees who runs it: no credentials, caches or proxies, and nothing but loopback."""
-    for name in list(os.environ):
-        if name.upper().startswith(_CREDENTIALS):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
-    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf-home"))
-    monkeypatch.setenv("DOCKER_CONFIG", str(Path(__file__).parent / "support" / "docker"))
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
-    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path / "no-gcloud"))
-    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    environment.clean(monkeypatch, tmp_path)
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -203,3 +204,40 @@ def _is_scalar(node: Any) -> bool:
             return bool(node.func.return_type == promql.ValueType.Scalar)
         case _:
             return False
+
+
+_OPERATORS: Final = (
+    (promql.MatchOp.Equal, "="),
+    (promql.MatchOp.NotEqual, "!="),
+    (promql.MatchOp.Re, "=~"),
+    (promql.MatchOp.NotRe, "!~"),
+)
+
+
+def written(selector: promql.VectorSelector) -> str:
+    """A selector as a query of its own: without an offset, and with its strings quoted rightly."""
+    parts = (
+        # PromQL's strings are Go's; JSON's are a part of these.
+        each.name
+        + next(sign for kind, sign in _OPERATORS if kind == each.op)
+        + json.dumps(each.value)
+        for each in selector.matchers.matchers
+    )
+    return f"{selector.name or ''}{{{','.join(parts)}}}"
+
+
+_COMPARISONS: Final = frozenset({"==", "!=", ">", "<", ">=", "<="})
+
+
+def compared(query: str) -> list[str]:
+    """What is compared in a query, but numbers: it has values where what is asked is not so."""
+    found: list[str] = []
+
+    def look(node: Any) -> bool:
+        if isinstance(node, promql.BinaryExpr) and str(node.op) in _COMPARISONS:
+            sides = (node.lhs, node.rhs)
+            found.extend(str(side) for side in sides if not _is_scalar(side))
+        return True
+
+    promql.walk(promql.parse(query), look)
+    return found

@@ -37,6 +37,15 @@ class SickDisk:
         run("umount", "--lazy", str(self.place))
         run("mount", self._device, str(self.place))
 
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Whoever writes waits meanwhile, as where a network or a controller is away."""
+        run("fsfreeze", "--freeze", str(self.place))
+        try:
+            yield
+        finally:
+            run("fsfreeze", "--unfreeze", str(self.place))
+
     def make_read_only(self) -> None:
         """As Linux does after an error."""
         run("mount", "-o", "remount,ro", str(self.place))

@@ -375,6 +375,11 @@ class Agent:
             self.stop()
 
     def _disk_changed(self) -> None:
+        if self._disk.is_down:
+            # A file that is open keeps a file system that died from being unmounted.
+            self._store.companions.leave()
+        else:
+            self._store.companions.join()
         self._tasks["report"].wake()
         self._wake()
 

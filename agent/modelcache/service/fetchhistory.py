@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +16,6 @@ from modelcache.planning.using import Uses
 from modelcache.store import Store
 from modelcache.transfer.events import Event, FetchEnded, FetchStarted
 
-_REVISION: Final = re.compile(r"[0-9a-f]{12,64}")
 _RULES: Final = frozenset(rule.value for rule in Rule)
 
 log = structlog.get_logger(__name__)
@@ -51,11 +49,10 @@ class FetchHistory:
             self._ended(event)
 
     def evicted(self, going: Going) -> None:
-        """Note what went, if it is snapshots of a model and not what a fetch had left."""
-        names = (snapshot.partition("-")[0] for snapshot in going.snapshots)
-        revisions = {name for name in names if _REVISION.fullmatch(name)}
-        if not revisions:
+        """Note what went; what a fetch or a damage had left was nothing that anybody used."""
+        if not going.is_model:
             return
+        revisions = {snapshot.partition("-")[0] for snapshot in going.snapshots}
         now = self._clock()
         self._note(
             lambda: self._store.fetch_log.note_eviction(

@@ -38,6 +38,8 @@ class Companions:
 
     def join(self) -> None:
         """From now on others see this one. On a disk that is full nobody does."""
+        if self._lock is not None:
+            return
         with suppress(OSError):
             self._folder.mkdir(exist_ok=True)
             for _ in range(_TRIES):
@@ -52,7 +54,8 @@ class Companions:
         """It ends."""
         if self._lock is not None:
             with suppress(OSError):
-                self._lock.release(remove=True)
+                self._path.unlink(missing_ok=True)
+            self._lock.release()
             self._lock = None
 
     def others(self) -> tuple[str, ...]:
@@ -68,7 +71,11 @@ class Companions:
 
     def _alive(self) -> tuple[str, ...]:
         found = []
-        for path in children(self._folder):
+        try:
+            there = children(self._folder)
+        except OSError:
+            return ()  # a disk that fails is looked after elsewhere
+        for path in there:
             if path == self._path or path.suffix != ".lock":
                 continue
             try:

@@ -70,15 +70,24 @@ def try_lock(path: Path) -> Lock | None:
 
 
 def _flock(path: Path) -> int:
-    """A descriptor that holds the lock, or -1."""
+    """A descriptor that holds the lock, or -1.
+
+    It is open for reading only: one that is held for long must not keep its file system from being
+    mounted read-only. NFS, whose flock is a lock of bytes, wants one open for writing (flock(2)).
+    """
+    access = os.O_RDONLY
     while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        fd = os.open(path, access | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(fd)
             return -1
         except OSError as error:
+            if error.errno == errno.EBADF and access == os.O_RDONLY:
+                os.close(fd)
+                access = os.O_RDWR
+                continue
             if error.errno not in _NO_LOCKS:
                 os.close(fd)
                 raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import urllib.error
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 from modelcache.store import Store
 from tests.component.service.daemon import Daemon, cached_model
 from tests.support.agent import AgentProcess, write_catalog
+from tests.support.cluster.waiting import eventually
 from tests.support.hub import GeneratedContent, HubServer
 from tests.support.sickdisk import SickDisk, sick_disk
 from tests.support.store import check
@@ -80,6 +82,7 @@ def test_a_file_system_that_is_read_only(
     assert found["ModelCacheDiskHealthy"]["reason"] == "DiskReadOnly"
     assert found["ModelCacheReady"]["status"] == "False"
     assert 'modelcache_disk_state{state="down"} 1.0' in running.get("/metrics")
+    eventually(lambda: "Disk, DiskReadOnly" in running.get("/"), timeout=10, what="the page")
     want_both(tmp_path)
     running.wait_for_event("catalog.read", objects=2)
     time.sleep(2)  # what doesn't happen can't be awaited
@@ -111,6 +114,32 @@ def test_a_file_system_that_shut_itself_down(
     running.wait_ready("b")
     assert sum(request.bytes_sent for request in hub.requests) < SIZE + MIB, "a was never gone"
     check(Store(disk.place / "root"))
+
+
+def as_of(running: AgentProcess) -> str:
+    """The moment that its page is of; asked for while the disk hangs, it has to come at once."""
+    found = re.search(r'As of <time datetime="([^"]*)"', running.get("/"))
+    assert found is not None
+    return found[1]
+
+
+def test_the_page_is_there_while_the_disk_hangs_and_says_how_old_it_is(
+    running: AgentProcess, disk: SickDisk, tmp_path: Path
+) -> None:
+    began = eventually(lambda: as_of(running), what="the first report")
+    with disk.hanging():
+        want_both(tmp_path)  # which is to be written to node.json
+        before = eventually(lambda: stands_still(running), timeout=30, what="an old page")
+    assert before >= began
+    running.wait_ready("b")
+    eventually(lambda: as_of(running) > before, timeout=30, what="a new page")
+
+
+def stands_still(running: AgentProcess) -> str:
+    before = as_of(running)
+    time.sleep(3)  # what doesn't happen can't be awaited
+    assert as_of(running) == before
+    return before
 
 
 def test_nothing_is_withdrawn_from_a_disk_that_fails(

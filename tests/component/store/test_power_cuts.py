@@ -263,7 +263,9 @@ def test_a_kill_at_any_moment(
     moment = 0
     while True:
         # With its hard links, which shutil's copy doesn't keep.
-        PowerCuts(prepared, monkeypatch, lambda _: None).cut(root)
+        cuts = PowerCuts(prepared, monkeypatch, lambda _: None)
+        cuts.cut(root)
+        cuts.close()
         monkeypatch.undo()
         came = killed(root, monkeypatch, step, moment)
         heals(root, step)

@@ -50,7 +50,11 @@ def cluster(control_plane: ControlPlane) -> Iterator[ControlPlane]:
     Hollow nodes stay, since they take seconds to be Ready, but as they were at first.
     """
     yield control_plane
-    plane = control_plane
+    clear(control_plane)
+
+
+def clear(plane: ControlPlane) -> None:
+    """Take away what is ours and what tests have made, after one of them."""
     plane.recover()
     hollow = {node.name for node in plane.hollow}
     others = ",".join(f"metadata.name!={name}" for name in hollow)

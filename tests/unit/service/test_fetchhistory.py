@@ -122,9 +122,10 @@ def test_a_rule_that_is_not_known_is_no_label(store: Store) -> None:
 
 def test_what_a_fetch_had_left_is_no_model(store: Store) -> None:
     told = Told(store)
-    going = Going("m", (f"partial/{COMMIT}",), Rule.UNWANTED, Amount(7), "left of a fetch")
-    told.history.evicted(going)
-    assert not store.layout.fetch_log.exists()
+    for rule in (Rule.LEFTOVER, Rule.QUARANTINE):
+        told.history.evicted(Going("m", (COMMIT,), rule, Amount(7), "left of a fetch"))
+    told.fetch(1.0)
+    assert told.regrets == []
 
 
 # Who begins to use what

@@ -8,7 +8,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from modelcache.cluster.injection import Config, Level, inject
@@ -168,7 +168,18 @@ def is_ours(name: str) -> bool:
     return name.startswith("modelcache-")
 
 
+def with_own_variables() -> Object:
+    """A pod that gets a compile cache, and has that engine's variable already."""
+    found = pod("", None)
+    wanted = {"compile-cache": "llama", "compile-user": "1"}
+    found["metadata"]["annotations"] = {f"modelcache.dev/{k}": v for k, v in wanted.items()}
+    (container,) = found["spec"]["containers"]
+    container["env"] = [{"name": "VLLM_CACHE_ROOT", "value": "/own"}]
+    return found
+
+
 @given(pods() | pods(cached=True))
+@example(with_own_variables())  # by chance it comes about too seldom
 def test_what_has_no_name_of_ours_is_as_it_was(given_pod: Object) -> None:
     found = inject(given_pod, KNOWN, CONFIG, CACHES).pod
     assert found["metadata"] == given_pod["metadata"]
