@@ -375,11 +375,10 @@ class Agent:
             self.stop()
 
     def _disk_changed(self) -> None:
-        if self._disk.is_down:
-            # A file that is open keeps a file system that died from being unmounted.
-            self._store.companions.leave()
-        else:
-            self._store.companions.join()
+        # A file that is open keeps a file system that died from being unmounted. In a thread of
+        # its own: the disk may hang, and who told of that, its watch among them, goes on.
+        attend = partial(self._store.companions.attend, lambda: self._disk.is_down)
+        threading.Thread(target=attend, name="companions", daemon=True).start()
         self._tasks["report"].wake()
         self._wake()
 

@@ -14,6 +14,7 @@ import secrets
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from modelcache.store.paths import children
 _MOST_BYTES = 200
 _AGAIN_SECONDS = 0.02
 _TRIES = 50
+_LEAVE_SECONDS = 1.0
 
 
 class Companions:
@@ -35,9 +37,33 @@ class Companions:
         self._path = self._folder / f"{secrets.token_hex(6)}.lock"
         self._lock: Lock | None = None
         self._looks = threading.Lock()
+        self._changes = threading.Lock()
 
     def join(self) -> None:
         """From now on others see this one. On a disk that is full nobody does."""
+        with self._changes:
+            self._join()
+
+    def leave(self) -> None:
+        """It ends. Where it is held up by a disk that hangs, the process's end does the same."""
+        if self._changes.acquire(timeout=_LEAVE_SECONDS):
+            try:
+                self._leave()
+            finally:
+                self._changes.release()
+
+    def attend(self, is_down: Callable[[], bool]) -> None:
+        """The disk is in another state: be here, or hold nothing open on one that is down.
+
+        It waits for the disk, and so belongs in a thread of its own.
+        """
+        with self._changes:
+            if is_down():
+                self._leave()
+            else:
+                self._join()
+
+    def _join(self) -> None:
         if self._lock is not None:
             return
         with suppress(OSError):
@@ -50,8 +76,7 @@ class Companions:
                     return
                 time.sleep(_AGAIN_SECONDS)  # another looks whether it is held
 
-    def leave(self) -> None:
-        """It ends."""
+    def _leave(self) -> None:
         if self._lock is not None:
             with suppress(OSError):
                 self._path.unlink(missing_ok=True)

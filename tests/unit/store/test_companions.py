@@ -85,6 +85,55 @@ def test_two_looks_at_once_take_none_that_was_killed_for_alive(
     assert not both
 
 
+def test_on_a_disk_that_is_down_nothing_is_open(one: Companions, store: Store) -> None:
+    other = Companions(store.layout)
+    other.join()
+    one.attend(lambda: True)
+    assert other.others() == ()
+    one.attend(lambda: False)
+    one.attend(lambda: False)
+    assert len(other.others()) == 1
+
+
+def test_two_that_join_for_one_join_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, looked, go_on = Companions(store.layout), threading.Semaphore(0), threading.Event()
+
+    def slowly(path: Path) -> Lock | None:
+        lock = try_lock(path)
+        looked.release()
+        assert go_on.wait(10)
+        return lock
+
+    monkeypatch.setattr(companions, "try_lock", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        joins = [pool.submit(one.join), pool.submit(one.attend, lambda: False)]
+        assert looked.acquire(timeout=10)
+        looked.acquire(timeout=0.2)
+        go_on.set()
+        for each in joins:
+            each.result(10)
+    Companions(store.layout).join()
+    assert len(one.others()) == 1, "it knows that it is here"
+
+
+def test_who_ends_waits_for_no_disk_that_hangs(
+    one: Companions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(companions, "_LEAVE_SECONDS", 0.01)
+    hangs, go_on = threading.Event(), threading.Event()
+
+    def is_down() -> bool:
+        hangs.set()
+        return go_on.wait(10)
+
+    with ThreadPoolExecutor(1) as pool:
+        attending = pool.submit(one.attend, is_down)
+        assert hangs.wait(10)
+        one.leave()
+        assert not attending.done()
+        go_on.set()
+
+
 @pytest.mark.parametrize("said", [b"", b"\xff\x00\n", b"x" * 100_000])
 def test_what_is_said_is_told_within_bounds(one: Companions, store: Store, said: bytes) -> None:
     other = Companions(store.layout)
