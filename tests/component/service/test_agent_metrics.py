@@ -94,6 +94,9 @@ def test_an_eviction_that_was_regretted(tmp_path: Path, hub: HubServer) -> None:
     flags = ("--capacity", "10Mi", "--keep-free", "0")
     with AgentProcess(tmp_path / "root", catalog, *flags, env={"HF_ENDPOINT": hub.url}) as agent:
         agent.wait_ready("low")
+        wanted = scraped(agent)["modelcache_model_wanted_timestamp_seconds", "low"]
+        # Both moments are told in whole seconds, and all of this may be over in one.
+        eventually(lambda: time.time() >= wanted + 1, what="another second")
         write_catalog(catalog, low, high)
         agent.wait_ready("high")
         found = scraped(agent)
@@ -101,7 +104,7 @@ def test_an_eviction_that_was_regretted(tmp_path: Path, hub: HubServer) -> None:
         regrets = [found["modelcache_evictions_regretted_total", rule.value] for rule in Rule]
         assert not any(regrets)
         missing = found["modelcache_model_missing_timestamp_seconds", "low"]
-        assert missing > found["modelcache_model_wanted_timestamp_seconds", "low"]
+        assert missing > wanted == found["modelcache_model_wanted_timestamp_seconds", "low"]
         assert agent.terminate() == 0
     flags = ("--capacity", "20Mi", "--keep-free", "0")
     with AgentProcess(tmp_path / "root", catalog, *flags, env={"HF_ENDPOINT": hub.url}) as agent:
