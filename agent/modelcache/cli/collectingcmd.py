@@ -119,11 +119,11 @@ def plain_staying(each: Staying) -> dict[str, Any]:
 
 
 def plain_disk(space: DiskSpace) -> dict[str, Any]:
-    """The disk as a document has it, in bytes."""
+    """The disk as a document has it, in bytes; `taken` as a NodeCache has it."""
     return {
         "capacity": space.capacity,
         "budget": space.budget,
-        "used": space.used,
+        "taken": space.used,
         "others": space.others,
         "keptFree": space.kept_free,
         "reserved": space.reserved,
