@@ -6,13 +6,11 @@ commit point), `current` and the hub view's refs. The order of a removal is the 
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 import time
 from collections.abc import Callable, Collection, Container, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from modelcache.api import Manifest, ManifestFile
@@ -55,8 +53,8 @@ from modelcache.store.shownlog import Shown, ShownLog
 from modelcache.store.space import Capacity, KeepFree, Space
 from modelcache.store.sweeping import Sweeping
 from modelcache.store.unproven import Unproven
-from modelcache.store.verifying import Damage, describe, look, read_back
-from modelcache.store.views import Staging
+from modelcache.store.verifying import Damage, check_view, describe, look, read_back, verify
+from modelcache.store.views import Staging, building, link_view
 
 
 class Overtaken(ModelCacheError):
@@ -211,19 +209,13 @@ class Store:
         files = dict(self._receipts.of_model(name)).get(snapshot, [])
         return [f for f in files if self.blobs.has(f.sha256, f.size) and self._prove(f)]
 
-    @contextmanager
-    def staging(self) -> Iterator[Staging]:
+    def staging(self) -> AbstractContextManager[Staging]:
         """A view to build; what isn't published is removed at the end.
 
         Raises:
             InsufficientDisk: the disk is full.
         """
-        with disk_errors():
-            staging = Staging(self.layout, self.blobs, self._durable)
-        try:
-            yield staging
-        finally:
-            staging.close()
+        return building(self.layout, self.blobs, self._durable)
 
     def commit(self, staging: Staging, manifest: Manifest) -> None:
         """Show a snapshot whose files all have their blobs and are linked in `staging`.
@@ -298,22 +290,7 @@ class Store:
         stop: Callable[[], None] = lambda: None,
     ) -> list[Damage]:
         """Read a snapshot back, whole. See `verifying.read_back`."""
-        damages = {damage.path: damage for damage in self.look(manifest)}
-        digests: dict[str, Damage | None] = {}
-        for file in manifest.files:
-            if file.path in damages and damages[file.path].blob:
-                continue
-            if file.sha256 not in digests:
-                blob = self.blobs.path(file.sha256)
-                digests[file.sha256] = read_back(blob, file, on_bytes, stop)
-            damage = digests[file.sha256]
-            if damage is not None:
-                damages[file.path] = replace(damage, path=file.path)
-            elif file.path not in damages:
-                damage = self.check_view(manifest, file, on_bytes, stop)
-                if damage is not None:
-                    damages[file.path] = damage
-        return list(damages.values())
+        return verify(self.layout, self.blobs, manifest, on_bytes, stop)
 
     def check_view(
         self,
@@ -327,12 +304,7 @@ class Store:
         Raises:
             FileNotFoundError: one of both is gone.
         """
-        view = self.layout.view(manifest.model, manifest.snapshot) / relative_path(file.path)
-        if self.blobs.path(file.sha256).samefile(view):
-            return None
-        # A copy, because the blob had no more links to give; or what somebody put there.
-        damage = read_back(view, file, on_bytes, stop)
-        return None if damage is None else replace(damage, blob=False)
+        return check_view(self.layout, self.blobs, manifest, file, on_bytes, stop)
 
     def note_checked(self, digest: str, at: float | None = None) -> None:
         """Note that a blob was read back, and is whole: now, or so many seconds since the epoch."""
@@ -351,25 +323,8 @@ class Store:
         Raises:
             InsufficientDisk: the disk is full.
         """
-        relinked = 0
         with self._turns.take(), disk_errors():
-            view = self.layout.view(manifest.model, manifest.snapshot)
-            folders = set()
-            for file in manifest.files:
-                place = view / relative_path(file.path)
-                # What is missing or of another size is for a look to tell.
-                with suppress(FileNotFoundError, NotADirectoryError):
-                    found = place.lstat()
-                    is_blob = self.blobs.path(file.sha256).samefile(place)
-                    if is_blob or not self.blobs.has(file.sha256, found.st_size):
-                        continue
-                    temporary = self._durable.temporary()
-                    self.blobs.link(file.sha256, temporary)
-                    os.rename(temporary, place)
-                    folders.add(place.parent)
-                    relinked += 1
-            for folder in folders:
-                self._durable.sync_directory(folder)
+            relinked = link_view(self.layout, self.blobs, self._durable, manifest)
             with suppress(FileNotFoundError, NotADirectoryError):
                 if has_hub_view(self.layout, manifest):
                     link_hub_view(self.layout, self.blobs, self._durable, manifest)
