@@ -1,13 +1,11 @@
 """The store: verified content of models in one root, shown in views.
 
-Put together here; what is done lies in rooms of one idea each: `showing`, `verifying`,
-`withdrawing`, `evicting`, `sweeping`.
+Put together here; what is done lies in rooms of one idea each: `showing`, `finding`, `verifying`,
+`proving`, `withdrawing`, `evicting`, `sweeping`.
 """
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -20,6 +18,7 @@ from modelcache.store.companions import Companions
 from modelcache.store.durable import Durable, disk_errors
 from modelcache.store.evicting import Evicting
 from modelcache.store.fetchlog import FetchLog
+from modelcache.store.finding import Finding
 from modelcache.store.hubviews import has_hub_view, hub_blob_name, hub_folder, link_hub_view
 from modelcache.store.ingest import Ingest
 from modelcache.store.knowing import Known
@@ -30,6 +29,7 @@ from modelcache.store.listings import Listings
 from modelcache.store.locking import Turns, locks_work
 from modelcache.store.manifests import Manifests
 from modelcache.store.needs import Needs
+from modelcache.store.proving import Proving
 from modelcache.store.quarantine import Quarantine
 from modelcache.store.receipts import Receipts
 from modelcache.store.remnants import Remnants
@@ -39,7 +39,7 @@ from modelcache.store.shownlog import Shown, ShownLog
 from modelcache.store.space import Capacity, KeepFree, Space
 from modelcache.store.sweeping import Sweeping
 from modelcache.store.unproven import Unproven
-from modelcache.store.verifying import Damage, check_view, describe, look, read_back, verify
+from modelcache.store.verifying import Damage, check_view, look, verify
 from modelcache.store.views import Staging, building, link_view
 from modelcache.store.withdrawing import Withdrawing
 
@@ -87,8 +87,6 @@ class Store:
         self.last_use = LastUse(self.layout, self._durable)
         self.fetch_log = FetchLog(self.layout, self._durable)
         self._turns = Turns(self.layout.lock)
-        self._mutex = threading.RLock()
-        self._known = Known(self._manifests, self._receipts)
         self._showing = Showing(
             self.layout,
             self._durable,
@@ -121,6 +119,19 @@ class Store:
             space=self.space,
             turns=self._turns,
         )
+        self._proving = Proving(
+            blobs=self.blobs,
+            manifests=self._manifests,
+            scrub_log=self.scrub_log,
+            unproven=self.unproven,
+            withdrawing=self._withdrawing,
+        )
+        self._finding = Finding(
+            blobs=self.blobs,
+            known=Known(self._manifests, self._receipts),
+            receipts=self._receipts,
+            proving=self._proving,
+        )
         self.remnants = Remnants(
             self.layout,
             self._durable,
@@ -136,12 +147,11 @@ class Store:
 
     def manifests(self) -> list[Manifest]:
         """Every committed snapshot, oldest first."""
-        with self._mutex:
-            return self._manifests.all()
+        return self._manifests.all()
 
     def snapshots(self, name: str) -> list[Manifest]:
         """The committed snapshots of one model, oldest first."""
-        return [manifest for manifest in self.manifests() if manifest.model == name]
+        return self._manifests.of_model(name)
 
     def current(self, name: str) -> Manifest | None:
         """The snapshot that a model's `current` leads to."""
@@ -179,33 +189,7 @@ class Store:
         Returns:
             What is known of it, under a path that it has in some model; None when it isn't there.
         """
-        with self._mutex:
-            file = self._known.of(identity, digest, fresh=fresh)
-        digest = digest or (file.sha256 if file else None)
-        if digest is None or not self.blobs.has(digest, size):
-            return None
-        if file is None:
-            # A blob that nothing speaks of: a kill came between its name and the note.
-            file = describe(self.blobs, digest, size, identity)
-            if file is not None:
-                with self._mutex:
-                    self._known.add(file)
-        return file if file is not None and self._prove(file) else None
-
-    def _prove(self, file: ManifestFile) -> bool:
-        """Whether a blob is what it should be. Only what came with a copied root is read for it."""
-        if file.sha256 not in self.unproven.all():
-            return True
-        damage = read_back(self.blobs.path(file.sha256), file, lambda _: None)
-        if damage is None:
-            self.note_checked(file.sha256)
-            return True
-        owners = [m for m in self.manifests() if any(f.sha256 == file.sha256 for f in m.files)]
-        if owners:
-            self.withdraw(owners[0], [damage])
-        else:
-            self.blobs.set_aside(file.sha256)
-        return False
+        return self._finding.find(identity, digest, size, fresh=fresh)
 
     def record(self, name: str, snapshot: str, file: ManifestFile) -> None:
         """Note that a file of a snapshot being fetched has its blob.
@@ -213,14 +197,11 @@ class Store:
         Raises:
             InsufficientDisk: the disk is full.
         """
-        self._receipts.append(name, snapshot, file)
-        with self._mutex:
-            self._known.add(file)
+        self._finding.record(name, snapshot, file)
 
     def noted(self, name: str, snapshot: str) -> list[ManifestFile]:
         """What was noted for a snapshot being fetched, as far as it is there still."""
-        files = dict(self._receipts.of_model(name)).get(snapshot, [])
-        return [f for f in files if self.blobs.has(f.sha256, f.size) and self._prove(f)]
+        return self._finding.noted(name, snapshot)
 
     def staging(self) -> AbstractContextManager[Staging]:
         """A view to build; what isn't published is removed at the end.
@@ -281,10 +262,7 @@ class Store:
 
     def note_checked(self, digest: str, at: float | None = None) -> None:
         """Note that a blob was read back, and is whole: now, or so many seconds since the epoch."""
-        with suppress(InsufficientDisk, OSError):  # it is read back sooner than need be
-            self.scrub_log.note(digest, time.time() if at is None else at)
-        with suppress(InsufficientDisk, OSError):  # it is read back once more
-            self.unproven.drop({digest})
+        self._proving.note(digest, at)
 
     def relink(self, manifest: Manifest) -> int:
         """Let the views of a snapshot have its blobs themselves, as a commit leaves them: a copy of

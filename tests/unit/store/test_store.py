@@ -115,7 +115,7 @@ def test_what_is_evicted_is_forgotten(store: Store) -> None:
     store.find("x", None, 7, fresh=True)
     store.evict("m")
     store.find("x", None, 7, fresh=True)
-    assert store._known._files == {}
+    assert store._finding._known._files == {}
 
 
 def test_a_second_snapshot_takes_over_and_gives_way(store: Store) -> None:
