@@ -6,13 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
+from modelcache.cli.nodes.sources import agents_disk
 from modelcache.cli.options import Output, Root, flag, open_store, settings
 from modelcache.cli.output import Format, human_bytes, one_line, print_json, print_table
+from modelcache.cli.topcmd import Agent
 from modelcache.errors import UsageError
 from modelcache.planning.evicting import Decision, Going, Staying
 from modelcache.service.collecting import Collection, collection, may_go
 from modelcache.service.evicting import evict
-from modelcache.settings import AgentSettings
+from modelcache.settings import AgentSettings, StatusSettings
 from modelcache.settings.values import parse_size
 from modelcache.store import DiskSpace, Store
 
@@ -37,6 +39,7 @@ def gc(
     ] = 0,
     root: Root = None,
     delete_unwanted_after: Unwanted = None,
+    agent: Agent = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Remove what nothing needs: unwanted models, old revisions, leftovers of crashes.
@@ -47,7 +50,9 @@ def gc(
     if room is not None and not dry_run:
         raise UsageError("--room tells what would go: give --dry-run. An agent does it by itself")
     store = open_store(root)
-    found = collection(store, _grace(delete_unwanted_after))
+    address = settings(StatusSettings, listen=agent).address
+    told = agents_disk(address, store.layout.root)
+    found = collection(store, _grace(delete_unwanted_after), told)
     if room is None:
         decision = found.all_that_may()
     else:
@@ -114,11 +119,11 @@ def plain_staying(each: Staying) -> dict[str, Any]:
 
 
 def plain_disk(space: DiskSpace) -> dict[str, Any]:
-    """The disk as a document has it, in bytes."""
+    """The disk as a document has it, in bytes; `taken` as a NodeCache has it."""
     return {
         "capacity": space.capacity,
         "budget": space.budget,
-        "used": space.used,
+        "taken": space.used,
         "others": space.others,
         "keptFree": space.kept_free,
         "reserved": space.reserved,

@@ -9,6 +9,7 @@ from modelcache.catalog import FileCatalog
 from modelcache.cli.collectingcmd import Unwanted, plain_disk, plain_staying, revision
 from modelcache.cli.happened import Lately, compiled_of, happened
 from modelcache.cli.inspecting import Name
+from modelcache.cli.nodes.sources import agents_disk
 from modelcache.cli.options import Output, Root, flag, open_store, settings
 from modelcache.cli.output import Format, age, human_bytes, one_line, print_json
 from modelcache.cli.topcmd import Agent, ClusterWide, Kubeconfig, Namespace
@@ -57,7 +58,7 @@ def explain(
     )
     address = settings(StatusSettings, listen=agent).address
     placement = _placement(name, asked) if asked.catalog is not None else None
-    found = collection(store, asked.delete_unwanted_after)
+    found = collection(store, asked.delete_unwanted_after, agents_disk(address, store.layout.root))
     report = found.reports.get(name)
     if report is None:
         raise NotFound(

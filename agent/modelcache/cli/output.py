@@ -99,7 +99,8 @@ def human_seconds(time: float) -> str:
 
 def progressed(done: int, size: int, rate: float | None) -> str:
     """`512.0 MiB of 2.0 GiB (25%), 64.0 MiB/s, 24s left`."""
-    told = f"{human_bytes(done)} of {human_bytes(size)} ({done / size if size else 1.0:.0%})"
+    share = done * 100 // size if size else 100  # not rounded up: 100 % is all of it
+    told = f"{human_bytes(done)} of {human_bytes(size)} ({share}%)"
     if rate is None:
         return told
     left = max(0, size - done)

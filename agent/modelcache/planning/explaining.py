@@ -133,7 +133,8 @@ def _room(report: ModelReport, space: DiskSpace) -> str:
         told += f" ({human_size(space.reserved)} are promised to fetches under way)"
     if report.bytes_total:
         needed = max(0, report.bytes_total - report.bytes_done)
-        told = f"it needs {human_size(needed)} at most; {told}"
+        ever = ", more than the cache may take in all" if report.bytes_total > space.budget else ""
+        told = f"it needs {human_size(needed)} at most{ever}; {told}"
     return told
 
 

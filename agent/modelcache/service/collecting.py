@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from modelcache.api import ModelReport
+from modelcache.api import DiskReport, ModelReport
 from modelcache.planning.candidates import Candidate, Wish, candidates
 from modelcache.planning.evicting import Above, Amount, Decision, Going, Occasion, Room, decide
 from modelcache.planning.leftovers import Asked, Leftover, leftovers
@@ -64,10 +64,16 @@ class Collection:
         return self.decide(Room(name, priority, Amount(max(0, size - left))))
 
 
-def collection(store: Store, grace: float | None) -> Collection:
+def collection(store: Store, grace: float | None, told: DiskReport | None = None) -> Collection:
     """Look at a root, as it is now. What is wanted is as its agent last reported it.
 
     Without an agent's word all that is here is wanted: somebody has brought it.
+
+    Args:
+        store: the root.
+        grace: seconds for which content is kept that nothing wants; None: for ever.
+        told: the disk as an agent tells it at this moment: it decides by its own limits, and
+            whoever runs a command beside it may not know them.
     """
     reports = {report.name: report for report in model_reports(store)}
     now = time.time()
@@ -85,7 +91,20 @@ def collection(store: Store, grace: float | None) -> Collection:
     )
     uses = users(store, reports.values())
     left = leftovers(store.remnants.all(), _asked(store, reports), now)
-    return Collection(reports, there, uses, store.space.measure(exact=True), grace, left, now)
+    space = _limited(store.space.measure(exact=True), told)
+    return Collection(reports, there, uses, space, grace, left, now)
+
+
+def _limited(space: DiskSpace, told: DiskReport | None) -> DiskSpace:
+    if told is None or not told.capacity:
+        return space
+    return replace(
+        space,
+        used=told.taken,
+        budget=told.budget,
+        reserved=told.reserved,
+        available=told.available,
+    )
 
 
 def _asked(store: Store, reports: Mapping[str, ModelReport]) -> Asked:

@@ -29,7 +29,7 @@ from modelcache.planning.evicting import (
 from modelcache.planning.leftovers import Leftover
 from modelcache.planning.using import Uses
 from modelcache.service.surroundings import Surroundings
-from modelcache.store import MODEL_NAMES_BYTES, Store, human_size, promised_for
+from modelcache.store import MODEL_NAMES_BYTES, DiskSpace, Store, human_size, promised_for
 from modelcache.transfer import Missing
 
 log = structlog.get_logger(__name__)
@@ -104,6 +104,7 @@ class Evicting:
         self._leftovers: Callable[[], tuple[Leftover, ...]] = tuple
         self._running: Container[str] = ()
         self._reserved = self._kept_free = 0
+        self._capped = ""
         self._is_exact = False
         self._uses = Uses()
         self._known: Uses | None = None
@@ -174,6 +175,7 @@ class Evicting:
         for _, _, need, decision in self._rooms:
             self._virtual += decision.frees - need
         self._reserved, self._kept_free = space.reserved, space.kept_free
+        self._capped = _capped(space)
         self._is_exact = exact
 
     def admit(self, name: str, priority: int, missing: Missing) -> bool:
@@ -366,6 +368,8 @@ class Evicting:
             )
         promised = self._reserved + sum(claim.bytes for claim in self._claims.values())
         notes = [f"{human_size(self._kept_free)} are kept free"]
+        if self._capped:
+            notes.append(self._capped)
         if promised:
             notes.append(f"{human_size(promised)} are promised to fetches under way")
         if others:
@@ -376,6 +380,14 @@ class Evicting:
             f" give ({', '.join(notes)}): {human_size(missing.bytes)} are missing, even if all goes"
             f" that may; {held_by(decision.staying)}"
         )
+
+
+def _capped(space: DiskSpace) -> str:
+    """What the cache's own limit leaves; empty where what is free of the disk is less."""
+    if space.used + space.free - space.kept_free <= space.budget:
+        return ""
+    taken, most = human_size(space.used), human_size(space.budget)
+    return f"the cache has {taken} of the {most} that it may take"
 
 
 _PLENTY: Final = 1 << 62

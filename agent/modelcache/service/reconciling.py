@@ -250,16 +250,29 @@ class Reconciler:
         if name in self._crew.running():
             self._crew.stop(name)
 
-    def _try_again_for_room(self, above: int | None = None) -> None:
-        """What didn't fit may fit now, of priorities above one or all; and what was counted as here
-        may be gone."""
+    def _try_again_for_room(self, after: str | None = None) -> None:
+        """What didn't fit may fit now; and what was counted as here may be gone.
+
+        After a fetch, which held room that nobody could have: what is more important than that, and
+        the next one in line. Not all: each asks its origin again, and the rest would be refused.
+        """
         self._outdated |= self._found.keys()
-        for name, trial in self._trials.items():
-            model = self._wanted.get(name)
-            if above is not None and (model is None or model.spec.priority <= above):
-                continue
-            if trial.reason is Reason.INSUFFICIENT_DISK:
-                self._trials[name] = replace(trial, retry_at=min(trial.retry_at, self._clock()))
+        refused = {
+            name: trial
+            for name, trial in self._trials.items()
+            if trial.reason is Reason.INSUFFICIENT_DISK
+        }
+        if after is not None:
+            priorities = {n: self._wanted[n].spec.priority for n in refused if n in self._wanted}
+            bound = self._wanted[after].spec.priority
+            following = max(priorities, key=priorities.__getitem__, default=None)
+            refused = {
+                name: refused[name]
+                for name, priority in priorities.items()
+                if priority > bound or name == following
+            }
+        for name, trial in refused.items():
+            self._trials[name] = replace(trial, retry_at=min(trial.retry_at, self._clock()))
         self._wake()
 
     # Permits
@@ -359,8 +372,7 @@ class Reconciler:
             self._trials[name] = trial
             return
         self._found.pop(name, None)
-        # While it came it held room that nobody can have; now what is more important can.
-        self._try_again_for_room(above=self._wanted[name].spec.priority)
+        self._try_again_for_room(after=name)
         if trial.snapshot is not None and not _holds(inventory, name, source, trial.snapshot):
             # Without a pause it would be fetched again and again.
             lost = ModelCacheError("what was fetched is not there, or not whole, any more")

@@ -15,6 +15,7 @@ from modelcache.store.partial import SMALL_BYTES, Partial, Piece
 from modelcache.store.quarantine import Quarantined
 from modelcache.store.remnants import Kind, Remnant
 from modelcache.store.reservations import Promise, Reservation
+from modelcache.store.showing import Overtaken
 from modelcache.store.shownlog import Shown
 from modelcache.store.space import (
     MODEL_NAMES_BYTES,
@@ -24,7 +25,7 @@ from modelcache.store.space import (
     human_size,
     promised_for,
 )
-from modelcache.store.store import Overtaken, Store
+from modelcache.store.store import Store
 from modelcache.store.verifying import Damage, Reading
 from modelcache.store.views import Staging
 

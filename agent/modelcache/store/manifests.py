@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterable
 from functools import cache
 from itertools import chain
@@ -27,15 +28,22 @@ log = structlog.get_logger(__name__)
 
 
 class Manifests:
-    """All manifests of a root. Read again only where a file changed. Not safe for threads."""
+    """All manifests of a root. Read again only where a file changed. Safe for threads."""
 
     def __init__(self, layout: Layout, durable: Durable) -> None:
         self._layout = layout
         self._durable = durable
         self._read: dict[Path, tuple[tuple[int, int, int], Manifest | None]] = {}
+        self._mutex = threading.Lock()
 
     def all(self) -> list[Manifest]:
         """Every manifest that is there now, oldest first."""
+        with self._mutex:
+            self._read = seen = self._look()
+        manifests = [manifest for _, manifest in seen.values() if manifest is not None]
+        return sorted(manifests, key=lambda m: (m.created_at, m.model, m.snapshot))
+
+    def _look(self) -> dict[Path, tuple[tuple[int, int, int], Manifest | None]]:
         seen: dict[Path, tuple[tuple[int, int, int], Manifest | None]] = {}
         folders = children(self._layout.manifests)
         for path in (path for folder in folders for path in children(folder)):
@@ -48,9 +56,11 @@ class Manifests:
             stamp = (found.st_ino, found.st_size, found.st_mtime_ns)
             known = self._read.get(path)
             seen[path] = known if known and known[0] == stamp else (stamp, _load(path))
-        self._read = seen
-        manifests = [manifest for _, manifest in seen.values() if manifest is not None]
-        return sorted(manifests, key=lambda m: (m.created_at, m.model, m.snapshot))
+        return seen
+
+    def of_model(self, model: str) -> list[Manifest]:
+        """Those of one model, oldest first."""
+        return [manifest for manifest in self.all() if manifest.model == model]
 
     def write(self, manifest: Manifest) -> None:
         """Commit: from here on the snapshot is shown."""

@@ -1,42 +1,25 @@
 """The store: verified content of models in one root, shown in views.
 
-The order of a commit, each step durable before the next: blobs, plain view, hub view, manifest (the
-commit point), `current` and the hub view's refs. The order of a removal is the other way round.
+Put together here; what is done lies in rooms of one idea each: `showing`, `finding`, `verifying`,
+`proving`, `withdrawing`, `evicting`, `sweeping`.
 """
 
 from __future__ import annotations
 
-import os
-import re
-import threading
-import time
-from collections.abc import Callable, Collection, Container, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from modelcache.api import Manifest, ManifestFile
-from modelcache.api.meta import NAME_PATTERN
-from modelcache.errors import InsufficientDisk, ModelCacheError, StoreDamaged, UnsafePath
+from modelcache.errors import InsufficientDisk, StoreDamaged
 from modelcache.host.booting import since_boot
 from modelcache.store.blobs import Blobs
 from modelcache.store.companions import Companions
 from modelcache.store.durable import Durable, disk_errors
+from modelcache.store.evicting import Evicting
 from modelcache.store.fetchlog import FetchLog
-from modelcache.store.foreign import is_ours
-from modelcache.store.hubviews import (
-    build_hub_view,
-    has_hub_view,
-    heir_of_hub_view,
-    hub_blob_name,
-    hub_folder,
-    leave_hub_view,
-    link_hub_view,
-    refs_lead_to,
-    remove_refs,
-    same_commit,
-    write_refs,
-)
+from modelcache.store.finding import Finding
+from modelcache.store.hubviews import has_hub_view, hub_blob_name, hub_folder, link_hub_view
 from modelcache.store.ingest import Ingest
 from modelcache.store.knowing import Known
 from modelcache.store.lastuse import LastUse
@@ -46,23 +29,19 @@ from modelcache.store.listings import Listings
 from modelcache.store.locking import Turns, locks_work
 from modelcache.store.manifests import Manifests
 from modelcache.store.needs import Needs
-from modelcache.store.paths import children, relative_path
+from modelcache.store.proving import Proving
 from modelcache.store.quarantine import Quarantine
 from modelcache.store.receipts import Receipts
 from modelcache.store.remnants import Remnants
 from modelcache.store.scrublog import ScrubLog
+from modelcache.store.showing import Showing
 from modelcache.store.shownlog import Shown, ShownLog
 from modelcache.store.space import Capacity, KeepFree, Space
 from modelcache.store.sweeping import Sweeping
 from modelcache.store.unproven import Unproven
-from modelcache.store.verifying import Damage, describe, look, read_back
-from modelcache.store.views import Staging
-
-
-class Overtaken(ModelCacheError):
-    """Another process removed what this one was about to show. Again, it will do."""
-
-    retryable = True
+from modelcache.store.verifying import Damage, check_view, look, verify
+from modelcache.store.views import Staging, building, link_view
+from modelcache.store.withdrawing import Withdrawing
 
 
 class Store:
@@ -108,8 +87,51 @@ class Store:
         self.last_use = LastUse(self.layout, self._durable)
         self.fetch_log = FetchLog(self.layout, self._durable)
         self._turns = Turns(self.layout.lock)
-        self._mutex = threading.RLock()
-        self._known = Known(self._manifests, self._receipts)
+        self._showing = Showing(
+            self.layout,
+            self._durable,
+            blobs=self.blobs,
+            manifests=self._manifests,
+            receipts=self._receipts,
+            shown_log=self._shown_log,
+            turns=self._turns,
+        )
+        self._withdrawing = Withdrawing(
+            self.layout,
+            self._durable,
+            blobs=self.blobs,
+            quarantine=self.quarantine,
+            manifests=self._manifests,
+            receipts=self._receipts,
+            showing=self._showing,
+            turns=self._turns,
+        )
+        self._evicting = Evicting(
+            self.layout,
+            self._durable,
+            blobs=self.blobs,
+            quarantine=self.quarantine,
+            manifests=self._manifests,
+            receipts=self._receipts,
+            needs=self.needs,
+            shown_log=self._shown_log,
+            showing=self._showing,
+            space=self.space,
+            turns=self._turns,
+        )
+        self._proving = Proving(
+            blobs=self.blobs,
+            manifests=self._manifests,
+            scrub_log=self.scrub_log,
+            unproven=self.unproven,
+            withdrawing=self._withdrawing,
+        )
+        self._finding = Finding(
+            blobs=self.blobs,
+            known=Known(self._manifests, self._receipts),
+            receipts=self._receipts,
+            proving=self._proving,
+        )
         self.remnants = Remnants(
             self.layout,
             self._durable,
@@ -125,12 +147,11 @@ class Store:
 
     def manifests(self) -> list[Manifest]:
         """Every committed snapshot, oldest first."""
-        with self._mutex:
-            return self._manifests.all()
+        return self._manifests.all()
 
     def snapshots(self, name: str) -> list[Manifest]:
         """The committed snapshots of one model, oldest first."""
-        return [manifest for manifest in self.manifests() if manifest.model == name]
+        return self._manifests.of_model(name)
 
     def current(self, name: str) -> Manifest | None:
         """The snapshot that a model's `current` leads to."""
@@ -168,33 +189,7 @@ class Store:
         Returns:
             What is known of it, under a path that it has in some model; None when it isn't there.
         """
-        with self._mutex:
-            file = self._known.of(identity, digest, fresh=fresh)
-        digest = digest or (file.sha256 if file else None)
-        if digest is None or not self.blobs.has(digest, size):
-            return None
-        if file is None:
-            # A blob that nothing speaks of: a kill came between its name and the note.
-            file = describe(self.blobs, digest, size, identity)
-            if file is not None:
-                with self._mutex:
-                    self._known.add(file)
-        return file if file is not None and self._prove(file) else None
-
-    def _prove(self, file: ManifestFile) -> bool:
-        """Whether a blob is what it should be. Only what came with a copied root is read for it."""
-        if file.sha256 not in self.unproven.all():
-            return True
-        damage = read_back(self.blobs.path(file.sha256), file, lambda _: None)
-        if damage is None:
-            self.note_checked(file.sha256)
-            return True
-        owners = [m for m in self.manifests() if any(f.sha256 == file.sha256 for f in m.files)]
-        if owners:
-            self.withdraw(owners[0], [damage])
-        else:
-            self.blobs.set_aside(file.sha256)
-        return False
+        return self._finding.find(identity, digest, size, fresh=fresh)
 
     def record(self, name: str, snapshot: str, file: ManifestFile) -> None:
         """Note that a file of a snapshot being fetched has its blob.
@@ -202,28 +197,19 @@ class Store:
         Raises:
             InsufficientDisk: the disk is full.
         """
-        self._receipts.append(name, snapshot, file)
-        with self._mutex:
-            self._known.add(file)
+        self._finding.record(name, snapshot, file)
 
     def noted(self, name: str, snapshot: str) -> list[ManifestFile]:
         """What was noted for a snapshot being fetched, as far as it is there still."""
-        files = dict(self._receipts.of_model(name)).get(snapshot, [])
-        return [f for f in files if self.blobs.has(f.sha256, f.size) and self._prove(f)]
+        return self._finding.noted(name, snapshot)
 
-    @contextmanager
-    def staging(self) -> Iterator[Staging]:
+    def staging(self) -> AbstractContextManager[Staging]:
         """A view to build; what isn't published is removed at the end.
 
         Raises:
             InsufficientDisk: the disk is full.
         """
-        with disk_errors():
-            staging = Staging(self.layout, self.blobs, self._durable)
-        try:
-            yield staging
-        finally:
-            staging.close()
+        return building(self.layout, self.blobs, self._durable)
 
     def commit(self, staging: Staging, manifest: Manifest) -> None:
         """Show a snapshot whose files all have their blobs and are linked in `staging`.
@@ -232,30 +218,7 @@ class Store:
             InsufficientDisk: the disk is full; nothing is shown.
             Overtaken: another process evicts what it needs; nothing is shown.
         """
-        try:
-            with self._turns.take(), disk_errors():
-                self.blobs.sync(file.sha256 for file in manifest.files)
-                staging.publish(self.layout.view(manifest.model, manifest.snapshot))
-                if manifest.hub is not None:
-                    build_hub_view(self.layout, self.blobs, self._durable, staging, manifest)
-                self._check(manifest)
-                self._manifests.write(manifest)
-                try:
-                    # Whoever removes looks for a manifest again after its work, and whoever commits
-                    # looks for the files again after the manifest: one of both sees the other.
-                    self._check(manifest)
-                except Overtaken:
-                    self._manifests.remove(manifest.model, manifest.snapshot)
-                    raise
-                self.show(manifest)
-                self._receipts.drop(manifest.model, manifest.snapshot)
-        except FileNotFoundError as error:
-            raise Overtaken(f"{manifest.model}: {error.filename} was just removed") from error
-
-    def _check(self, manifest: Manifest) -> None:
-        damages = self.look(manifest)
-        if damages:
-            raise Overtaken(f"{manifest.model}: {damages[0].path}: {damages[0].what}")
+        self._showing.commit(staging, manifest)
 
     def show(self, manifest: Manifest) -> None:
         """Let `current` and the hub view lead to a committed snapshot.
@@ -264,28 +227,11 @@ class Store:
             InsufficientDisk: the disk is full.
             Overtaken: another process evicts it.
         """
-        try:
-            with self._turns.take(), disk_errors():
-                if not has_hub_view(self.layout, manifest):
-                    with self.staging() as staging:
-                        build_hub_view(self.layout, self.blobs, self._durable, staging, manifest)
-                before = self._manifests.current(manifest.model)
-                if before != manifest.snapshot:
-                    there = self._manifests.names(manifest.model)
-                    self._shown_log.note(manifest.model, before, manifest.snapshot, there)
-                    self._durable.symlink(manifest.snapshot, self.layout.current(manifest.model))
-                    self._unlink_if_gone(manifest)
-                write_refs(self.layout, self._durable, manifest)
-        except FileNotFoundError as error:
-            raise Overtaken(f"{manifest.model}: {error.filename} was just removed") from error
+        self._showing.show(manifest)
 
     def is_shown(self, manifest: Manifest) -> bool:
         """Whether `current` and the hub view lead to it, as `show` leaves them."""
-        return (
-            self._manifests.current(manifest.model) == manifest.snapshot
-            and has_hub_view(self.layout, manifest)
-            and refs_lead_to(self.layout, manifest)
-        )
+        return self._showing.is_shown(manifest)
 
     def look(self, manifest: Manifest) -> list[Damage]:
         """What is missing of a snapshot, by names and sizes alone."""
@@ -298,22 +244,7 @@ class Store:
         stop: Callable[[], None] = lambda: None,
     ) -> list[Damage]:
         """Read a snapshot back, whole. See `verifying.read_back`."""
-        damages = {damage.path: damage for damage in self.look(manifest)}
-        digests: dict[str, Damage | None] = {}
-        for file in manifest.files:
-            if file.path in damages and damages[file.path].blob:
-                continue
-            if file.sha256 not in digests:
-                blob = self.blobs.path(file.sha256)
-                digests[file.sha256] = read_back(blob, file, on_bytes, stop)
-            damage = digests[file.sha256]
-            if damage is not None:
-                damages[file.path] = replace(damage, path=file.path)
-            elif file.path not in damages:
-                damage = self.check_view(manifest, file, on_bytes, stop)
-                if damage is not None:
-                    damages[file.path] = damage
-        return list(damages.values())
+        return verify(self.layout, self.blobs, manifest, on_bytes, stop)
 
     def check_view(
         self,
@@ -327,19 +258,11 @@ class Store:
         Raises:
             FileNotFoundError: one of both is gone.
         """
-        view = self.layout.view(manifest.model, manifest.snapshot) / relative_path(file.path)
-        if self.blobs.path(file.sha256).samefile(view):
-            return None
-        # A copy, because the blob had no more links to give; or what somebody put there.
-        damage = read_back(view, file, on_bytes, stop)
-        return None if damage is None else replace(damage, blob=False)
+        return check_view(self.layout, self.blobs, manifest, file, on_bytes, stop)
 
     def note_checked(self, digest: str, at: float | None = None) -> None:
         """Note that a blob was read back, and is whole: now, or so many seconds since the epoch."""
-        with suppress(InsufficientDisk, OSError):  # it is read back sooner than need be
-            self.scrub_log.note(digest, time.time() if at is None else at)
-        with suppress(InsufficientDisk, OSError):  # it is read back once more
-            self.unproven.drop({digest})
+        self._proving.note(digest, at)
 
     def relink(self, manifest: Manifest) -> int:
         """Let the views of a snapshot have its blobs themselves, as a commit leaves them: a copy of
@@ -351,25 +274,8 @@ class Store:
         Raises:
             InsufficientDisk: the disk is full.
         """
-        relinked = 0
         with self._turns.take(), disk_errors():
-            view = self.layout.view(manifest.model, manifest.snapshot)
-            folders = set()
-            for file in manifest.files:
-                place = view / relative_path(file.path)
-                # What is missing or of another size is for a look to tell.
-                with suppress(FileNotFoundError, NotADirectoryError):
-                    found = place.lstat()
-                    is_blob = self.blobs.path(file.sha256).samefile(place)
-                    if is_blob or not self.blobs.has(file.sha256, found.st_size):
-                        continue
-                    temporary = self._durable.temporary()
-                    self.blobs.link(file.sha256, temporary)
-                    os.rename(temporary, place)
-                    folders.add(place.parent)
-                    relinked += 1
-            for folder in folders:
-                self._durable.sync_directory(folder)
+            relinked = link_view(self.layout, self.blobs, self._durable, manifest)
             with suppress(FileNotFoundError, NotADirectoryError):
                 if has_hub_view(self.layout, manifest):
                     link_hub_view(self.layout, self.blobs, self._durable, manifest)
@@ -381,55 +287,7 @@ class Store:
         Good blobs stay, so that only the bad ones are fetched again, and of those the bad ranges:
         they go into quarantine, out of all views. Who has one open keeps it; nobody opens it anew.
         """
-        bad = {damage.sha256: damage for damage in damages if damage.blob}
-        with self._turns.take():
-            # First: whatever comes between, a look tells that the snapshots are not whole.
-            for damage in bad.values():
-                self._set_aside(manifest, damage)
-            mine = (manifest.model, manifest.snapshot)
-            going = [
-                each
-                for each in self.manifests()
-                if (each.model, each.snapshot) == mine or any(f.sha256 in bad for f in each.files)
-            ]
-            # While their manifests are there: a kill leaves what is looked at again.
-            for each in going:
-                self._take_out(each, bad)
-            for each in going:
-                self._note_good(each, bad)
-                self._unshow(each, {each.snapshot})
-                self._remove_hub(each)
-
-    def _take_out(self, manifest: Manifest, bad: Container[str]) -> None:
-        """Take what is not known to be good out of a snapshot's views. The place of the plain one
-        is kept for pods that have it mounted."""
-        view = self.layout.view(manifest.model, manifest.snapshot)
-        for file in manifest.files:
-            if file.sha256 not in bad:
-                continue
-            places = [view / relative_path(file.path)]
-            if manifest.hub is not None:
-                folder = hub_folder(self.layout, manifest.model, manifest.hub)
-                places.append(folder / "blobs" / hub_blob_name(file))
-            for place in places:
-                with suppress(NotADirectoryError):
-                    self._durable.unlink(place)
-
-    def _set_aside(self, manifest: Manifest, damage: Damage) -> None:
-        file = next(each for each in manifest.files if each.sha256 == damage.sha256)
-        model, blob = manifest.model, self.blobs.path(file.sha256)
-        if not self.quarantine.take(blob, file, model=model, what=damage.what):
-            # Its name is gone; the view may have the content still.
-            view = self.layout.view(model, manifest.snapshot) / relative_path(file.path)
-            self.quarantine.keep(view, file, model=model, what=damage.what)
-
-    def _note_good(self, manifest: Manifest, bad: Container[str]) -> None:
-        try:
-            for file in manifest.files:
-                if file.sha256 not in bad:
-                    self._receipts.append(manifest.model, manifest.snapshot, file)
-        except InsufficientDisk:
-            pass  # more is read or fetched again than need be, but the damage is not shown
+        self._withdrawing.withdraw(manifest, damages)
 
     def evict(self, name: str, snapshot: str | None = None) -> int:
         """Remove a model, or one snapshot of it, and the blobs that nothing else uses.
@@ -442,95 +300,7 @@ class Store:
         Raises:
             UnsafePath: no model can have that name.
         """
-        if not re.fullmatch(NAME_PATTERN, name):
-            raise UnsafePath(f"{name[:80]!r} is no model's name")
-        with self._turns.take():
-            gone = [m for m in self.snapshots(name) if snapshot in (None, m.snapshot)]
-            digests = {file.sha256 for manifest in gone for file in manifest.files}
-            going = {manifest.snapshot for manifest in gone}
-            for manifest in gone:
-                self._unshow(manifest, going)
-            for manifest in gone:
-                self._remove_hub(manifest)
-                self._durable.remove_tree(self.layout.view(name, manifest.snapshot))
-                self._receipts.drop(name, manifest.snapshot)
-                self.needs.drop(name, manifest.snapshot)
-            if snapshot is None:
-                digests |= self._remove_rest(name)
-            self._durable.remove_if_empty(self.layout.model(name))
-            freed = self.blobs.remove_unused(digests)
-            self.space.note(-freed)
-            for manifest in self.snapshots(name):
-                if manifest.snapshot in going and self.look(manifest):
-                    # Another process has committed it meanwhile: see `commit`.
-                    self._unshow(manifest, going)
-            return freed
-
-    def _remove_rest(self, name: str) -> set[str]:
-        digests = set()
-        for snapshot, files in self._receipts.of_model(name):
-            digests |= {file.sha256 for file in files}
-            self._receipts.drop(name, snapshot)
-        digests |= self.needs.drop_model(name) - self.needs.of_all()
-        self.quarantine.drop(lambda each: each.model == name)
-        self._durable.unlink(self.layout.current(name))
-        self._shown_log.forget(name)
-        for path in children(self.layout.manifests / name):
-            if path.suffix == ".json":
-                self._durable.unlink(path)
-        folders = (*children(self.layout.hub(name)), *children(self.layout.model(name)))
-        for path in folders:
-            if is_ours(path):
-                self._durable.remove_tree(path)
-        for path in (self.layout.manifests / name, self.layout.hub(name), self.layout.model(name)):
-            self._durable.remove_if_empty(path)
-        return digests
-
-    def _unshow(self, manifest: Manifest, going: Collection[str]) -> None:
-        """Take the manifest away; an older snapshot of the model takes over, if there is one.
-
-        `going` are the model's snapshots that are about to go: none of them takes over. What shows
-        the snapshot goes before the manifest, so that after a crash nothing shows what isn't there.
-        """
-        others = [m for m in self.snapshots(manifest.model) if m.snapshot not in going]
-        if self._manifests.current(manifest.model) == manifest.snapshot:
-            whole = [m for m in others if not self.look(m)]
-            try:
-                if not whole:
-                    raise Overtaken("nothing takes over")
-                self.show(whole[-1])
-            except (InsufficientDisk, Overtaken):
-                there = self._manifests.names(manifest.model)
-                self._shown_log.note(manifest.model, manifest.snapshot, "", there)
-                self._durable.unlink(self.layout.current(manifest.model))
-        hub = manifest.hub
-        if hub is not None and not any(same_commit(m, manifest) for m in others):
-            remove_refs(self._durable, hub_folder(self.layout, manifest.model, hub), hub.commit)
-        self._manifests.remove(manifest.model, manifest.snapshot)
-        self._unlink_if_gone(manifest)
-
-    def _unlink_if_gone(self, manifest: Manifest) -> None:
-        """Let `current` lead to no snapshot whose manifest is gone.
-
-        Looked at again by who shows and by who removes: without locks, one of both comes later.
-        """
-        name, snapshot = manifest.model, manifest.snapshot
-        if self._manifests.current(name) == snapshot and not self._manifests.is_there(
-            name, snapshot
-        ):
-            self._durable.unlink(self.layout.current(name))
-
-    def _remove_hub(self, manifest: Manifest) -> None:
-        """Take a snapshot out of the hub view; another selection of its commit gets the place."""
-        others = [m for m in self.snapshots(manifest.model) if m.snapshot != manifest.snapshot]
-        heir = heir_of_hub_view(self.layout, manifest, others)
-        if heir is not None:
-            try:
-                with self.staging() as staging:
-                    build_hub_view(self.layout, self.blobs, self._durable, staging, heir)
-            except (FileNotFoundError, InsufficientDisk):
-                others.remove(heir)  # it is not whole: `look` tells
-        leave_hub_view(self.layout, self._durable, manifest, others)
+        return self._evicting.evict(name, snapshot)
 
     def sweep(self, keep: frozenset[str] = frozenset(), *, older_than: float = 86_400.0) -> None:
         """Remove what crashes left: scratch, views without a manifest, partial files and blobs.

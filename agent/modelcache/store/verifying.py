@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import zip_longest
 from pathlib import Path
@@ -221,6 +221,57 @@ def read_back(
         what = f"can't be read: {error.strerror}"
         return Damage(file.path, file.sha256, what, unreadable=True)
     return reading.damage(file.path)
+
+
+def verify(
+    layout: Layout,
+    blobs: Blobs,
+    manifest: Manifest,
+    on_bytes: Callable[[int], None] = lambda _: None,
+    stop: Callable[[], None] = lambda: None,
+) -> list[Damage]:
+    """Read a snapshot back, whole. See `read_back`.
+
+    Raises:
+        OSError: it could not be read for a reason that lies not in the disk.
+    """
+    damages = {damage.path: damage for damage in look(layout, blobs, manifest)}
+    digests: dict[str, Damage | None] = {}
+    for file in manifest.files:
+        if file.path in damages and damages[file.path].blob:
+            continue
+        if file.sha256 not in digests:
+            blob = blobs.path(file.sha256)
+            digests[file.sha256] = read_back(blob, file, on_bytes, stop)
+        damage = digests[file.sha256]
+        if damage is not None:
+            damages[file.path] = replace(damage, path=file.path)
+        elif file.path not in damages:
+            damage = check_view(layout, blobs, manifest, file, on_bytes, stop)
+            if damage is not None:
+                damages[file.path] = damage
+    return list(damages.values())
+
+
+def check_view(
+    layout: Layout,
+    blobs: Blobs,
+    manifest: Manifest,
+    file: ManifestFile,
+    on_bytes: Callable[[int], None] = lambda _: None,
+    stop: Callable[[], None] = lambda: None,
+) -> Damage | None:
+    """What is wrong with a file's place in the plain view, whose blob is whole.
+
+    Raises:
+        FileNotFoundError: one of both is gone.
+    """
+    view = layout.view(manifest.model, manifest.snapshot) / relative_path(file.path)
+    if blobs.path(file.sha256).samefile(view):
+        return None
+    # A copy, because the blob had no more links to give; or what somebody put there.
+    damage = read_back(view, file, on_bytes, stop)
+    return None if damage is None else replace(damage, blob=False)
 
 
 def describe(blobs: Blobs, digest: str, size: int, identity: str) -> ManifestFile | None:

@@ -9,8 +9,11 @@ import errno
 import os
 import shutil
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from modelcache.api import Manifest
 from modelcache.store.blobs import Blobs
 from modelcache.store.durable import Durable, disk_errors
 from modelcache.store.layout import Layout
@@ -97,3 +100,48 @@ class Staging:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+
+@contextmanager
+def building(layout: Layout, blobs: Blobs, durable: Durable) -> Iterator[Staging]:
+    """A view to build; what isn't published is removed at the end.
+
+    Raises:
+        InsufficientDisk: the disk is full.
+    """
+    with disk_errors():
+        staging = Staging(layout, blobs, durable)
+    try:
+        yield staging
+    finally:
+        staging.close()
+
+
+def link_view(layout: Layout, blobs: Blobs, durable: Durable, manifest: Manifest) -> int:
+    """Let what a manifest has in its plain view be its blobs themselves, and no copies of them.
+
+    Returns:
+        How many files were not their blobs.
+
+    Raises:
+        OSError: the disk is full, or failed.
+    """
+    relinked = 0
+    view = layout.view(manifest.model, manifest.snapshot)
+    folders = set()
+    for file in manifest.files:
+        place = view / relative_path(file.path)
+        # What is missing or of another size is for a look to tell.
+        with suppress(FileNotFoundError, NotADirectoryError):
+            found = place.lstat()
+            is_blob = blobs.path(file.sha256).samefile(place)
+            if is_blob or not blobs.has(file.sha256, found.st_size):
+                continue
+            temporary = durable.temporary()
+            blobs.link(file.sha256, temporary)
+            os.rename(temporary, place)
+            folders.add(place.parent)
+            relinked += 1
+    for folder in folders:
+        durable.sync_directory(folder)
+    return relinked

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from modelcache.store import Store
 from tests.support.agent import AgentProcess, modelcache, write_catalog
 from tests.support.hub import GeneratedContent, HubServer
 
@@ -119,3 +120,30 @@ def test_an_explanation_says_what_happened_and_when_it_is_tried_again(agent: Age
     told = modelcache("explain", "small", "--root", agent.root, "--agent", "127.0.0.1:1").stdout
     assert "agent:    none answers at 127.0.0.1:1 (connection refused): this is what" in told
     assert "lately:" not in told
+
+
+def test_room_is_told_by_the_limits_that_the_agent_has(hub: HubServer, tmp_path: Path) -> None:
+    """They came by flags, which a command beside it doesn't know."""
+    hub.add_repo("org/small", {"model.safetensors": b"x" * MIB})
+    hub.add_repo("org/huge", {"model.safetensors": GeneratedContent(9 * MIB, seed=1)})
+    catalog = write_catalog(
+        tmp_path / "catalog.yaml",
+        {"name": "small", "uri": "hf://org/small"},
+        {"name": "huge", "uri": "hf://org/huge"},
+    )
+    root, limit = tmp_path / "root", ("--capacity", "8Mi")
+    with AgentProcess(root, catalog, *limit, env={"HF_ENDPOINT": hub.url}) as agent:
+        agent.wait_ready("small")
+        agent.wait_failed("huge")
+        here = ("--root", root, "--agent", address(agent))
+        assert "of 8.0 MiB taken" in modelcache("status", *here).stdout
+        told = modelcache("explain", "huge", *here).stdout
+        assert "of the 8.0 MiB that it may" in told
+        assert "it needs 9.0 MiB at most, more than the cache may take in all" in told
+        assert "there is room now" not in told
+        assert "of the 8.0 MiB that it may" in modelcache("gc", "--dry-run", *here).stdout
+        fits = modelcache("gc", "--dry-run", "--room", "8Mi", *here).stdout
+        assert "It would not fit" in fits
+        Store(tmp_path / "another")
+        another = ("--root", tmp_path / "another", "--agent", address(agent))
+        assert "8.0 MiB" not in modelcache("gc", "--dry-run", *another).stdout

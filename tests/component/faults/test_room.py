@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from modelcache.api import Manifest, ModelState
-from modelcache.errors import InsufficientDisk
+from modelcache.api import Manifest, ModelReport, ModelState
+from modelcache.errors import InsufficientDisk, Reason
 from modelcache.service.unwanted import Keeping
 from modelcache.store import MODEL_NAMES_BYTES, Capacity, Staging, Store
 from modelcache.store.usage import measure_usage
@@ -85,6 +85,64 @@ def test_what_was_refused_while_another_came_is_tried_as_soon_as_that_is_there(
                 assert daemon.news.wait(20)
                 daemon.cycle()
         assert {m.model for m in daemon.store.manifests()} == {"high"}
+    finally:
+        daemon.close()
+
+
+def test_the_next_in_line_is_tried_as_soon_as_a_more_important_one_is_there(
+    tmp_path: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    for name, size in (("old", 4), ("top", 5), ("next", 5), ("last", 5)):
+        hub.add_repo(f"org/{name}", {"weights.safetensors": name[:1].encode() * size * MIB})
+    daemon = Daemon(tmp_path / "root", Around(), Keeping(600.0), capacity=Capacity(bytes=14 * MIB))
+    old = cached_model("hf://org/old", "old", priority=1)
+    top = cached_model("hf://org/top", "top", priority=9)
+    others = [
+        cached_model("hf://org/next", "next", priority=5),
+        cached_model("hf://org/last", "last", priority=3),
+    ]
+
+    def reports() -> dict[str, ModelReport]:
+        return {r.name: r for r in daemon.telling.reports() or ()}
+
+    try:
+        daemon.want(old)
+        daemon.settle()
+        hub.fault("org/top/weights*", Stall(MIB))
+        with daemon.store.space.reserve(4 * MIB + MIB // 2, files=1, what="another process"):
+            daemon.want(old, top)
+            while not hub.bytes_sent("org/top/weights*"):
+                daemon.cycle()
+                daemon.news.wait(0.2)
+            daemon.want(old, top, *others)
+            for _ in range(100):
+                daemon.now += 600.0
+                daemon.cycle()
+                daemon.news.wait(0.2)
+                if min(reports()[name].attempts for name in ("next", "last")) >= 6:
+                    break
+
+            def in_a_minute() -> bool:
+                tries = [reports()[name].retry_at for name in ("next", "last")]
+                return any(t is None or t.timestamp() < daemon.now + 60 for t in tries)
+
+            while in_a_minute():
+                daemon.cycle()
+                daemon.news.wait(0.2)
+        assert {reports()[name].reason for name in ("next", "last")} == {Reason.INSUFFICIENT_DISK}
+        tries = reports()["last"].attempts
+        while "top" in daemon.crew.running():
+            assert daemon.news.wait(20), "the stall ends by its time-out"
+            daemon.cycle()
+        for _ in range(6):
+            daemon.now += 6.0  # of the minutes until `next` would be tried anyway
+            daemon.cycle()
+            while daemon.crew.running():
+                assert daemon.news.wait(20)
+                daemon.cycle()
+        assert {m.model for m in daemon.store.manifests()} == {"top", "next"}
+        assert reports()["last"].attempts <= tries + 2, "not each time that anything happens"
     finally:
         daemon.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
@@ -194,6 +195,15 @@ def test_what_is_in_use_stays_until_it_is_not(
     around.using = Uses()
     pass_time(daemon, rounds=4)
     assert held(daemon) == {"high"}, "it is tried again as soon as nobody uses it"
+
+
+def test_the_limit_that_leaves_no_room_is_named(daemon: Daemon, hub: HubServer) -> None:
+    """What is kept free of the disk is not why."""
+    repo(hub, "high", 12)
+    daemon.want(wish("high"))
+    pass_time(daemon)
+    message = str(daemon.report("high").message)
+    assert re.search(r"the cache has [0-9.]+ [KM]iB of the 10\.0 MiB that it may take", message)
 
 
 def test_who_comes_at_the_last_moment_is_seen(

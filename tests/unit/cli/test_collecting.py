@@ -81,6 +81,8 @@ def test_a_dry_run_tells_and_removes_nothing(command: Command, store: Store) -> 
     assert (stays["model"], stays["snapshot"]) == ("wanted", OTHER_COMMIT)
     assert stays["hold"] == "Wanted"
     assert document["frees"] == 3 * MIB
+    assert document["disk"]["taken"] > 4 * MIB, "what the root takes, as a NodeCache has it"
+    assert "used" not in document["disk"], "of a NodeCache that is the models' content alone"
     assert held(store) == EVERYTHING
 
 

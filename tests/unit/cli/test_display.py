@@ -12,6 +12,7 @@ from rich.console import Console
 
 from modelcache.cli import display
 from modelcache.cli.display import Display
+from modelcache.cli.output import progressed
 from modelcache.service.progress import ProgressBook
 from modelcache.transfer.events import BytesReceived, BytesResumed, FetchStarted
 
@@ -58,3 +59,9 @@ def test_a_line_says_how_fast_it_is_and_what_time_is_left(monkeypatch: pytest.Mo
         book(BytesReceived("m", "hf", 4990 * MIB))
         line = next(line for n in range(2, 9) if "100%" in (line := lines.after(n)))
         assert line.endswith("GiB/s")
+
+
+def test_a_share_is_all_of_it_or_less() -> None:
+    assert progressed(1999 * MIB, 2000 * MIB, None).endswith("(99%)"), "as status has it"
+    assert progressed(2000 * MIB, 2000 * MIB, None).endswith("(100%)")
+    assert progressed(0, 0, None).endswith("(100%)")

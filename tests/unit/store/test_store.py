@@ -115,7 +115,7 @@ def test_what_is_evicted_is_forgotten(store: Store) -> None:
     store.find("x", None, 7, fresh=True)
     store.evict("m")
     store.find("x", None, 7, fresh=True)
-    assert store._known._files == {}
+    assert store._finding._known._files == {}
 
 
 def test_a_second_snapshot_takes_over_and_gives_way(store: Store) -> None:
@@ -204,7 +204,7 @@ def test_nothing_takes_over_that_is_about_to_go(
     shown = put(store, "m", {"w": b"old"}, commit=OTHER_COMMIT)
     put(store, "m", {"w": b"new"})
     store.show(shown)
-    monkeypatch.setattr(store, "show", None)
+    monkeypatch.setattr(store._showing, "show", None)
     store.evict("m")
     assert store.manifests() == []
 
@@ -230,13 +230,13 @@ def test_an_eviction_that_a_commit_overtakes_leaves_nothing_broken(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = put(store, "m", {"w": b"weights"})
-    real = store._remove_hub
+    real = store._showing.leave_hub
 
     def overtaken(gone: Any) -> None:
         store._manifests.write(manifest)  # it has looked at the files just before they go
         real(gone)
 
-    monkeypatch.setattr(store, "_remove_hub", overtaken)
+    monkeypatch.setattr(store._showing, "leave_hub", overtaken)
     store.evict("m", COMMIT)
     assert store.manifests() == []
 

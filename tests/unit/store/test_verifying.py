@@ -167,7 +167,7 @@ def test_nothing_that_shares_the_damage_takes_over(
     new = put(store, "m", {"w": b"weights", "x": b"x"}, commit=OTHER_COMMIT)
     spoil(store.blobs.path(digest_of(b"weights")))
     shown: list[str] = []
-    monkeypatch.setattr(store, "show", lambda manifest: shown.append(manifest.snapshot))
+    monkeypatch.setattr(store._showing, "show", lambda manifest: shown.append(manifest.snapshot))
     store.withdraw(new, store.verify(new))
     assert shown == []
 
@@ -181,7 +181,7 @@ def test_killed_while_withdrawing_a_look_still_tells(
     manifest = put(store, "m", {"w": b"weights"})
     spoil(store.blobs.path(digest_of(b"weights")))
     damages = store.verify(manifest)
-    monkeypatch.setattr(store, "_unshow", killed)
+    monkeypatch.setattr(store._showing, "unshow", killed)
     with pytest.raises(KeyboardInterrupt):
         store.withdraw(manifest, damages)
     again = Store(store.layout.root)
@@ -199,7 +199,7 @@ def test_a_full_disk_does_not_keep_damage_shown(
     manifest = put(store, "m", {"good": b"good", "bad": b"bad"}, commit=OTHER_COMMIT)
     store.blobs.set_aside(digest_of(b"bad"))
     monkeypatch.setattr(Receipts, "append", full)
-    monkeypatch.setattr(store, "show", full)
+    monkeypatch.setattr(store._showing, "show", full)
     store.withdraw(manifest, store.look(manifest))
     assert OTHER_COMMIT not in [m.snapshot for m in store.manifests()]
     assert store.current("m") is None

@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final, Protocol
 
 from modelcache.api import DiskReport, ModelReport, ModelState, NodeCacheStatus
@@ -80,6 +81,29 @@ def ask_agent(address: tuple[str, int], path: str) -> object:
 def _why(error: object) -> str:
     told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return told.lower() or "it closed the connection"
+
+
+def agents_disk(address: tuple[str, int] | None, root: Path) -> DiskReport | None:
+    """The disk as the agent that works on a root reports it: its own limits, which may have come by
+    flags, are in it. None where none answers, or one that works on another root."""
+    if address is None:
+        return None
+    try:
+        status = _status(ask_agent(address, "/v1/node"))
+    except NoAnswer:
+        return None
+    if status is None or os.path.realpath(status.root) != os.path.realpath(root):
+        return None
+    return status.disk
+
+
+def _status(found: object) -> NodeCacheStatus | None:
+    if not isinstance(found, dict):
+        return None
+    try:
+        return read_status(found)
+    except UsageError:
+        return None
 
 
 class ThisNode:

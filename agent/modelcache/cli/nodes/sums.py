@@ -53,6 +53,7 @@ class Sum:
         rate: bytes a second of all.
         moved, moving: bytes that are there of what is being fetched, and bytes of all of that.
         size: bytes of what is ready.
+        by_node: of each node its rate, and bytes that it still lacks of what is being fetched.
     """
 
     name: str
@@ -61,16 +62,20 @@ class Sum:
     moved: int = 0
     moving: int = 0
     size: int = 0
+    by_node: dict[str, tuple[float, int]] = field(default_factory=dict)
 
     def add(self, row: Row) -> None:
         """Count one more."""
         self.stages[row.stage] += 1
         self.rate += row.rate or 0.0
+        rate, lacks = self.by_node.get(row.node, (0.0, 0))
         if row.stage is Stage.MOVING:
+            lacks += row.report.bytes_total - row.report.bytes_done
             self.moved += row.report.bytes_done
             self.moving += row.report.bytes_total
         elif row.stage in (Stage.READY, Stage.UNWANTED):
             self.size += row.report.bytes_done
+        self.by_node[row.node] = (rate + (row.rate or 0.0), lacks)
 
     @property
     def wanted(self) -> int:
@@ -84,9 +89,13 @@ class Sum:
 
     @property
     def left(self) -> float | None:
-        """Seconds until all is there that moves; None where that is not known."""
-        left = self.moving - self.moved
-        return left / self.rate if left and self.rate else None
+        """Seconds until all is there that moves; None where that is not known.
+
+        Fetches of one node share its connection; of several nodes the slowest is waited for.
+        """
+        return max(
+            (lacks / rate for rate, lacks in self.by_node.values() if lacks and rate), default=None
+        )
 
     @property
     def urgency(self) -> Stage:

@@ -92,3 +92,15 @@ def test_what_is_left_is_what_all_together_still_need() -> None:
     everything = total(rows(after, rates))
     assert everything.rate == 100.0
     assert everything.left == 3.0
+
+
+def test_what_is_left_on_several_nodes_is_what_the_slowest_needs() -> None:
+    rates = Rates()
+    for second in range(3):
+        fast, slow = moving("a", 450 * second, 1000), moving("a", 5 * second, 1000)
+        look = fleet(n1=status(fast), n2=status(slow))
+        rates.note(look.nodes, float(second))
+    everything = total(rows(look, rates))
+    assert everything.rate == 455.0
+    assert everything.left == 198.0
+    assert by_model(rows(look, rates))["a"].left == 198.0
