@@ -69,13 +69,13 @@ def try_lock(path: Path) -> Lock | None:
     return Lock(fd, path) if fd >= 0 else None
 
 
-def _flock(path: Path) -> int:
+def _flock(path: Path, access: int = os.O_RDONLY) -> int:
     """A descriptor that holds the lock, or -1.
 
-    It is open for reading only: one that is held for long must not keep its file system from being
-    mounted read-only. NFS, whose flock is a lock of bytes, wants one open for writing (flock(2)).
+    It is open for reading only, unless another access is asked for: one that is held for long must
+    not keep its file system from being mounted read-only. NFS, whose flock is a lock of bytes,
+    wants one open for writing (flock(2)).
     """
-    access = os.O_RDONLY
     while True:
         fd = os.open(path, access | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
@@ -104,8 +104,12 @@ def _flock(path: Path) -> int:
 
 
 def locks_work(path: Path) -> bool:
-    """Whether flock keeps two holders apart on a lock file's file system, found out by trying."""
-    first = _flock(path)
+    """Whether flock keeps two holders apart on a lock file's file system, found out by trying.
+
+    Raises:
+        OSError: it can't be written there.
+    """
+    first = _flock(path, os.O_RDWR)
     second = _flock(path) if first >= 0 else -1  # somebody is kept out: us
     for fd in (first, second):
         if fd >= 0:

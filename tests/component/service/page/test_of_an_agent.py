@@ -10,6 +10,7 @@ from pathlib import Path
 from tests.component.service.page.test_updating import await_in
 from tests.support.agent import AgentProcess, write_catalog
 from tests.support.chromium import WIDE, Chromium
+from tests.support.cluster.waiting import eventually
 from tests.support.hub import GeneratedContent, HubServer
 
 MIB = 1 << 20
@@ -40,6 +41,8 @@ def test_one_sees_a_model_come_and_another_fail(
     with AgentProcess(tmp_path / "root", catalog, env=env) as running:
         running.wait_for_event("fetch.started")
         running.wait_failed("gated")
+        # Before its first report the page says that the agent starts, and then loads anew.
+        eventually(lambda: answer(running, "/", "HEAD")[0], lambda status: status == 200)
         with chromium.open(running.url + "/", WIDE) as page:
             await_in(page, "document.querySelector('#model-a progress')?.value > 0")
             row = "document.querySelector('#model-a').innerText"
