@@ -35,8 +35,8 @@ def test_it_fires_when_it_should_and_only_then(alert: str) -> None:
 @pytest.mark.parametrize(
     ("alert", "right", "wrong"),
     [
-        ("ModelCacheDiskShort", "_short_bytes) > 0", "_short_bytes) >= 0"),
-        ("ModelCacheDiskShort", "_short_bytes) > 0", "_short_bytes) > 1e15"),
+        ("ModelCacheDiskShort", 'reason="InsufficientDisk"', 'reason=~".+"'),
+        ("ModelCacheDiskShort", 'reason="InsufficientDisk"', 'reason="AuthFailed"'),
         ("ModelCacheDiskShort", "for: 15m", "for: 0m"),
         ("ModelCacheDiskShort", "Wanted models don''t fit", "Something is wrong"),
     ],
