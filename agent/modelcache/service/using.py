@@ -270,8 +270,11 @@ class LastUses:
         wait = self._not_before - time.monotonic()
         if wait > 0:
             return wait
-        self._not_before = time.monotonic() + self._least
         told = self._uses()
+        # What isn't known yet, as before the pods were listed, is asked again as soon as it may be:
+        # who begins before the first look that knows all counts as having been there already.
+        least = self._least if told.unknown is None else min(self._least, _AGAIN_SECONDS)
+        self._not_before = time.monotonic() + least
         users = (each for each in told.users if self._processes or each.kind != "process")
         uses = Uses(tuple(users), told.unknown)
         manifests, current = self._store.manifests(), self._store.shown()
