@@ -274,7 +274,7 @@ def test_churn(tmp_path: Path, long: bool) -> None:
             watch.kept["m00"] = "it is pinned"
             ready = churn.round(0)
             with churn.holding(*ready[:2]):
-                for number in range(1, 30 if long else 3):
+                for number in range(1, 45 if long else 3):
                     churn.round(number)
                     assert not watch.violations, watch.violations[:5]
             churn.settle(4)
