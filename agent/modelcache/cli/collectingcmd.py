@@ -13,7 +13,7 @@ from modelcache.cli.topcmd import Agent
 from modelcache.errors import UsageError
 from modelcache.planning.evicting import Decision, Going, Staying
 from modelcache.service.collecting import Collection, collection, may_go
-from modelcache.service.evicting import evict
+from modelcache.service.lettinggo import evict
 from modelcache.settings import AgentSettings, StatusSettings
 from modelcache.settings.values import parse_size
 from modelcache.store import DiskSpace, Store

@@ -11,8 +11,8 @@ from modelcache.planning.candidates import Candidate, Wish, candidates
 from modelcache.planning.evicting import Above, Amount, Decision, Going, Occasion, Room, decide
 from modelcache.planning.leftovers import Asked, Leftover, leftovers
 from modelcache.planning.using import User, Uses
-from modelcache.service.evicting import may_go as is_unused
 from modelcache.service.inventory import Inventory
+from modelcache.service.lettinggo import may_go as is_unused
 from modelcache.service.looking import model_reports
 from modelcache.service.reporting import read_node_report
 from modelcache.service.using import Using

@@ -23,11 +23,12 @@ from modelcache.planning.evicting import (
     Going,
     Room,
     Rule,
-    Staying,
     decide,
 )
 from modelcache.planning.leftovers import Leftover
 from modelcache.planning.using import Uses
+from modelcache.service.lettinggo import evict, may_go
+from modelcache.service.refusing import Refused, refusal
 from modelcache.service.surroundings import Surroundings
 from modelcache.store import MODEL_NAMES_BYTES, DiskSpace, Store, human_size, promised_for
 from modelcache.transfer import Missing
@@ -39,7 +40,8 @@ _SETTLE_SECONDS: Final = 5.0
 _KEPT_SECONDS: Final = 3600.0
 """So long room that others had to leave is kept for who it was made for, whose fetch may fail."""
 _BUSY_SECONDS: Final = 600.0
-_MOST_HOLDERS: Final = 4
+_PLENTY: Final = 1 << 62
+"""Inodes where the file system makes them as they are needed."""
 
 
 class Eviction(Protocol):
@@ -103,8 +105,7 @@ class Evicting:
         self._candidates: tuple[Candidate, ...] = ()
         self._leftovers: Callable[[], tuple[Leftover, ...]] = tuple
         self._running: Container[str] = ()
-        self._reserved = self._kept_free = 0
-        self._capped = ""
+        self._space = DiskSpace(capacity=0, available=0, reserved=0)
         self._is_exact = False
         self._uses = Uses()
         self._known: Uses | None = None
@@ -174,8 +175,7 @@ class Evicting:
         self._physical = self._virtual = left
         for _, _, need, decision in self._rooms:
             self._virtual += decision.frees - need
-        self._reserved, self._kept_free = space.reserved, space.kept_free
-        self._capped = _capped(space)
+        self._space = space
         self._is_exact = exact
 
     def admit(self, name: str, priority: int, missing: Missing) -> bool:
@@ -213,7 +213,18 @@ class Evicting:
         )
         if decision.missing:
             self._short[name] = decision.missing.bytes
-            message = self._refusal(name, need, others, decision)
+            message = refusal(
+                Refused(
+                    name,
+                    need,
+                    (self._virtual - others).bytes,
+                    kept=others,
+                    promised=self._space.reserved + sum(c.bytes for c in self._claims.values()),
+                ),
+                decision,
+                self._space,
+                self._store.layout.root,
+            )
             self._told.blocked(name, message)
             left = max(0, (self._virtual - others).bytes)
             raise InsufficientDisk(message, needed=need.bytes, available=left)
@@ -357,73 +368,6 @@ class Evicting:
             message=going.why,
         )
         self._told.evicted(going, freed)
-
-    def _refusal(self, name: str, need: Amount, others: Amount, decision: Decision) -> str:
-        root, left = self._store.layout.root, (self._virtual - others).bytes
-        missing = decision.missing
-        if not missing.bytes:
-            return (
-                f"{name} needs {need.inodes} inodes, and {missing.inodes} are missing at {root},"
-                f" even if all goes that may; {held_by(decision.staying)}"
-            )
-        promised = self._reserved + sum(claim.bytes for claim in self._claims.values())
-        notes = [f"{human_size(self._kept_free)} are kept free"]
-        if self._capped:
-            notes.append(self._capped)
-        if promised:
-            notes.append(f"{human_size(promised)} are promised to fetches under way")
-        if others:
-            notes.append(f"{human_size(others.bytes)} are kept for what comes first")
-        need, left = need - Amount(MODEL_NAMES_BYTES), left - MODEL_NAMES_BYTES
-        return (
-            f"{name} needs {human_size(need.bytes)} and {root} has {human_size(max(0, left))} to"
-            f" give ({', '.join(notes)}): {human_size(missing.bytes)} are missing, even if all goes"
-            f" that may; {held_by(decision.staying)}"
-        )
-
-
-def _capped(space: DiskSpace) -> str:
-    """What the cache's own limit leaves; empty where what is free of the disk is less."""
-    if space.used + space.free - space.kept_free <= space.budget:
-        return ""
-    taken, most = human_size(space.used), human_size(space.budget)
-    return f"the cache has {taken} of the {most} that it may take"
-
-
-_PLENTY: Final = 1 << 62
-"""Inodes where the file system makes them as they are needed."""
-
-
-def evict(store: Store, going: Going) -> int:
-    """Remove it; bytes that were freed.
-
-    Raises:
-        OSError
-    """
-    if not going.is_model:
-        return sum(store.remnants.remove(going.model, name) for name in going.snapshots)
-    if going.whole:
-        return store.evict(going.model)
-    freed = sum(store.evict(going.model, snapshot) for snapshot in going.snapshots)
-    if going.rule is Rule.UNWANTED and not store.snapshots(going.model):
-        freed += store.evict(going.model)  # what unfinished fetches left of it
-    return freed
-
-
-def may_go(uses: Uses, going: Going) -> bool:
-    """Whether nobody uses what is to go. Nobody can use what was never shown."""
-    shown = [name for name in going.snapshots if "/" not in name]
-    return all(uses.may_go(going.model, name) for name in shown)
-
-
-def held_by(staying: tuple[Staying, ...]) -> str:
-    """What holds the rest, the largest first, as the end of a sentence."""
-    if not staying:
-        return "no model holds the rest"
-    largest = sorted(staying, key=lambda each: (-each.size, each.model, each.snapshot))
-    told = [f"{each.model} has {human_size(each.size)}: {each.why}" for each in largest]
-    more = f"; and {len(told) - _MOST_HOLDERS} more" if len(told) > _MOST_HOLDERS else ""
-    return "; ".join(told[:_MOST_HOLDERS]) + more
 
 
 def _eased(before: Uses, now: Uses) -> bool:
