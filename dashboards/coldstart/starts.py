@@ -16,7 +16,7 @@ from dashboards.coldstart.asked import (
     before,
     per,
 )
-from dashboards.panels import bars, graph, number, spread, table
+from dashboards.panels import bars, graph, number, per_step, spread, table
 from dashboards.queries import (
     CLUSTER,
     COPY,
@@ -31,7 +31,7 @@ from dashboards.queries import (
     quantile,
     ratio,
 )
-from dashboards.style import BYTES, COUNT, SECONDS, SHARE, Column, Query
+from dashboards.style import BYTES, SECONDS, SHARE, Column, Query
 
 
 def answers() -> Row:
@@ -176,13 +176,11 @@ def phases() -> Row:
                     unit=SHARE,
                     most=1,
                 ),
-                graph(
+                per_step(
                     "3. Compiling",
                     "Seconds that engines compiled at their starts, in each step of the graph.",
                     Query(grown(COMPILED, "compile_cache", RATE), "{{compile_cache}}"),
                     unit=SECONDS,
-                    form="bars",
-                    stacked=True,
                 ),
             ),
             band(
@@ -242,7 +240,7 @@ def weights() -> Row:
                 ),
                 (
                     10,
-                    graph(
+                    per_step(
                         "Pods that were given the cache",
                         "What became of pods that the webhook saw, in each step of the graph:"
                         " injected, unchanged, or failed (created as they were).",
@@ -252,9 +250,6 @@ def weights() -> Row:
                             ),
                             "{{outcome}}",
                         ),
-                        unit=COUNT,
-                        form="bars",
-                        stacked=True,
                     ),
                 ),
             )

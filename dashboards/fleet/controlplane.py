@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dashboards.boards import Row, evenly
-from dashboards.panels import graph, number
+from dashboards.panels import graph, number, per_step
 from dashboards.queries import CLUSTER, RATE, each, grown, of, quantile
 from dashboards.style import COUNT, SECONDS, Query
 
@@ -47,35 +47,28 @@ def control_plane() -> Row:
                     ),
                     unit=COUNT,
                 ),
-                graph(
+                per_step(
                     "Writes of the controller",
                     "Writes to the API server in each step of the graph by their result: ok,"
                     " conflict (tried again) or error.",
                     Query(grown(writes, "resource, result", RATE), "{{resource}} {{result}}"),
-                    unit=COUNT,
-                    form="bars",
-                    stacked=True,
                 ),
-                graph(
+                per_step(
                     "Startup taints taken off",
                     "Nodes that were opened to pods in each step of the graph: because their models"
                     " were ready, or because the deadline had passed.",
                     Query(grown(taints, "cause", RATE), "{{cause}}"),
-                    unit=COUNT,
-                    form="bars",
-                    stacked=True,
                 ),
             ),
             evenly(
                 8,
-                graph(
+                per_step(
                     "Pods that the webhook saw",
                     "What became of pods in each step of the graph: injected, unchanged, or failed"
                     " (created as they were); and the warnings that were given to who created one.",
                     Query(grown(reviews, "outcome", RATE), "{{outcome}}"),
                     Query(grown(warnings, over=RATE), "warnings"),
-                    unit=COUNT,
-                    form="bars",
+                    stacked=False,
                 ),
                 graph(
                     "Answers of the webhook",

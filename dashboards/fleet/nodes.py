@@ -5,7 +5,7 @@ from __future__ import annotations
 from dashboards import shared
 from dashboards.boards import Row, band, evenly
 from dashboards.fleet.keys import CLUSTER_KEY, NODE_KEY
-from dashboards.panels import graph, table
+from dashboards.panels import graph, per_step, table
 from dashboards.queries import (
     BEHIND,
     CLUSTER,
@@ -166,13 +166,12 @@ def read_ahead() -> Row:
                 ),
                 (
                     10,
-                    graph(
+                    per_step(
                         "Read-ahead that was set",
                         "Values that were set in each step of the graph: because a rule wants them"
                         " (rule), or because somebody else had changed them (reset).",
                         Query(grown(changes, "reason", RATE), "{{reason}}"),
-                        unit=COUNT,
-                        form="bars",
+                        stacked=False,
                     ),
                 ),
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dashboards import shared
 from dashboards.boards import Row, band, evenly
-from dashboards.panels import graph, table
+from dashboards.panels import graph, per_step, table
 from dashboards.queries import BEHIND, NODE, RATE, each, grown, of, places, rate
 from dashboards.style import BAD_IF_ANY, BYTES, COUNT, REQUESTS, SECONDS, YES_NO, Column, Key, Query
 
@@ -46,26 +46,25 @@ def compile_caches() -> Row:
                 ),
                 shared.starts_by_result(),
                 shared.misses_by_reason(),
-                graph(
+                per_step(
                     "What pods bring",
                     "Bytes of bundles that pods of this node brought, and requests of pods that"
                     " were refused, by why.",
                     Query(grown(received, "compile_cache", RATE), "{{compile_cache}}"),
+                    stacked=False,
                     unit=BYTES,
-                    form="bars",
                 ),
             ),
             band(
                 6,
                 (
                     24,
-                    graph(
+                    per_step(
                         "Pods that were refused",
                         "Requests of pods about compile caches that were refused in each step of"
                         " the graph, by why.",
                         Query(grown(refused, "reason", RATE), "{{reason}}"),
-                        unit=COUNT,
-                        form="bars",
+                        stacked=False,
                     ),
                 ),
             ),

@@ -6,7 +6,7 @@ from typing import Final
 
 from dashboards import shared
 from dashboards.boards import Row, band, evenly, link_to_model
-from dashboards.panels import graph, number, states, table
+from dashboards.panels import graph, number, per_step, states, table
 from dashboards.queries import MODEL, NODE, RATE, copies, each, grown, of, places, rate
 from dashboards.style import (
     BAD_IF_ANY,
@@ -206,13 +206,12 @@ def read_ahead() -> Row:
                     Query(failing, "{{device}} ({{bdi}})"),
                     unit=COUNT,
                 ),
-                graph(
+                per_step(
                     "Read-ahead that was set",
                     "Values that were set in each step of the graph: because a rule wants them"
                     " (rule), or because somebody else had changed them (reset).",
                     Query(grown(changes, "reason", RATE), "{{reason}}"),
-                    unit=COUNT,
-                    form="bars",
+                    stacked=False,
                 ),
             )
         ],
@@ -244,7 +243,7 @@ def scrubbing() -> Row:
                     Query(rate(of("modelcache_scrubbed_bytes_total", *NODE)), "read back"),
                     unit=SPEED,
                 ),
-                graph(
+                per_step(
                     "Damaged and healed",
                     "Files that were found damaged in each step of the graph, and damaged ones that"
                     " are whole again.",
@@ -253,8 +252,7 @@ def scrubbing() -> Row:
                         "damaged",
                     ),
                     Query(grown(healed, over=RATE), "healed"),
-                    unit=COUNT,
-                    form="bars",
+                    stacked=False,
                 ),
             ),
             evenly(
