@@ -6,9 +6,9 @@ from typing import Final
 
 from grafana_foundation_sdk.models.dashboard import Panel
 
-from dashboards.panels import graph, per_step
-from dashboards.queries import MODEL, NODE, RATE, each, grown, of, quantile, rate, ratio
-from dashboards.style import BYTES, COUNT, REQUESTS, SECONDS, SHARE, SPEED, Query
+from dashboards.panels import graph, per_step, spread, table
+from dashboards.queries import CLUSTER, MODEL, NODE, RATE, each, grown, of, quantile, rate, ratio
+from dashboards.style import BYTES, COUNT, REQUESTS, SECONDS, SHARE, SPEED, Column, Key, Query
 
 STARTS: Final = "modelcache_compile_starts_total"
 
@@ -187,7 +187,7 @@ def reconcile_seconds() -> Panel:
         "How long the agents' rounds take: looking at what is wanted and what is there, deciding,"
         " and reporting. Half of the rounds, and all but one in a hundred, take at most this.",
         Query(quantile(0.5, rounds, *NODE, over=RATE), "half"),
-        Query(quantile(0.99, rounds, *NODE, over=RATE), "99 %"),
+        Query(quantile(0.99, rounds, *NODE, over=RATE), "99%"),
         unit=SECONDS,
     )
 
@@ -214,6 +214,54 @@ def api_by_code() -> Panel:
         Query(rate(asked, "job, code"), "{{job}} {{code}}"),
         unit=REQUESTS,
         stacked=True,
+    )
+
+
+def read_ahead_set() -> Panel:
+    """Who sets it."""
+    return per_step(
+        "Read-ahead that was set",
+        "Values that were set in each step of the graph: because a rule wants them (rule), or"
+        " because somebody else had changed them (reset).",
+        Query(_step("modelcache_read_ahead_changes_total", "reason"), "{{reason}}"),
+        stacked=False,
+    )
+
+
+def time_to_ready() -> Panel:
+    """How long models take."""
+    return spread(
+        "Time to ready",
+        "How many copies became ready in each step of the graph, and how long after they were"
+        " wanted.",
+        _step("modelcache_time_to_ready_seconds_bucket", "le"),
+        SECONDS,
+    )
+
+
+def pods_seen() -> Panel:
+    """What the webhook did."""
+    reviews = of("modelcache_webhook_reviews_total", *CLUSTER)
+    warnings = of("modelcache_webhook_warnings_total", *CLUSTER)
+    return per_step(
+        "Pods that the webhook saw",
+        "What became of pods in each step of the graph: injected (given their models and compile"
+        " caches), unchanged, or failed (created as they were); and the warnings that were given to"
+        " who created one.",
+        Query(grown(reviews, "outcome", RATE), "{{outcome}}"),
+        Query(grown(warnings, over=RATE), "warnings"),
+        stacked=False,
+    )
+
+
+def versions() -> Panel:
+    """Which programs run."""
+    build = of("modelcache_build_info", *NODE)
+    return table(
+        "Versions",
+        "How many of each program run in which version.",
+        (Key("job", "Program"), Key("version", "Version")),
+        [Column(f"count by (job, version) ({build})", "Running")],
     )
 
 

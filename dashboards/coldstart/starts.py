@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dashboards import shared
+from dashboards import glance, shared
 from dashboards.boards import Row, band, evenly
 from dashboards.coldstart.asked import (
     CACHE,
@@ -16,9 +16,8 @@ from dashboards.coldstart.asked import (
     before,
     per,
 )
-from dashboards.panels import bars, graph, number, per_step, spread, table
+from dashboards.panels import bars, graph, number, per_step, table
 from dashboards.queries import (
-    CLUSTER,
     COPY,
     MODEL,
     NODE,
@@ -29,7 +28,6 @@ from dashboards.queries import (
     mean,
     of,
     quantile,
-    ratio,
 )
 from dashboards.style import BYTES, SECONDS, SHARE, Column, Query
 
@@ -64,16 +62,7 @@ def answers() -> Row:
                     unit=SECONDS,
                     none="no starts",
                 ),
-                number(
-                    "Starts that compiled nothing",
-                    "Of the starts whose log could be read, in the time that is shown.",
-                    ratio(
-                        grown(of(shared.STARTS, *CACHE, 'result="Hit"')),
-                        grown(of(shared.STARTS, *CACHE, 'result!="Unknown"')),
-                    ),
-                    unit=SHARE,
-                    none="no starts",
-                ),
+                glance.starts_that_hit("Starts that compiled nothing", *CACHE),
                 number(
                     "Time not waited",
                     "All that starts were spared in the time that is shown: fetching and"
@@ -88,7 +77,7 @@ def answers() -> Row:
                     "How long it took until a model was ready on a node that had to fetch it: half"
                     " of them at most, and all but one in ten.",
                     Query(quantile(0.5, WAITED, *NODE), "half"),
-                    Query(quantile(0.9, WAITED, *NODE), "90 %"),
+                    Query(quantile(0.9, WAITED, *NODE), "90%"),
                     unit=SECONDS,
                     none="none became ready",
                 ),
@@ -185,16 +174,7 @@ def phases() -> Row:
             ),
             band(
                 8,
-                (
-                    14,
-                    spread(
-                        "Time to ready",
-                        "How many copies became ready in each step of the graph, and how long after"
-                        " they were wanted.",
-                        grown(of(f"{WAITED}_bucket", *NODE), "le", RATE),
-                        SECONDS,
-                    ),
-                ),
+                (14, shared.time_to_ready()),
                 (
                     10,
                     bars(
@@ -238,20 +218,7 @@ def weights() -> Row:
                         order=("Spared in all", True),
                     ),
                 ),
-                (
-                    10,
-                    per_step(
-                        "Pods that were given the cache",
-                        "What became of pods that the webhook saw, in each step of the graph:"
-                        " injected, unchanged, or failed (created as they were).",
-                        Query(
-                            grown(
-                                of("modelcache_webhook_reviews_total", *CLUSTER), "outcome", RATE
-                            ),
-                            "{{outcome}}",
-                        ),
-                    ),
-                ),
+                (10, shared.pods_seen()),
             )
         ],
     )

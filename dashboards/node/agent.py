@@ -48,8 +48,7 @@ def compile_caches() -> Row:
                 shared.misses_by_reason(),
                 per_step(
                     "What pods bring",
-                    "Bytes of bundles that pods of this node brought, and requests of pods that"
-                    " were refused, by why.",
+                    "Bytes of bundles that pods of this node brought, in each step of the graph.",
                     Query(grown(received, "compile_cache", RATE), "{{compile_cache}}"),
                     stacked=False,
                     unit=BYTES,
@@ -74,7 +73,6 @@ def compile_caches() -> Row:
 
 def agent() -> Row:
     """Whether it is well."""
-    build = of("modelcache_build_info", *NODE)
     asked = of("modelcache_api_requests_total", *NODE)
     return Row(
         "Is the agent well?",
@@ -83,8 +81,8 @@ def agent() -> Row:
                 8,
                 graph(
                     "Late",
-                    "How late the agent's present round is, and how long ago its last whole one"
-                    " was.",
+                    "By how much the agent's present round is late, and how long ago its last whole"
+                    " one was.",
                     Query(places("modelcache_reconcile_lag_seconds"), "late by"),
                     Query(BEHIND, "last whole round"),
                     unit=SECONDS,
@@ -111,12 +109,7 @@ def agent() -> Row:
                     Query(places("modelcache_catalog_unreadable"), "can't be read"),
                     unit=COUNT,
                 ),
-                table(
-                    "Versions",
-                    "The programs of this node.",
-                    (Key("job", "Program"), Key("version", "Version")),
-                    [Column(f"count by (job, version) ({build})", "Running")],
-                ),
+                shared.versions(),
             ),
         ],
     )

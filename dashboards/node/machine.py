@@ -39,8 +39,9 @@ def disk() -> Row:
                 9,
                 graph(
                     "Disk",
-                    "The size of the file system and what is free of it; what the cache may take,"
-                    " takes, and has promised to fetches under way.",
+                    "The size of the file system and what is free of it; what the cache may take"
+                    " (budget), what it takes, what of that is content, and what it has promised to"
+                    " fetches.",
                     Query(part("capacity"), "size"),
                     Query(part("free"), "free"),
                     Query(part("budget"), "budget"),
@@ -51,8 +52,8 @@ def disk() -> Row:
                 ),
                 graph(
                     "Room for fetches",
-                    "What is available for fetches without what is kept free, and what wanted"
-                    " models lack.",
+                    "What fetches may still take, and what wanted models lack, even if all went"
+                    " that may.",
                     Query(part("available"), "available"),
                     Query(part("short"), "missing"),
                     unit=BYTES,
@@ -132,8 +133,8 @@ def page_cache() -> Row:
                     16,
                     table(
                         "Models that are to be in memory",
-                        "What the warmer is to keep in the page cache: the size, what is there, and"
-                        " what its budget lacks.",
+                        "What the warmer is to keep in the page cache: the size, what of it is"
+                        " there, and by how much the memory for models is too small for it.",
                         (MODEL_KEY,),
                         [
                             Column(
@@ -181,7 +182,6 @@ def read_ahead() -> Row:
     """Whether it is as wanted."""
     device = "device, bdi"
     failing = each(device, of("modelcache_read_ahead_failing", *NODE))
-    changes = of("modelcache_read_ahead_changes_total", *NODE)
     return Row(
         "Is read-ahead as wanted?",
         [
@@ -206,13 +206,7 @@ def read_ahead() -> Row:
                     Query(failing, "{{device}} ({{bdi}})"),
                     unit=COUNT,
                 ),
-                per_step(
-                    "Read-ahead that was set",
-                    "Values that were set in each step of the graph: because a rule wants them"
-                    " (rule), or because somebody else had changed them (reset).",
-                    Query(grown(changes, "reason", RATE), "{{reason}}"),
-                    stacked=False,
-                ),
+                shared.read_ahead_set(),
             )
         ],
     )
