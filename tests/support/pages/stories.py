@@ -122,7 +122,7 @@ def failing() -> Facts:
         total=47.3,
         files=1,
         reason=Reason.ORIGIN_UNAVAILABLE,
-        message="https://models.example stopped sending",
+        message="https://models.example/mistral-small/w.safetensors stopped sending",
     )
     stale = ready(
         *(_BGE, 2.12, 14),
@@ -136,8 +136,10 @@ def failing() -> Facts:
     calm = node(_QWEN, gated, large, held_up, embed, compile_caches=(_COMPILED,))
     withdrawn = node(_QWEN, gated, large, held_up, embed, compile_caches=refused)
     well_disk = node(*models, capacity=900, compile_caches=refused)
-    more = {"capacity": 900, "health": _with_errors(), "catalog": _faulty().report()}
-    sick = node(*models, compile_caches=refused, **more)
+    catalog = _faulty().report()
+    sick = node(
+        *models, capacity=900, health=_with_errors(), compile_caches=refused, catalog=catalog
+    )
     story.changed(node(_QWEN), node(_QWEN, gated), hours=2, minutes=20)
     _evict_old(story.at(minutes=32))
     story.changed(node(_QWEN), node(_QWEN, large), minutes=24)
@@ -222,11 +224,8 @@ def _ended(name: str, gib: float, seconds: float) -> FetchEnded:
 
 def many(number: int = 200) -> Facts:
     """A node with so many models: a few that fail or move, the others ready."""
-    absent = failed(
-        _LEFT,
-        NotFound("there is no Qwen/Qwen2-7B at https://huggingface.co, or not for this token"),
-        before(seconds=20),
-    )
+    gone = NotFound("there is no Qwen/Qwen2-7B at https://huggingface.co, or not for this token")
+    absent = failed(_LEFT, gone, before(seconds=20))
 
     def one(index: int) -> ModelReport:
         name = f"model-{index:03}"
