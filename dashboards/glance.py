@@ -120,6 +120,20 @@ def not_fetched_again() -> Panel:
     )
 
 
+def time_not_waited(*matchers: str) -> Panel:
+    """What that was worth to who waits."""
+    return number(
+        "Time not waited",
+        "What starts were spared in the time that is shown: what the fetch of a model had taken,"
+        " each time that somebody began to use it, and compiling.",
+        Query(grown(of("modelcache_saved_seconds_total", *MODEL)), "fetching"),
+        Query(
+            grown(of("modelcache_compile_seconds_saved_total", *(matchers or NODE))), "compiling"
+        ),
+        unit=SECONDS,
+    )
+
+
 def starts_that_hit(title: str, *matchers: str) -> Panel:
     """Whether compile caches help."""
     starts = "modelcache_compile_starts_total"

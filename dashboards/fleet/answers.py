@@ -7,8 +7,8 @@ from typing import Final
 from dashboards import glance
 from dashboards.boards import Row, evenly
 from dashboards.panels import number
-from dashboards.queries import BEHIND, CLUSTER, MODEL, NODE, counted, grown, of, places, rate
-from dashboards.style import BAD_IF_ANY, ODD_IF_ANY, REQUESTS, SECONDS, Query
+from dashboards.queries import BEHIND, CLUSTER, NODE, counted, grown, of, places, rate
+from dashboards.style import BAD_IF_ANY, ODD_IF_ANY, REQUESTS, Query
 from modelcache.planning.wording import Stage
 
 _AGENTS: Final = of("up", *NODE, 'job="modelcache-agent"')
@@ -61,14 +61,7 @@ def answers() -> Row:
                 ),
                 glance.damaged_files(),
                 glance.not_fetched_again(),
-                number(
-                    "Time not waited",
-                    "What the fetches of these models had taken, each time that one was used, and"
-                    " the compiling that starts were spared; in the time that is shown.",
-                    Query(grown(of("modelcache_saved_seconds_total", *MODEL)), "fetching"),
-                    Query(grown(of("modelcache_compile_seconds_saved_total", *NODE)), "compiling"),
-                    unit=SECONDS,
-                ),
+                glance.time_not_waited(),
                 glance.starts_that_hit("Compile caches that hit"),
             ),
             evenly(

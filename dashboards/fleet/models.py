@@ -74,7 +74,7 @@ def copies_by_node() -> Row:
                     10,
                     graph(
                         "Copies by state",
-                        "How many copies of models are in each state.",
+                        "How many copies of models, wanted or not, are in each state.",
                         Query(f"sum by (state) ({in_states})", "{{state}}"),
                         unit=COUNT,
                         stacked=True,
@@ -96,8 +96,8 @@ def _coverage() -> Panel:
 
     return table(
         "Models",
-        "How far the fleet is with each model. Selected are the nodes that the controller counts;"
-        " the other numbers are what the agents of the chosen nodes say.",
+        "How far the fleet is with each model. Selected is how many nodes its object selects, as the"
+        " controller counts; the other numbers are what the agents of the chosen nodes say.",
         (CLUSTER_KEY, MODEL_KEY),
         [
             Column(f"sum by ({by}) ({WANTED})", "Wanted"),
@@ -181,7 +181,7 @@ def not_ready() -> Row:
                     15,
                     table(
                         "Wanted, and not ready",
-                        "Each copy that is waited for: its state, why its last try failed, how many"
+                        "Each wanted copy that is not ready: its state, why its last try failed, how many"
                         " tries in a row did, and for how long it has been missing. On the node"
                         " `modelcache explain NAME` says it in words.",
                         (

@@ -80,7 +80,7 @@ def agent() -> Row:
             evenly(
                 8,
                 graph(
-                    "Late",
+                    "How late the agent is",
                     "By how much the agent's present round is late, and how long ago its last whole"
                     " one was.",
                     Query(places("modelcache_reconcile_lag_seconds"), "late by"),

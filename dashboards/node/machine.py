@@ -201,7 +201,7 @@ def read_ahead() -> Row:
                     unit=BYTES,
                 ),
                 graph(
-                    "Devices that can't be set",
+                    "Devices whose read-ahead can't be set",
                     "1 for a device whose read-ahead can't be set.",
                     Query(failing, "{{device}} ({{bdi}})"),
                     unit=COUNT,
@@ -223,9 +223,9 @@ def scrubbing() -> Row:
             evenly(
                 8,
                 number(
-                    "Waits for the longest",
-                    "How long ago the file that has waited for the longest was last known to be"
-                    " whole.",
+                    "Longest not read back",
+                    "How long ago the file that waits for the longest to be read back was last"
+                    " known to be whole.",
                     f"time() - ({oldest} > 0)",
                     unit=SECONDS,
                     steps=((None, "green"), (14 * 86400, "yellow")),
