@@ -96,8 +96,8 @@ def _coverage() -> Panel:
 
     return table(
         "Models",
-        "How far the fleet is with each model. Selected is how many nodes its object selects, as the"
-        " controller counts; the other numbers are what the agents of the chosen nodes say.",
+        "How far the fleet is with each model. Selected is how many nodes its object selects, as"
+        " the controller counts; the other numbers are what the agents of the chosen nodes say.",
         (CLUSTER_KEY, MODEL_KEY),
         [
             Column(f"sum by ({by}) ({WANTED})", "Wanted"),
@@ -181,8 +181,8 @@ def not_ready() -> Row:
                     15,
                     table(
                         "Wanted, and not ready",
-                        "Each wanted copy that is not ready: its state, why its last try failed, how many"
-                        " tries in a row did, and for how long it has been missing. On the node"
+                        "Each wanted copy that is not ready: its state, why its last try failed,"
+                        " how many tries in a row did, and for how long it has been missing. On the node"
                         " `modelcache explain NAME` says it in words.",
                         (
                             *COPY_KEYS,
