@@ -22,6 +22,7 @@ from dashboards.queries import (
     rate,
     ratio,
 )
+from dashboards.shared import STARTS
 from dashboards.style import (
     BAD_IF_ANY,
     BYTES,
@@ -136,14 +137,13 @@ def time_not_waited(*matchers: str) -> Panel:
 
 def starts_that_hit(title: str, *matchers: str) -> Panel:
     """Whether compile caches help."""
-    starts = "modelcache_compile_starts_total"
     return number(
         title,
         "Of the starts of engines whose log could be read, those that compiled nothing, in the"
         " time that is shown.",
         ratio(
-            grown(of(starts, *(matchers or NODE), 'result="Hit"')),
-            grown(of(starts, *(matchers or NODE), 'result!="Unknown"')),
+            grown(of(STARTS, *(matchers or NODE), 'result="Hit"')),
+            grown(of(STARTS, *(matchers or NODE), 'result!="Unknown"')),
         ),
         unit=SHARE,
         none="no starts",

@@ -182,8 +182,8 @@ def not_ready() -> Row:
                     table(
                         "Wanted, and not ready",
                         "Each wanted copy that is not ready: its state, why its last try failed,"
-                        " how many tries in a row did, and for how long it has been missing. On the node"
-                        " `modelcache explain NAME` says it in words.",
+                        " how many tries in a row did, and for how long it has been missing. On the"
+                        " node `modelcache explain NAME` says it in words.",
                         (
                             *COPY_KEYS,
                             Key("state", "State"),
