@@ -82,7 +82,8 @@ def room_missing() -> Panel:
     """Whether the disk is too small."""
     return number(
         "Room that is missing",
-        "Bytes of disk that wanted models lack on their nodes, even if all went that may.",
+        "Bytes of disk that wanted models lack on their nodes, all of them together, even if all"
+        " went that may.",
         f"sum({places('modelcache_disk_short_bytes')})",
         unit=BYTES,
         steps=BAD_IF_ANY,
