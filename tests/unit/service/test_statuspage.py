@@ -117,6 +117,6 @@ def test_what_changed_between_two_reports_is_told_once(tmp_path: Path, machine: 
     reasons = {Reason.AUTH_FAILED, Reason.INSUFFICIENT_DISK, Reason.NOT_FOUND}
     assert {f"Model{each.value}" for each in reasons} <= {reason for reason, _ in node.told()}
     assert ("ModelRemoved", "qwen2-7b") in node.told()
-    assert ("ReadErrors", "") in node.told()
+    assert ("DiskFailing", "") in node.told()
     items = json.loads(node.get("/v1/events")[1])["items"]
     assert [each["reason"] for each in reversed(items)] == [reason for reason, _ in node.told()]

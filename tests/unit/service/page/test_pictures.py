@@ -82,7 +82,9 @@ def sentences(facts: Facts) -> Iterator[str]:
             yield each.last_start.message or "" if each.last_start else ""
             yield from (withdrawn.message for withdrawn in each.withdrawn)
     yield from (each.message for each in status_of(facts).conditions)
-    yield from (each.note for each in facts.happenings)
+    for each in facts.happenings:
+        named = f"{each.about}: {each.note}"  # as the cluster's Events have it
+        yield named if can_say(named) else each.note
 
 
 def test_each_sentence_is_one_that_the_code_says(shown: Facts) -> None:
@@ -95,7 +97,7 @@ def test_each_sentence_is_one_that_the_code_says(shown: Facts) -> None:
         "the bundle is signed by no key that this node trusts",
         "2 files could not be read in the last hour (Input/output error): the disk may be failing",
         "mirror.example doesn't answer (timed out after 30 s)",
-        "hf://BAAI/bge-m3 has no revision 'v2'; there are main",
+        "BAAI/bge-m3 was not changed since it was fetched",
         "the engine could not load the bundle: Triton 3.4 is not 3.3",
         "huggingface.co refuses access to org/name (403): accept its licence with the account of t",
         "a file is not what it was",
