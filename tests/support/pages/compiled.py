@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from hashlib import sha256
 from typing import Any, Final
 
 from modelcache.api.nodecache import CompileReport, StartReport, WithdrawnBundle
@@ -14,14 +15,16 @@ from modelcache.planning.compiletrials import CompileTrial, Offer
 from tests.support.pages.models import before
 
 _ACCELERATOR: Final = "NVIDIA-H100-80GB-HBM3"
-_NEED: Final = Need(spec="0" * 16, place="oci://registry.example/bundles", key="7d" * 32)
-_BUNDLE: Final = "sha256:c81f0a3b5d77" + "0" * 52
+_KEY: Final = sha256(b"key").hexdigest()
+_NEED: Final = Need(spec=_KEY[-16:], place="oci://registry.example/bundles", key=_KEY)
+_BUNDLE: Final = f"sha256:{sha256(b'bundle').hexdigest()}"
+_STRANGERS: Final = f"sha256:{sha256(b'of a stranger').hexdigest()}"
 _SIGNER, _TRUSTED = "9c2f41d07ab3e865", "51b8e0c67d92af34"
 
 
 def hit(name: str) -> CompileReport:
     """A bundle is here, and starts use it."""
-    held = HeldBundle("7d" * 32, _BUNDLE, before(days=1, hours=4).timestamp(), shown=True)
+    held = HeldBundle(_KEY, _BUNDLE, before(days=1, hours=4).timestamp(), shown=True)
     start = StartReport(result="Hit", at=before(minutes=34), compile_milliseconds=9_400)
     known = _known(last_start=start, sizes={_BUNDLE: 412 << 20}, verified=frozenset({_BUNDLE}))
     return describe(name, _NEED, [held], None, None, known)
@@ -44,9 +47,8 @@ def missing(name: str) -> CompileReport:
 
 def refused(name: str) -> CompileReport:
     """One bundle was withdrawn, and what is published besides is signed by a stranger."""
-    other = "sha256:2e90b7f4c1d3" + "0" * 52
     why = (
-        f"the bundle {other} is not taken: it is signed by {_SIGNER}; keys trusted here:"
+        f"the bundle {_STRANGERS} is not taken: it is signed by {_SIGNER}; keys trusted here:"
         f" {_TRUSTED}; its digest is not pinned"
     )
     start = _miss(
@@ -55,15 +57,15 @@ def refused(name: str) -> CompileReport:
         "4 graphs of the cache could not be loaded, and were compiled again: a bundle that fails"
         " several times in a row is withdrawn",
     )
-    withdrawn = WithdrawnBundle(digest=_BUNDLE, key="7d" * 32, message=start.message or "")
+    withdrawn = WithdrawnBundle(digest=_BUNDLE, key=_KEY, message=start.message or "")
     at = before(minutes=2).timestamp()
-    trial = _trial().looked((Offer(other, at),), frozenset(), "", at, {other: why})
+    trial = _trial().looked((Offer(_STRANGERS, at),), frozenset(), "", at, {_STRANGERS: why})
     known = _known(last_start=start, last_miss=start, withdrawn=(withdrawn,))
     return describe(name, _NEED, (), trial, None, known)
 
 
 def _trial() -> CompileTrial:
-    return CompileTrial(_NEED.spec, "7d" * 32)
+    return CompileTrial(_NEED.spec, _KEY)
 
 
 def _known(**more: Any) -> Known:

@@ -38,13 +38,15 @@ def ready(
     gib: float,
     files: int,
     *,
+    made: datetime | None = None,
     trial: Trial | None = None,
     is_wanted: bool = True,
     **more: Any,
 ) -> ModelReport:
-    """A model that is there. `trial`: what became of its update; `more`: what is measured of it."""
+    """A model that is there, since two days by default. `trial`: what became of its update; `more`:
+    what is measured of it."""
     name, size, revision = model.metadata.name, round(gib * GIB), revision_of(model.metadata.name)
-    made = before(days=2)
+    made = made or before(days=2)
     manifest = Manifest(
         model=name,
         revision=revision,

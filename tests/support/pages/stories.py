@@ -57,6 +57,7 @@ _EMBED: Final = ready(_BGE, 2.12, 14, last_used_at=before(hours=3, minutes=10))
 _ADAPTERS: Final = ready(
     wanted("support-adapters", "s3://models/adapters/support/", pinned=True),
     *(0.84, 36),
+    made=before(seconds=409),
     resident_bytes=round(0.84 * GIB),
     used_by=1,
 )
@@ -79,7 +80,7 @@ _COMPILED: Final = compiled.hit("qwen3-32b-vllm")
 
 def well() -> Facts:
     """All is there."""
-    llama = ready(_META, 131.4, 42, used_by=1)
+    llama = ready(_META, 131.4, 42, made=before(seconds=5_000), used_by=1)
     whisper = ready(_SPEECH, 2.9, 9)
     others = (_QWEN, _EMBED, whisper, _ADAPTERS)
     found, story = node(*others, llama, compile_caches=(_COMPILED,)), Story()
@@ -127,12 +128,13 @@ def failing() -> Facts:
     stale = ready(
         *(_BGE, 2.12, 14),
         trial=tried(_BGE, NotFound("BAAI/bge-m3 has no revision 'main'"), before(seconds=9)),
+        resident_bytes=round(2.12 * GIB),
         used_by=1,
     )
     large = _too_large(_QWEN, stale, held_up)
     refused = (compiled.refused("qwen3-32b-vllm"),)
     models, story = (_QWEN, gated, large, held_up, stale), Story()
-    embed = ready(_BGE, 2.12, 14, used_by=1)
+    embed = ready(_BGE, 2.12, 14)
     calm = node(_QWEN, gated, large, held_up, embed, compile_caches=(_COMPILED,))
     withdrawn = node(_QWEN, gated, large, held_up, embed, compile_caches=refused)
     well_disk = node(*models, capacity=900, compile_caches=refused)
@@ -148,7 +150,7 @@ def failing() -> Facts:
     story.changed(well_disk, sick, minutes=12)
     story.at(minutes=9)(_begun("mistral-small", 47.3, 1))
     story.changed(withdrawn, node(*models, compile_caches=refused), seconds=9)
-    return facts(sick, *story.latest)
+    return facts(sick, *story.latest, rates={"mistral-small": 0.0})
 
 
 def _too_large(*others: ModelReport) -> ModelReport:

@@ -82,9 +82,9 @@ def sentences(facts: Facts) -> Iterator[str]:
             yield each.last_start.message or "" if each.last_start else ""
             yield from (withdrawn.message for withdrawn in each.withdrawn)
     yield from (each.message for each in status_of(facts).conditions)
-    for each in facts.happenings:
-        named = f"{each.about}: {each.note}"  # as the cluster's Events have it
-        yield named if can_say(named) else each.note
+    for happened in facts.happenings:
+        named = f"{happened.about}: {happened.note}"  # as the cluster's Events have it
+        yield named if can_say(named) else happened.note
 
 
 def test_each_sentence_is_one_that_the_code_says(shown: Facts) -> None:
@@ -184,3 +184,10 @@ def test_what_happened_happened_since_the_agent_is_there(shown: Facts) -> None:
     assert shown.since == times[-1]
     assert times[0] <= shown.now
     assert shown.happenings[-1].reason == "AgentStarted"
+    models = {each.name: each for each in status_of(shown).models}
+    for each in shown.happenings:
+        if each.reason == "ModelReady":
+            assert models[each.about].finished_at == each.at
+        elif each.reason == "FetchStarted":
+            told = models[each.about]
+            assert each.at == told.started_at or (told.finished_at and each.at < told.finished_at)
