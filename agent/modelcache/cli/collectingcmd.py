@@ -77,7 +77,7 @@ def _carry_out(store: Store, decision: Decision, found: Collection) -> int:
     for going in decision.going:
         if may_go(store, going, found.reports):
             evict(store, going)
-    store.sweep()
+    store.sweep(older_than=found.swept_after)
     return max(0, before - store.space.measure(exact=True).used)
 
 
