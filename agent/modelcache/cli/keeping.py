@@ -10,11 +10,12 @@ import typer
 
 from modelcache.api import Manifest, ModelReport
 from modelcache.cli.bars import byte_bars
-from modelcache.cli.inspecting import Name, find_report, find_snapshots
+from modelcache.cli.inspecting import Name, find_snapshots
 from modelcache.cli.options import Output, Root, open_store
 from modelcache.cli.output import Format, human_bytes, print_json, print_table
 from modelcache.errors import ChecksumMismatch, DiskFailed, InUse
 from modelcache.service.diskwatch import DiskWatch
+from modelcache.service.looking import model_reports
 from modelcache.service.reporting import read_node_report
 from modelcache.service.using import Using
 from modelcache.store import Damage, Store
@@ -165,32 +166,36 @@ def evict(
     root: Root = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """Remove a model from the cache, unless it is in use.
+    """Remove a model from the cache, unless it is in use, with what is left of its fetches and what
+    went bad of it.
 
     Exit code 8 when a pod, a process or a lease uses it, or it can't be told that none does. An
     agent whose catalog has the model fetches it again: take it out of the catalog first.
     """
     store = open_store(root)
-    report = find_report(store, name)
-    find_snapshots(store, name)
+    rest = [each for each in store.remnants.all() if each.models == {name}]
+    if not rest:
+        find_snapshots(store, name)
+    elif not store.snapshots(name) and name in store.space.promised():
+        raise InUse(f"{name} is being fetched: take it out of the catalog first")
+    report = next((each for each in model_reports(store) if each.name == name), None)
     if not force:
-        _check_use(store, report)
-    freed = store.evict(name)
+        _check_use(store, name, report)
+    freed = sum(store.remnants.remove(name, each.name) for each in rest) + store.evict(name)
     if output is Format.JSON:
         print_json("EvictResult", {"name": name, "freedBytes": freed})
         return
     print(f"{name}: removed, {human_bytes(freed)} freed")
-    if report.wanted and _has_agent(store, name):
+    if report is not None and report.wanted and _has_agent(store, name):
         print("The agent's catalog has it, so it will be fetched again.")
 
 
-def _check_use(store: Store, report: ModelReport) -> None:
+def _check_use(store: Store, name: str, report: ModelReport | None) -> None:
     """Refuse to remove what is used, or may be.
 
     Raises:
         InUse: naming who uses it.
     """
-    name = report.name
     uses = Using(store, alone=True).uses()
     users = [user.sentence for user in uses.of(name)]
     if users:
@@ -199,7 +204,7 @@ def _check_use(store: Store, report: ModelReport) -> None:
             f"{name} is in use: {'; '.join(users[:_TOLD_USERS])}{more}. End that first, or give"
             " --force"
         )
-    if report.used_by:
+    if report is not None and report.used_by:
         # Pods, which may have no file open at this moment.
         raise InUse(
             f"{name} is in use by {report.used_by}, as the agent last reported. End that, wait a"
