@@ -49,7 +49,7 @@ def gc(
     """
     if room is not None and not dry_run:
         raise UsageError("--room tells what would go: give --dry-run. An agent does it by itself")
-    store = open_store(root)
+    store = open_store(root, looking=dry_run)
     address = settings(StatusSettings, listen=agent).address
     told = agents_disk(address, store.layout.root)
     found = collection(store, _grace(delete_unwanted_after), told)

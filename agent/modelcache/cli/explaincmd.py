@@ -48,7 +48,7 @@ def explain(
         everywhere = settings(StatusSettings, kubeconfig=kubeconfig, namespace=namespace)
         explain_fleet(name, everywhere, output)
         return
-    store = open_store(root)
+    store = open_store(root, looking=True)
     asked = settings(
         AgentSettings,
         catalog=catalog,

@@ -38,7 +38,7 @@ def verify(
     What is damaged is withdrawn, so that nothing shows it any more; an agent then fetches the
     damaged files again, and only those. Exit code 5 when something was damaged.
     """
-    store = open_store(root)
+    store = open_store(root, looking=report_only)
     snapshots = find_snapshots(store, name)
     checked: list[_Checked] = []
     try:
