@@ -168,7 +168,7 @@ class Evicting:
             self._claims.pop(promise.what, None)
         left = Amount(
             space.budget - space.used - space.reserved,
-            _PLENTY if space.inodes_free is None else space.inodes_free,
+            _PLENTY if space.inodes_free is None else space.inodes_free - space.inodes_kept,
         )
         for claim in self._claims.values():
             left -= claim

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.root
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Two revisions of a model, and what a fetch was promised that died."""
-    monkeypatch.setenv("MODELCACHE_AGENT_LISTEN", "")
+    monkeypatch.setenv("MODELCACHE_LISTEN", "")
     with sick_disk(tmp_path / "disk", 64 << 20) as disk:
         store = Store(disk.place / "root")
         put(store, "tiny", {"w": b"1"}, commit=COMMIT)
