@@ -295,6 +295,30 @@ def test_a_label_that_stays_keeps_the_model(daemon: Daemon, hub: HubServer, arou
     assert held(daemon) == {"high"}
 
 
+def test_while_something_can_t_be_removed_no_origin_is_asked_again_and_again(
+    daemon: Daemon, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, size in (("low", 6), ("high", 6), ("large", 12)):
+        repo(hub, name, size)
+    daemon.want(wish("low"))
+    pass_time(daemon)
+
+    def refuse(*_: Any) -> int:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(daemon.store, "evict", refuse)
+    daemon.want(wish("low"), wish("high", 5), wish("large", 1))
+    pass_time(daemon, rounds=10)
+    tries = daemon.report("large").attempts
+    assert tries
+    pass_time(daemon, rounds=10)
+    assert daemon.report("large").attempts <= tries + 2
+    monkeypatch.undo()
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    pass_time(daemon)
+    assert held(daemon) == {"high"}
+
+
 def test_a_pinned_model_stays_and_is_named(daemon: Daemon, hub: HubServer) -> None:
     for name in ("low", "high"):
         repo(hub, name, 6)
