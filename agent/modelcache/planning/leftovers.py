@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from modelcache.api import ModelReport, ModelState
 from modelcache.planning.moments import moment
 from modelcache.planning.rules import Hold, Rule
 from modelcache.store import Kind, Remnant
@@ -18,8 +17,6 @@ from modelcache.store import Kind, Remnant
 YOUNG_SECONDS: Final = 600.0
 """Who brought something may come back for it: a command that was stopped, an object that is
 written anew."""
-_SWEPT_SECONDS: Final = 86_400.0
-_SWEPT_LATE_SECONDS: Final = 7 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,20 +70,6 @@ class Leftover:
 def leftovers(remnants: Iterable[Remnant], asked: Asked, now: float) -> tuple[Leftover, ...]:
     """Judge what is on the disk beside the models, at a moment in seconds since the epoch."""
     return tuple(_judged(remnant, asked, now) for remnant in remnants)
-
-
-def swept_after(reports: Iterable[ModelReport], *, told: bool = True) -> float:
-    """For how many seconds what nobody adds to is kept from a sweep, which asks for no reason.
-
-    While something that is wanted is not here, or not as it is to be, what an origin had given that
-    is away for some days is not to be fetched again. The same where no agent has told what is
-    wanted.
-    """
-    unfinished = (
-        report.wanted and (report.state is not ModelState.READY or report.reason is not None)
-        for report in reports
-    )
-    return _SWEPT_LATE_SECONDS if not told or any(unfinished) else _SWEPT_SECONDS
 
 
 def _judged(remnant: Remnant, asked: Asked, now: float) -> Leftover:

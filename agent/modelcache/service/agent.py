@@ -14,8 +14,8 @@ from modelcache.catalog import Catalog
 from modelcache.errors import StoreDamaged
 from modelcache.host.booting import Jumps
 from modelcache.metrics import CONTENT_TYPE, DiskMetrics, Metrics, ReconcileMetrics
-from modelcache.planning.leftovers import swept_after
 from modelcache.planning.planner import Limits
+from modelcache.planning.sweeping import swept_after
 from modelcache.service.adopting import Adopt, machine_of, recognise
 from modelcache.service.answering import Readiness, node
 from modelcache.service.cataloguing import CatalogReader

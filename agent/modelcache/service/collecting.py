@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from modelcache.api import DiskReport, ModelReport
 from modelcache.planning.candidates import Candidate, Wish, candidates
 from modelcache.planning.evicting import Above, Amount, Decision, Going, Occasion, Room, decide
-from modelcache.planning.leftovers import Asked, Leftover, leftovers, swept_after
+from modelcache.planning.leftovers import Asked, Leftover, leftovers
 from modelcache.planning.using import User, Uses
 from modelcache.service.inventory import Inventory
 from modelcache.service.lettinggo import may_go as is_unused
@@ -32,7 +32,6 @@ class Collection:
         space: the disk.
         grace: seconds for which content is kept that nothing wants; None: for ever.
         leftovers: what else takes room.
-        swept_after: for how many seconds what nobody adds to is kept from a sweep.
         now: seconds since the epoch.
     """
 
@@ -42,7 +41,6 @@ class Collection:
     space: DiskSpace
     grace: float | None
     leftovers: tuple[Leftover, ...]
-    swept_after: float
     now: float
 
     def decide(self, occasion: Occasion) -> Decision:
@@ -94,8 +92,7 @@ def collection(store: Store, grace: float | None, told: DiskReport | None = None
     uses = users(store, reports.values())
     left = leftovers(store.remnants.all(), _asked(store, reports), now)
     space = _limited(store.space.measure(exact=True), told)
-    kept = swept_after(reports.values(), told=read_node_report(store.layout) is not None)
-    return Collection(reports, there, uses, space, grace, left, kept, now)
+    return Collection(reports, there, uses, space, grace, left, now)
 
 
 def _limited(space: DiskSpace, told: DiskReport | None) -> DiskSpace:
