@@ -93,11 +93,11 @@ def explain(
 
 def _left(found: Collection, name: str) -> str:
     """What is on the disk of a model that isn't here, as the end of a sentence."""
-    left = [each for each in found.leftovers if each.model == name]
+    left = [(sum(e.content.values()), e.why) for e in found.leftovers if e.model == name]
     if not left:
         return ""
-    size = human_bytes(sum(sum(each.content.values()) for each in left))
-    return f". {size} of it are left ({left[0].why}): modelcache evict {name} removes them"
+    size, (_, why) = sum(each for each, _ in left), max(left)
+    return f". {human_bytes(size)} of it are left ({why}): modelcache evict {name} removes them"
 
 
 def _placement(name: str, asked: AgentSettings) -> str:
