@@ -420,8 +420,9 @@ def test_they_hold_through_each_of_the_rules(node: type[Promises]) -> None:
         lambda: machine.time_passes(5),
         lambda: machine.a_pod_comes("a"),
         lambda: machine.a_lease_is_taken("e", HOUR),
-        lambda: machine.catalog_changes({**catalog, "d": (4, False)}),
-        lambda: machine.time_passes(14),  # only the lease keeps e
+        lambda: machine.a_lease_is_taken("b", HOUR),
+        lambda: machine.catalog_changes({"a": (1, False), "e": (2, False)}),
+        lambda: machine.time_passes(14),  # only the lease keeps b
         lambda: machine.a_revision_is_published("a"),
         lambda: machine.catalog_changes({**catalog, "c": (4, False), "d": (4, False)}),
         lambda: machine.time_passes(14),
