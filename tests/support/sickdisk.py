@@ -5,10 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.support.cluster.waiting import eventually
 from tests.support.mounts import run, unmount
 
 _SHUTDOWN = 0x8004587D
@@ -47,8 +49,14 @@ class SickDisk:
             run("fsfreeze", "--unfreeze", str(self.place))
 
     def make_read_only(self) -> None:
-        """As Linux does after an error."""
-        run("mount", "-o", "remount,ro", str(self.place))
+        """As Linux does after an error. A person, as here, has to wait for who writes just then."""
+        eventually(self._is_read_only, timeout=20, what="a moment in which nobody writes")
+
+    def _is_read_only(self) -> bool:
+        command = ("mount", "-o", "remount,ro", str(self.place))
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert done.returncode == 0 or "busy" in done.stderr, done.stderr
+        return done.returncode == 0
 
     def make_writable(self) -> None:
         """As a person does after a check."""

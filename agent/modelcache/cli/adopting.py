@@ -19,6 +19,7 @@ from modelcache.api import Manifest, ModelState, Source, parse_uri
 from modelcache.cli.display import Display
 from modelcache.cli.options import (
     CaBundle,
+    CapacityOption,
     IoPriority,
     KeepFreeOption,
     Output,
@@ -123,6 +124,7 @@ def adopt(
     root: Root = None,
     secrets_dir: SecretsDir = None,
     keep_free: KeepFreeOption = None,
+    capacity: CapacityOption = None,
     io_priority: IoPriority = None,
     ca_bundle: CaBundle = None,
     output: Output = Format.TABLE,
@@ -138,6 +140,7 @@ def adopt(
         root=root,
         secrets_dir=secrets_dir,
         keep_free=keep_free,
+        capacity=capacity,
         io_priority=io_priority,
         ca_bundle=ca_bundle,
     )
@@ -155,7 +158,7 @@ def adopt(
     )
     configure_logs(as_json=False, level="error")
     spare_metadata()
-    store = open_store(found.root, found.keep_free, create=True)
+    store = open_store(found.root, found.keep_free, found.capacity, create=True)
     adopting = _Adopting(store, found, rules, link=link)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: adopting.stop())

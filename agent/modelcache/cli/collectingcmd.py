@@ -12,8 +12,10 @@ from modelcache.cli.output import Format, human_bytes, one_line, print_json, pri
 from modelcache.cli.topcmd import Agent
 from modelcache.errors import UsageError
 from modelcache.planning.evicting import Decision, Going, Staying
+from modelcache.planning.sweeping import swept_after
 from modelcache.service.collecting import Collection, collection, may_go
 from modelcache.service.lettinggo import evict
+from modelcache.service.reporting import read_node_report
 from modelcache.settings import AgentSettings, StatusSettings
 from modelcache.settings.values import parse_size
 from modelcache.store import DiskSpace, Store
@@ -49,7 +51,7 @@ def gc(
     """
     if room is not None and not dry_run:
         raise UsageError("--room tells what would go: give --dry-run. An agent does it by itself")
-    store = open_store(root)
+    store = open_store(root, looking=dry_run)
     address = settings(StatusSettings, listen=agent).address
     told = agents_disk(address, store.layout.root)
     found = collection(store, _grace(delete_unwanted_after), told)
@@ -77,7 +79,8 @@ def _carry_out(store: Store, decision: Decision, found: Collection) -> int:
     for going in decision.going:
         if may_go(store, going, found.reports):
             evict(store, going)
-    store.sweep()
+    told = read_node_report(store.layout) is not None
+    store.sweep(older_than=swept_after(found.reports.values(), told=told))
     return max(0, before - store.space.measure(exact=True).used)
 
 

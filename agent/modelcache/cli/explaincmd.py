@@ -17,7 +17,7 @@ from modelcache.errors import NotFound, UsageError
 from modelcache.planning.explaining import Explanation
 from modelcache.planning.explaining import explain as explained
 from modelcache.planning.placement import selects
-from modelcache.service.collecting import collection
+from modelcache.service.collecting import Collection, collection
 from modelcache.settings import AgentSettings, StatusSettings
 from modelcache.store import DiskSpace
 
@@ -48,7 +48,7 @@ def explain(
         everywhere = settings(StatusSettings, kubeconfig=kubeconfig, namespace=namespace)
         explain_fleet(name, everywhere, output)
         return
-    store = open_store(root)
+    store = open_store(root, looking=True)
     asked = settings(
         AgentSettings,
         catalog=catalog,
@@ -64,7 +64,7 @@ def explain(
         raise NotFound(
             f"{name} is not here, and nothing wants it here: neither the store nor the agent's last"
             f" report knows it{'; ' + placement if placement else ''}. A CachedModel of that name"
-            " either isn't there or doesn't select this node"
+            f" either isn't there or doesn't select this node{_left(found, name)}"
         )
     size = max(0, report.bytes_total - report.bytes_done)
     room = found.room(name, size, report.priority) if size else None
@@ -89,6 +89,15 @@ def explain(
         return
     _tell_answer(answer)
     _tell_events(lately)
+
+
+def _left(found: Collection, name: str) -> str:
+    """What is on the disk of a model that isn't here, as the end of a sentence."""
+    left = [(sum(e.content.values()), e.why) for e in found.leftovers if e.model == name]
+    if not left:
+        return ""
+    size, (_, why) = sum(each for each, _ in left), max(left)
+    return f". {human_bytes(size)} of it are left ({why}): modelcache evict {name} removes them"
 
 
 def _placement(name: str, asked: AgentSettings) -> str:

@@ -32,7 +32,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
 
 def ls(root: Root = None, output: Output = Format.TABLE) -> None:
     """List the models of the cache."""
-    store = open_store(root)
+    store = open_store(root, looking=True)
     reports, aside = model_reports(store, measure=True), store.quarantine.all()
     if output is Format.JSON:
         items = [report.to_document() for report in reports]
@@ -100,7 +100,7 @@ def _share_in_memory(report: ModelReport) -> str:
 
 def show(name: Name, root: Root = None, output: Output = Format.TABLE) -> None:
     """Show one model: its state, its files, and where they are."""
-    store = open_store(root)
+    store = open_store(root, looking=True)
     report = find_report(store, name)
     snapshots = store.snapshots(name)
     uses = Using(store, alone=True).uses()
@@ -171,7 +171,7 @@ def labels(
 ) -> None:
     """Print the labels that the node carries on account of what the cache holds."""
     most = settings(AgentSettings, max_labels=max_labels).max_labels
-    found = node_labels(model_reports(open_store(root)), most)
+    found = node_labels(model_reports(open_store(root, looking=True)), most)
     if output is Format.JSON:
         print_json("NodeLabels", {"labels": found})
     for key, value in sorted(found.items()) if output is Format.TABLE else ():

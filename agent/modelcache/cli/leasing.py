@@ -64,7 +64,7 @@ def _snapshot(snapshots: list[Manifest], name: str, revision: str) -> str:
 
 def leases(root: Root = None, output: Output = Format.TABLE) -> None:
     """List who holds models, and until when."""
-    found = open_store(root).leases.all()
+    found = open_store(root, looking=True).leases.all()
     if output is Format.JSON:
         print_json("LeaseList", {"items": [_plain(each) for each in found]})
     elif not found:

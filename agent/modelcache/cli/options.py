@@ -83,8 +83,9 @@ def open_store(
     capacity: str | None = None,
     *,
     create: bool = False,
+    looking: bool = False,
 ) -> Store:
-    """The store at the root that is asked for.
+    """The store at the root that is asked for; `looking`: on a read-only file system too.
 
     Raises:
         UsageError: nothing is there, and `create` is false: a mistyped root is told, not made.
@@ -97,7 +98,7 @@ def open_store(
                 f"{found.root} is not a model cache: give --root, or fill it with modelcache"
                 " prefetch"
             )
-        return store_of(found)
+        return store_of(found, looking=looking)
     except OSError as error:
         raise StoreDamaged(
             f"{found.root} can't be opened: {error.strerror or error}; run it as the user that"

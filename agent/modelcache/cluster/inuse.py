@@ -18,6 +18,8 @@ MODEL_ANNOTATION: Final = f"{API_GROUP}/model"
 COMPILE_ANNOTATION: Final = f"{API_GROUP}/compile-cache"
 """On a pod: the compile cache that it asks for."""
 
+_NAME_LABEL: Final = ("app.kubernetes.io/name", "modelcache")
+"""What every pod of our manifests carries."""
 _ENDED: Final = ("Succeeded", "Failed")
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -48,6 +50,7 @@ def keep_use(pod: Object) -> Object:
         "namespace": metadata.get("namespace", ""),
         "name": metadata.get("name", ""),
         "uid": metadata.get("uid", ""),
+        "ours": _NAME_LABEL in (metadata.get("labels") or {}).items(),
         "compile": annotations.get(COMPILE_ANNOTATION, "").strip(),
         "images": _images(spec, status) if COMPILE_ANNOTATION in annotations else [],
         "ended": status.get("phase") in _ENDED,
@@ -99,7 +102,7 @@ def pods_using(
 
     A pod that mounts the root, or the parent of the views, and doesn't say which models it asks
     for, may use any. One that mounts more than the root (`/`, say) looks at the node, not at
-    models. Our own pods don't count.
+    models. Our own pods don't count; others in our namespace do.
 
     Args:
         pods: as `keep_use` keeps them.
@@ -109,7 +112,7 @@ def pods_using(
     """
     users: list[User] = []
     for pod in pods:
-        if pod["ended"] or pod["namespace"] == own_namespace:
+        if pod["ended"] or _is_own(pod, own_namespace):
             continue
         name = f"{pod['namespace']}/{pod['name']}"
         since = now if pod["since"] is None else pod["since"]
@@ -134,8 +137,13 @@ def compile_caches_in_use(pods: Iterable[Object], own_namespace: str) -> frozens
         pods: as `keep_use` keeps them.
         own_namespace: the namespace of the agents.
     """
-    others = (pod for pod in pods if not pod["ended"] and pod["namespace"] != own_namespace)
+    others = (pod for pod in pods if not pod["ended"] and not _is_own(pod, own_namespace))
     return frozenset(pod["compile"] for pod in others if pod["compile"])
+
+
+def _is_own(pod: Object, own_namespace: str) -> bool:
+    # By the label alone anybody's pod could say so.
+    return bool(pod["namespace"] == own_namespace and pod["ours"])
 
 
 def _mounted(path: PurePosixPath, root: PurePosixPath) -> _Mounted | None:

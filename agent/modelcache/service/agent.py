@@ -15,6 +15,7 @@ from modelcache.errors import StoreDamaged
 from modelcache.host.booting import Jumps
 from modelcache.metrics import CONTENT_TYPE, DiskMetrics, Metrics, ReconcileMetrics
 from modelcache.planning.planner import Limits
+from modelcache.planning.sweeping import swept_after
 from modelcache.service.adopting import Adopt, machine_of, recognise
 from modelcache.service.answering import Readiness, node
 from modelcache.service.cataloguing import CatalogReader
@@ -217,7 +218,7 @@ class Agent:
             priorities=lambda: {
                 each.name: each.priority for each in self._telling.reports() or () if each.wanted
             },
-            misses=lambda: bool(self.missing),
+            swept_after=lambda: swept_after(self._telling.reports() or ()),
             sweep_others=self._compiled.sweep,
             on_change=self._wake,
             told=self._page.happenings,

@@ -168,7 +168,7 @@ class Evicting:
             self._claims.pop(promise.what, None)
         left = Amount(
             space.budget - space.used - space.reserved,
-            _PLENTY if space.inodes_free is None else space.inodes_free,
+            _PLENTY if space.inodes_free is None else space.inodes_free - space.inodes_kept,
         )
         for claim in self._claims.values():
             left -= claim
@@ -336,6 +336,7 @@ class Evicting:
         uses = self._surroundings.uses()
         if not all(may_go(uses, going) for going in decision.going):
             return False  # decided anew in the next round
+        done = False
         for going in decision.going:
             there = {manifest.snapshot for manifest in self._store.snapshots(going.model)}
             if going.is_model and there.isdisjoint(going.snapshots):
@@ -345,13 +346,14 @@ class Evicting:
             except (ModelCacheError, OSError) as error:
                 log.warning("store.failed", model=going.model, message=str(error))
                 self._marks[_key(going)] = self._clock()
-                return True
+                return done  # again in a while; that nothing went is no reason to try what waits
             if not going.is_model and not freed:
                 # Somebody is at work on it, or it is open: what comes next goes.
                 self._busy |= {(going.model, name): self._clock() for name in going.snapshots}
                 continue
             self._tell(going, freed)
             self._marks.pop(_key(going), None)
+            done = True
         for name, priority, need, made in self._rooms:
             if made is decision and any(going.whole for going in decision.going):
                 until = self._clock() + _KEPT_SECONDS

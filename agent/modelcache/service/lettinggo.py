@@ -24,6 +24,11 @@ def evict(store: Store, going: Going) -> int:
 
 
 def may_go(uses: Uses, going: Going) -> bool:
-    """Whether nobody uses what is to go. Nobody can use what was never shown."""
+    """Whether nobody uses what is to go. Nobody can use what was never shown.
+
+    With a whole model all of its revisions go, also one that was to go for another reason.
+    """
+    if going.whole:
+        return uses.may_go(going.model)
     shown = [name for name in going.snapshots if "/" not in name]
     return all(uses.may_go(going.model, name) for name in shown)

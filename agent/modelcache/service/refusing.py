@@ -38,7 +38,7 @@ def refusal(refused: Refused, decision: Decision, space: DiskSpace, root: Path) 
     if not missing.bytes:
         return (
             f"{name} needs {refused.need.inodes} inodes, and {missing.inodes} are missing at"
-            f" {root}, even if all goes that may; {holders}"
+            f" {root} ({space.inodes_kept} are kept free), even if all goes that may; {holders}"
         )
     notes = [f"{human_size(space.kept_free)} are kept free"]
     if space.used + space.free - space.kept_free > space.budget:

@@ -21,7 +21,6 @@ from modelcache.store.durable import Durable
 from modelcache.transfer import Cancel
 
 _SWEEP_SECONDS: Final = 3600.0
-_DAY: Final = 86_400.0
 # A read at the idle priority waits for as long as others read.
 _LATE_SECONDS: Final = 6 * 3600.0
 
@@ -39,7 +38,7 @@ class Upkeep:
         cancel: Cancel,
         busy: Callable[[], bool],
         priorities: Callable[[], Mapping[str, int]],
-        misses: Callable[[], bool],
+        swept_after: Callable[[], float],
         sweep_others: Callable[[], None],
         on_change: Callable[[], None],
         told: NodeEvents,
@@ -51,15 +50,14 @@ class Upkeep:
                 ended how.
             busy: whether bytes are being fetched, which reading back waits for.
             priorities: of the models that are wanted, by name.
-            misses: whether models that are wanted are missing: what an origin that is away for
-                some days had given is not to be fetched again.
+            swept_after: for how many seconds what crashes and fetches left is kept.
             sweep_others: sweeps what is not the store's.
             on_change: called when content was found damaged, or proven.
             told: who records events.
         """
         self._store = store
         self._disk = disk
-        self._misses = misses
+        self._swept_after = swept_after
         self._sweep_others = sweep_others
         scrubber = Scrubber(
             store=store,
@@ -82,6 +80,6 @@ class Upkeep:
 
     def _sweep(self) -> float:
         if not self._disk.is_down:
-            self._store.sweep(older_than=7 * _DAY if self._misses() else _DAY)
+            self._store.sweep(older_than=self._swept_after())
             self._sweep_others()
         return _SWEEP_SECONDS

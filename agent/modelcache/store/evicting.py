@@ -6,7 +6,10 @@ that nothing else uses; what shows it goes by `Showing`. What is not ours stays.
 
 from __future__ import annotations
 
+import os
 import re
+from contextlib import suppress
+from pathlib import Path
 
 from modelcache.api.meta import NAME_PATTERN
 from modelcache.errors import UnsafePath
@@ -84,12 +87,34 @@ class Evicting:
                 digests |= self._remove_rest(name)
             self._durable.remove_if_empty(self._layout.model(name))
             freed = self._blobs.remove_unused(digests)
-            self._space.note(-freed)
+            self._space.note(-freed - self._forget_linked(digests))
             for manifest in self._manifests.of_model(name):
                 if manifest.snapshot in going and look(self._layout, self._blobs, manifest):
                     # Another process has committed it meanwhile: see `Showing.commit`.
                     self._showing.unshow(manifest, going)
             return freed
+
+    def _forget_linked(self, digests: set[str]) -> int:
+        """Take their names from blobs that have another one outside of the root, as what was taken
+        over by a hard link has, and none inside: nothing would ever miss them here.
+
+        Returns:
+            Bytes of disk that the root takes less. None of it is free.
+        """
+        shown = {file.sha256 for manifest in self._manifests.all() for file in manifest.files}
+        left: dict[int, tuple[str, int]] = {}
+        for digest in digests - shown:
+            with suppress(FileNotFoundError):
+                found = self._blobs.path(digest).lstat()
+                left[found.st_ino] = digest, found.st_blocks * 512
+        for folder, folders, files in os.walk(self._layout.root) if left else ():
+            folders[:] = [each for each in folders if Path(folder, each) != self._layout.blobs]
+            for file in files:
+                with suppress(FileNotFoundError):
+                    left.pop(Path(folder, file).lstat().st_ino, None)
+        for digest, _ in left.values():
+            self._blobs.set_aside(digest)
+        return sum(size for _, size in left.values())
 
     def _remove_rest(self, name: str) -> set[str]:
         digests = set()

@@ -131,7 +131,8 @@ def promises(
                 lock.release(remove=True)
                 continue
         elif age >= _STALE_SECONDS:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # a file system that is read-only
+                path.unlink(missing_ok=True)
             continue
         yield promise
 

@@ -34,6 +34,10 @@ _LOOK_SECONDS = 0.2
 _MEASURE_SECONDS = 60.0
 _MEASURE_SHARE = 100.0
 _EXACT_SHARE = 10.0
+_MOST_INODES_KEPT: Final = 0.1
+"""Of all: kubelet collects images by bytes alone, and evicts pods where less than a twentieth of
+the inodes are left (`nodefs.inodesFree`, https://kubernetes.io/docs/concepts/scheduling-eviction).
+"""
 _QUICK_SECONDS = 0.1
 """Counting that takes longer takes at most one part in so many of the time."""
 
@@ -52,6 +56,10 @@ class KeepFree(_Part):
     """What the cache leaves free of its file system: so many bytes, or a share of its size."""
 
     __slots__ = ()
+
+    def of_inodes(self, inodes: int) -> int:
+        """The same share of so many inodes, and a tenth of them at most."""
+        return int(inodes * min(self.ratio, _MOST_INODES_KEPT))
 
 
 class Capacity(_Part):
@@ -76,6 +84,7 @@ class DiskSpace:
         free: what is free for whoever writes there.
         inodes: all that there are; None where the file system doesn't count them.
         inodes_free: inodes that are left and not promised; None likewise.
+        inodes_kept: how many of them stay free.
         promises: what is reserved, one by one.
     """
 
@@ -89,6 +98,7 @@ class DiskSpace:
     free: int = 0
     inodes: int | None = None
     inodes_free: int | None = None
+    inodes_kept: int = 0
     promises: tuple[Promise, ...] = ()
 
 
@@ -190,6 +200,7 @@ class Space:
             free=free,
             inodes=found.f_files or None,
             inodes_free=max(0, inodes) if found.f_files else None,
+            inodes_kept=self._keep_free.of_inodes(found.f_files),
             promises=promised,
         )
 
@@ -293,11 +304,13 @@ class Space:
                 available=max(0, available),
             )
         inodes = files * _INODES_PER_FILE
+        inodes_kept = self._keep_free.of_inodes(found.f_files)
         inodes_left = found.f_favail - max(0, sum(each.inodes for each in promised) - inodes)
+        inodes_left -= inodes_kept
         if found.f_files and inodes > inodes_left:
             raise InsufficientDisk(
                 f"{what} needs {inodes} inodes and {self._layout.root} has"
-                f" {max(0, inodes_left)} left",
+                f" {max(0, inodes_left)} left ({inodes_kept} are kept free)",
                 needed=needed,
                 available=max(0, available),
             )

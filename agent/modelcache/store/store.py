@@ -6,6 +6,7 @@ Put together here; what is done lies in rooms of one idea each: `showing`, `find
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -48,9 +49,17 @@ class Store:
     """One root. Safe for threads, and beside other processes on the same root."""
 
     def __init__(
-        self, root: Path, *, keep_free: KeepFree | None = None, capacity: Capacity | None = None
+        self,
+        root: Path,
+        *,
+        keep_free: KeepFree | None = None,
+        capacity: Capacity | None = None,
+        looking: bool = False,
     ) -> None:
         """Open the cache at `root`, making it if there is none.
+
+        `looking`: nothing is to be changed, so its file system may be read-only, as Linux makes one
+        that failed.
 
         Raises:
             StoreDamaged: `root` can't be used.
@@ -61,9 +70,11 @@ class Store:
             # A file that is there already: on a full disk a model can still be evicted.
             reliable = locks_work(self.layout.lock)
         except OSError as error:
-            raise StoreDamaged(
-                f"{self.layout.root} can't be written: {error.strerror or error}"
-            ) from error
+            if not looking or error.errno != errno.EROFS:
+                raise StoreDamaged(
+                    f"{self.layout.root} can't be written: {error.strerror or error}"
+                ) from error
+            reliable = False
         self._locks_reliable = reliable
         self.blobs = Blobs(self.layout, self._durable)
         self.ingest = Ingest(self.layout.partials, self._durable, locks_reliable=reliable)

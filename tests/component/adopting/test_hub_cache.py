@@ -351,6 +351,17 @@ def test_hard_links_are_one_file_and_read_only(cache: Path, tmp_path: Path) -> N
     assert snapshot_download(REPO, cache_dir=cache, local_files_only=True)
 
 
+def test_what_was_linked_goes_from_the_cache_and_stays_where_it_was(
+    cache: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    code, found = adopt(cache, root, "--link")
+    assert code == 0, found
+    assert modelcache("evict", "tiny", "--root", root).returncode == 0
+    assert not [path for path in (root / "blobs").rglob("*") if path.is_file()]
+    assert snapshot_download(REPO, cache_dir=cache, local_files_only=True)
+
+
 def test_links_are_refused_where_others_may_write(cache: Path, tmp_path: Path) -> None:
     blob = repository(cache) / "blobs" / WEIGHTS.sha256()
     blob.chmod(0o666)

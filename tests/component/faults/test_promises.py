@@ -117,6 +117,7 @@ class Promises(RuleBasedStateMachine):
         self.excuses: Counter[str] = Counter()
         self.gone: Counter[str] = Counter()
         self.pinned: dict[str, str] = {}
+        self.leased: dict[str, set[tuple[str, str]]] = {}
         for name in SIZES:
             self.hub.add_repo(f"org/{name}", {})
             self.publish(name)
@@ -219,7 +220,9 @@ class Promises(RuleBasedStateMachine):
 
     @rule(name=NAMES, seconds=st.sampled_from([30.0, 3600.0, 30 * DAY]))
     def a_lease_is_taken(self, name: str, seconds: float) -> None:
-        self.daemon.store.leases.take(name, seconds)
+        store = self.daemon.store
+        there = {(m.model, m.snapshot) for m in store.snapshots(name) if not self.is_damaged(m)}
+        self.leased[store.leases.take(name, seconds).id] = there
 
     @rule()
     def leases_are_released(self) -> None:
@@ -262,6 +265,8 @@ class Promises(RuleBasedStateMachine):
         self.excuses[name] += 1
         self.around.pods.pop(name, None)
         self.pinned.pop(name, None)
+        for held in self.leased.values():
+            held -= {key for key in held if key[0] == name}
         path.chmod(0o644)
         with path.open("r+b") as data:
             data.truncate(1) if truncated else data.write(b"\0")
@@ -298,7 +303,7 @@ class Promises(RuleBasedStateMachine):
         self.daemon.await_threads()
         shutil.rmtree(self.root)
         self.root = root
-        self.excuses.update(SIZES)
+        self.excuses.update(SIZES.keys())  # once more, each
         self.begin_again()
 
     def begin_again(self) -> None:
@@ -330,6 +335,11 @@ class Promises(RuleBasedStateMachine):
                 assert (name, snapshot) in there, f"{name} is gone from under its pod"
         for name, snapshot in self.pinned.items():
             assert any(model == name for model, _ in there), f"{name}, pinned, is gone: {snapshot}"
+        # What has expired holds nothing, also when the clock is set back after it.
+        valid = {lease.id for lease in self.daemon.store.leases.all()}
+        self.leased = {each: held for each, held in self.leased.items() if each in valid}
+        for held in self.leased.values():
+            assert held <= there, f"{held - there}, leased, is gone"
 
     @invariant()
     def nothing_is_fetched_twice_for_no_reason(self) -> None:
@@ -410,6 +420,9 @@ def test_they_hold_through_each_of_the_rules(node: type[Promises]) -> None:
         lambda: machine.time_passes(5),
         lambda: machine.a_pod_comes("a"),
         lambda: machine.a_lease_is_taken("e", HOUR),
+        lambda: machine.a_lease_is_taken("b", HOUR),
+        lambda: machine.catalog_changes({"a": (1, False), "e": (2, False)}),
+        lambda: machine.time_passes(14),  # only the lease keeps b
         lambda: machine.a_revision_is_published("a"),
         lambda: machine.catalog_changes({**catalog, "c": (4, False), "d": (4, False)}),
         lambda: machine.time_passes(14),

@@ -22,7 +22,7 @@ from modelcache.service.surroundings import Alone, Node, Surroundings
 from modelcache.service.telling import Telling
 from modelcache.service.unwanted import Keeping
 from modelcache.service.working import Crew
-from modelcache.store import Capacity, Store
+from modelcache.store import Capacity, KeepFree, Store
 from modelcache.transfer import Cancel, Engine, ModelFetcher
 from modelcache.transfer.events import fan_out
 from tests.support.fetching import QUICK
@@ -58,12 +58,13 @@ class Daemon:
         jitter: float = 0.0,
         *,
         capacity: Capacity | None = None,
+        keep_free: KeepFree | None = None,
         jumps: Jumps | None = None,
     ) -> None:
         self.now = time.time()
         self.news = threading.Event()
         self.cancel = Cancel()
-        self.store = Store(root, capacity=capacity)
+        self.store = Store(root, capacity=capacity, keep_free=keep_free)
         self.engine = Engine(QUICK)
         self.disk = DiskWatch(self.store.layout)
         self.inventory = Inventory(self.store, self.disk.is_to_blame)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -16,7 +18,7 @@ from modelcache.planning.planner import Fetch
 from modelcache.planning.using import User, Uses
 from modelcache.service.surroundings import Node
 from modelcache.service.unwanted import Keeping
-from modelcache.store import Capacity, Kind, Remnant
+from modelcache.store import Capacity, KeepFree, Kind, Remnant
 from modelcache.store.locking import try_lock
 from modelcache.store.usage import measure_usage
 from tests.component.service.daemon import Daemon, cached_model
@@ -206,6 +208,33 @@ def test_the_limit_that_leaves_no_room_is_named(daemon: Daemon, hub: HubServer) 
     assert re.search(r"the cache has [0-9.]+ [KM]iB of the 10\.0 MiB that it may take", message)
 
 
+def test_inodes_stay_free_for_others(
+    tmp_path: Path, hub: HubServer, around: Around, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    really, left = os.statvfs, [53]
+
+    def statvfs(path: Any) -> os.statvfs_result:
+        found = really(path)
+        return os.statvfs_result((*found[:5], 1000, left[0], left[0], *found[8:10]))
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    repo(hub, "m", 1)
+    daemon = Daemon(tmp_path / "root", around, keep_free=KeepFree(ratio=0.05))
+    try:
+        daemon.want(wish("m"))
+        pass_time(daemon)
+        assert daemon.report("m").reason is Reason.INSUFFICIENT_DISK
+        message = str(daemon.report("m").message)
+        assert "m needs 4 inodes, and 1 are missing" in message
+        assert "(50 are kept free)" in message
+        left[0] = 54
+        pass_time(daemon, rounds=2, seconds=700.0)
+        assert held(daemon) == {"m"}
+    finally:
+        daemon.close()
+
+
 def test_who_comes_at_the_last_moment_is_seen(
     daemon: Daemon, hub: HubServer, around: Around, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,6 +291,30 @@ def test_a_label_that_stays_keeps_the_model(daemon: Daemon, hub: HubServer, arou
     pass_time(daemon)
     assert held(daemon) == {"low"}, "whether the node carries it is not known"
     around.labels = ()
+    pass_time(daemon)
+    assert held(daemon) == {"high"}
+
+
+def test_while_something_can_t_be_removed_no_origin_is_asked_again_and_again(
+    daemon: Daemon, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, size in (("low", 6), ("high", 6), ("large", 12)):
+        repo(hub, name, size)
+    daemon.want(wish("low"))
+    pass_time(daemon)
+
+    def refuse(*_: Any) -> int:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(daemon.store, "evict", refuse)
+    daemon.want(wish("low"), wish("high", 5), wish("large", 1))
+    pass_time(daemon, rounds=10)
+    tries = daemon.report("large").attempts
+    assert tries
+    pass_time(daemon, rounds=10)
+    assert daemon.report("large").attempts <= tries + 2
+    monkeypatch.undo()
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
     pass_time(daemon)
     assert held(daemon) == {"high"}
 

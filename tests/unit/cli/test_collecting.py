@@ -14,7 +14,7 @@ from modelcache.api import DiskReport, ModelReport, ModelState, NodeCache, NodeC
 from modelcache.api.nodecache import CompileReport, CompileState, NodeMeta, StartReport
 from modelcache.errors import Reason
 from modelcache.store import Store
-from tests.support.store import COMMIT, OTHER_COMMIT, put
+from tests.support.store import COMMIT, OTHER_COMMIT, described, put, put_blob
 from tests.unit.cli.conftest import Command
 
 MIB = 1 << 20
@@ -275,6 +275,7 @@ def test_what_fetches_left_is_told_and_goes_first(command: Command, store: Store
     ("model", "age", "why"),
     [
         ("wanted", 3600.0, "its next fetch may go on with it"),
+        ("late", 3 * 86_400.0, "its next fetch may go on with it"),
         ("dropped", 60.0, "who fetched it may come back for it until"),
         ("", 3600.0, "it is not known for what it was fetched"),
     ],
@@ -282,13 +283,28 @@ def test_what_fetches_left_is_told_and_goes_first(command: Command, store: Store
 def test_what_may_be_of_use_stays(
     command: Command, store: Store, model: str, age: float, why: str
 ) -> None:
-    tell(store, ready("wanted"), UNWANTED)
+    late = ModelReport(name="late", state=ModelState.FAILED, reason=Reason.ORIGIN_UNAVAILABLE)
+    tell(store, ready("wanted"), UNWANTED, *([late] if model == "late" else []))
     folder = leave(store, model, age=age)
     assert why in command("gc", "--root", store.layout.root).out
     assert folder.exists()
 
 
-def test_without_an_agents_word_nothing_is_left_over(command: Command, store: Store) -> None:
-    folder = leave(store, "dropped")
+def test_whole_files_of_a_fetch_whose_origin_is_away_stay(command: Command, store: Store) -> None:
+    late = ModelReport(name="late", state=ModelState.FAILED, reason=Reason.ORIGIN_UNAVAILABLE)
+    tell(store, ready("wanted"), late)
+    put_blob(store, b"weights")
+    store.record("late", COMMIT, described("w", b"weights"))
+    (receipt,) = store.layout.receipts.iterdir()
+    os.utime(receipt, (time.time() - 3 * 86_400,) * 2)
+    command("gc", "--root", store.layout.root)
+    assert [file.path for file in store.noted("late", COMMIT)] == ["w"]
+
+
+@pytest.mark.parametrize("age", [3600.0, 3 * 86_400.0])
+def test_without_an_agents_word_nothing_is_left_over(
+    command: Command, store: Store, age: float
+) -> None:
+    folder = leave(store, "dropped", age=age)
     assert "no agent has said here what is wanted" in command("gc", "--root", store.layout.root).out
     assert folder.exists()

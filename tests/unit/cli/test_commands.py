@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from modelcache.store import Store
+from tests.support.store import leftovers
 from tests.unit.cli.conftest import WEIGHTS, Command
 
 
@@ -143,6 +146,37 @@ def test_evict(command: Command, root: Path) -> None:
     assert ended.document["freedBytes"] >= len(WEIGHTS)
     assert not list(root.glob("blobs/sha256/*/*"))
     assert command("evict", "tiny", "--root", root).code == 4
+
+
+def test_what_was_withdrawn_can_be_evicted_too(command: Command, root: Path) -> None:
+    """Nothing else frees what is kept aside before its time where no agent heals it."""
+    blob = next(p for p in root.glob("blobs/sha256/*/*") if p.stat().st_size > 100)
+    blob.chmod(0o644)
+    with blob.open("r+b") as file:
+        file.write(b"rot")
+    command("verify", "--root", root)
+    told = command("explain", "tiny", "--root", root)
+    assert told.code == 4
+    assert "went bad, and is kept aside since" in told.mistake
+    assert "modelcache evict tiny" in told.mistake
+    ended = command("evict", "tiny", "--root", root, "-o", "json")
+    assert ended.document["freedBytes"] >= len(WEIGHTS)
+    assert command("ls", "--root", root, "-o", "json").document["quarantine"] == []
+    assert leftovers(Store(root)) == ["ingest/scrubbed"]
+    assert command("evict", "tiny", "--root", root).code == 4
+
+
+def test_what_is_being_fetched_is_not_evicted(command: Command, root: Path) -> None:
+    store = Store(root)
+    with (
+        closing(store.ingest.claim("sha256-new", 1 << 20, owner="new")) as partial,
+        store.space.reserve(1 << 20, files=1, what="new"),
+    ):
+        partial.write(memoryview(bytes(1 << 20)), 0)
+        ended = command("evict", "new", "--root", root)
+        assert (ended.code, "new is being fetched" in ended.mistake) == (8, True)
+    assert command("evict", "new", "--root", root).code == 0
+    assert not list(store.layout.partials.iterdir())
 
 
 def test_labels(command: Command, root: Path) -> None:

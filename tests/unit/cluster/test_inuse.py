@@ -24,6 +24,7 @@ def pod(
     model: str | None = None,
     phase: str = "Running",
     namespace: str = "team",
+    labels: dict[str, str] | None = None,
     **status: Any,
 ) -> dict[str, Any]:
     annotations = {"annotations": {"modelcache.dev/model": model}} if model else {}
@@ -31,7 +32,7 @@ def pod(
     volumes.append({"name": "token", "projected": {}})
     return keep_use(
         {
-            "metadata": {"name": "p", "namespace": namespace, **annotations},
+            "metadata": {"name": "p", "namespace": namespace, "labels": labels, **annotations},
             "spec": {"volumes": volumes},
             "status": {"phase": phase, "containerStatuses": [running()], **status},
         }
@@ -51,6 +52,7 @@ def asks(model: str, since: float = EPOCH) -> User:
     return User("pod", "team/p", model, None, since, "asks for it")
 
 
+OURS = {"app.kubernetes.io/name": "modelcache", "app.kubernetes.io/component": "agent"}
 ANY = User("pod", "team/p", None, how="mounts all models and may use any")
 
 
@@ -129,9 +131,15 @@ def test_a_pod_that_has_ended_uses_nothing(phase: str) -> None:
 
 
 def test_our_own_pods_use_nothing() -> None:
-    assert use(pod(ROOT, namespace="modelcache-system")) == Uses()
-    other = use(pod(ROOT, namespace="modelcache-system-of-others"))
+    assert use(pod(ROOT, namespace="modelcache-system", labels=OURS)) == Uses()
+    other = use(pod(ROOT, namespace="modelcache-system-of-others", labels=OURS))
     assert [user.model for user in other.users] == [None]
+
+
+@pytest.mark.parametrize("labels", [None, {}, {"app.kubernetes.io/name": "vllm"}])
+def test_other_pods_in_our_namespace_use_what_they_mount(labels: dict[str, str] | None) -> None:
+    view = pod(f"{ROOT}/models/a", namespace="modelcache-system", labels=labels)
+    assert [user.model for user in use(view).users] == ["a"]
 
 
 # Since when
@@ -170,12 +178,20 @@ def test_a_start_that_can_t_be_read_was_long_ago() -> None:
 # Compile caches
 
 
-def asking(cache: str, *, phase: str = "Running", namespace: str = "team", **spec: Any) -> Any:
+def asking(
+    cache: str,
+    *,
+    phase: str = "Running",
+    namespace: str = "team",
+    labels: dict[str, str] | None = None,
+    **spec: Any,
+) -> Any:
     return keep_use(
         {
             "metadata": {
                 "name": "p",
                 "namespace": namespace,
+                "labels": labels,
                 "uid": "u",
                 "annotations": {"modelcache.dev/compile-cache": cache},
             },
@@ -189,8 +205,11 @@ def asking(cache: str, *, phase: str = "Running", namespace: str = "team", **spe
 
 
 def test_compile_caches_that_pods_ask_for_until_they_have_ended() -> None:
-    pods = [asking("a"), asking("b", phase="Succeeded"), asking("c", namespace="modelcache-system")]
+    ours = asking("c", namespace="modelcache-system", labels=OURS)
+    pods = [asking("a"), asking("b", phase="Succeeded"), ours]
     assert compile_caches_in_use([*pods, pod()], "modelcache-system") == {"a"}
+    beside_us = asking("d", namespace="modelcache-system")
+    assert compile_caches_in_use([*pods, beside_us], "modelcache-system") == {"a", "d"}
 
 
 def test_the_images_of_a_pod_that_asks_for_one_are_known_by_digest() -> None:

@@ -137,6 +137,29 @@ def test_inodes_are_promised_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         pass
 
 
+@pytest.mark.parametrize(
+    ("keep_free", "kept"),
+    [(KeepFree(ratio=0.05), 50), (KeepFree(ratio=0.2), 100), (KeepFree(bytes=MIB), 0)],
+    ids=["a share", "a large share", "a size"],
+)
+def test_inodes_are_kept_free_as_bytes_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_free: KeepFree, kept: int
+) -> None:
+    """Kubelet evicts pods where less than 5 % of them are left."""
+    found = os.statvfs_result((4096, 4096, 10**6, 10**6, 10**6, 1000, 120, 120, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda _: found)
+    store = Store(tmp_path / "root", keep_free=keep_free)
+    left = 120 - kept
+    with store.space.reserve(0, files=left // 2, what="m"):
+        pass
+    with (
+        pytest.raises(InsufficientDisk, match=rf"has {left} left \({kept} are kept free\)"),
+        store.space.reserve(0, files=left // 2 + 1, what="m"),
+    ):
+        pass
+    assert (store.space.measure().inodes_free, store.space.measure().inodes_kept) == (120, kept)
+
+
 def test_between_two_counts_is_added_what_comes_and_goes(tmp_path: Path) -> None:
     store = Store(tmp_path / "root")
     before = store.space.measure().used

@@ -153,6 +153,29 @@ def test_shared_content_is_freed_with_its_last_user(store: Store) -> None:
     assert not store.blobs.has(digest_of(b"weights"), 7)
 
 
+def test_what_has_a_name_outside_of_the_root_is_forgotten_too(store: Store, tmp_path: Path) -> None:
+    """As what was taken over by a hard link: else it would count as the cache's for ever."""
+    put(store, "m", {"w": b"weights"})
+    outside = tmp_path / "outside"
+    os.link(store.blobs.path(digest_of(b"weights")), outside)
+    assert store.evict("m") == 0, "the disk has it still"
+    assert leftovers(store) == []
+    assert outside.read_bytes() == b"weights"
+
+
+def test_what_another_fetch_has_found_stays(store: Store, tmp_path: Path) -> None:
+    put(store, "m", {"w": b"weights"})
+    os.link(store.blobs.path(digest_of(b"weights")), tmp_path / "outside")
+    with store.staging() as staging:
+        staging.add("w", digest_of(b"weights"))
+        store.evict("m")
+        store.commit(staging, manifest_of("n", {"w": b"weights"}))
+    check(store)
+    assert store.current("n") is not None
+    store.evict("n")
+    assert leftovers(store) == []
+
+
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "A", "-"])
 def test_no_name_leads_an_eviction_elsewhere(store: Store, tmp_path: Path, name: str) -> None:
     (tmp_path / "x").mkdir()

@@ -160,7 +160,7 @@ class ThisNode:
                     f"{why}, and {root} is not a model cache: give --agent or --root, or start one"
                     " with modelcache agent; --cluster asks the API server"
                 )
-            store = store_of(self._settings)
+            store = store_of(self._settings, looking=True)
             told = read_node_report(store.layout)
             models = model_reports(store)
             disk = _disk(store, models)
