@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Container
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import structlog
@@ -26,6 +26,7 @@ from modelcache.planning.evicting import (
     decide,
 )
 from modelcache.planning.leftovers import Leftover
+from modelcache.planning.shortage import Newcomer, shortage
 from modelcache.planning.using import Uses
 from modelcache.service.lettinggo import evict, may_go
 from modelcache.service.refusing import Refused, refusal
@@ -114,7 +115,9 @@ class Evicting:
         self._kept: dict[str, _Kept] = {}
         self._rooms: list[tuple[str, int, Amount, Decision]] = []
         self._marks: dict[tuple[str, tuple[str, ...], Rule], float] = {}
-        self._short: dict[str, int] = {}
+        self._short: dict[str, Newcomer] = {}
+        self._missing: tuple[set[str], int] | None = None
+        """For whom it was reckoned what is missing for all of them, and how many bytes that is."""
         self._busy: dict[tuple[str, str], float] = {}
         """What somebody was at work on when it was to go, and when that was."""
         self.waiting: dict[str, str] = {}
@@ -150,7 +153,7 @@ class Evicting:
             if name in wanted and 0 < kept.until - now <= _KEPT_SECONDS
         }
         self._running = running
-        self._short = {name: size for name, size in self._short.items() if name in wanted}
+        self._short = {name: each for name, each in self._short.items() if name in wanted}
         # Who uses what is asked only where it matters: it takes some work to tell.
         self.eased = bool(self._short) and _eased(before, self._now())
         self._measure(exact=False)
@@ -188,7 +191,7 @@ class Evicting:
         need = Amount(promise.bytes + promise.names, promise.inodes)
         if name in self._kept:
             self._kept[name].amount = need
-        others = self._kept_from(name, priority)
+        others = self._kept_from(name, priority, self._kept)
         lack = (self._virtual - others).lacks(need)
         if lack and not self._is_exact:
             # Nothing goes, and nobody is refused, on account of a guess.
@@ -212,7 +215,8 @@ class Evicting:
             leftovers=self._left(),
         )
         if decision.missing:
-            self._short[name] = decision.missing.bytes
+            self._short[name] = Newcomer(name, priority, need, shares=missing.shares)
+            self._missing = None
             message = refusal(
                 Refused(
                     name,
@@ -254,7 +258,7 @@ class Evicting:
         }
         for name in self.leaving:
             stop(name)
-        self._told.short(sum(self._short.values()))
+        self._told.short(self._shortage())
         done = False
         for decision in decisions:
             if all(self._is_due(each, now) for each in decision.going):
@@ -271,15 +275,37 @@ class Evicting:
         """Whether something is to go soon."""
         return bool(self._marks)
 
-    def _kept_from(self, name: str, priority: int) -> Amount:
+    def _kept_from(self, name: str, priority: int, among: Mapping[str, _Kept]) -> Amount:
         """Room that is kept for others that are not less important."""
         found = Amount()
-        for other, kept in self._kept.items():
+        for other, kept in among.items():
             if other in (name, *self._claims) or other in self._running:
                 continue  # it has its room
             if kept.priority >= priority:
                 found += kept.amount
         return found
+
+    def _shortage(self) -> int:
+        """Bytes that are missing for all together that don't fit: as it was when one of them was
+        last refused, or came, or was not wanted any more."""
+        names = set(self._short)
+        if self._missing is None or self._missing[0] != names:
+            others = {name: kept for name, kept in self._kept.items() if name not in names}
+            newcomers = [
+                replace(each, kept=self._kept_from(name, each.priority, others))
+                for name, each in self._short.items()
+            ]
+            found = shortage(
+                newcomers,
+                self._virtual,
+                self._staying(),
+                self._now() if newcomers else Uses(),
+                now=self._clock(),
+                grace=self._rules.grace,
+                leftovers=self._left() if newcomers else (),
+            )
+            self._missing = names, found.bytes
+        return self._missing[1]
 
     def _staying(self) -> tuple[Candidate, ...]:
         """The candidates less what goes already for others."""
