@@ -82,7 +82,7 @@ def test_it_shows_what_fails_and_what_moves_first(terminal: Terminal) -> None:
     lines = found.splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[0].startswith("modelcache · node ")
-    assert "40 of 42 models ready, 1 moving, 1 failing" in found
+    assert "40 of 42 models ready, 1 failing, 1 on the way" in found
     body = found.partition("MODEL ")[2].splitlines()[1:]
     assert body[0].startswith("gone")
     assert "NotFound" in body[1]
@@ -216,7 +216,7 @@ def test_a_pipe_gets_lines_and_may_have_seen_enough(agent: AgentProcess) -> None
         assert process.wait(30) == 0
         assert process.stderr.read() == ""
     watchdog.cancel()
-    assert lines[0][9:].startswith("40 of 42 models ready, 1 moving, 1 failing")
+    assert lines[0][9:].startswith("40 of 42 models ready, 1 failing, 1 on the way")
     assert lines[1][9:].startswith("gone: Failed, NotFound")
     assert re.match(r"large: Downloading, .* of 1\.0 GiB \([0-9]+%\)", lines[2][9:])
     assert re.search(r" [0-9.]+ [KMG]?i?B/s, [0-9]+[smhd] left$", later)

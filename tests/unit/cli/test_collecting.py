@@ -170,9 +170,9 @@ def test_why_a_model_is_not_here(
         state=ModelState.FAILED,
         priority=3,
         reason=Reason.INSUFFICIENT_DISK,
-        message="new needs 9.0 MiB",
+        message="new needs 4.5 MiB",
         attempts=2,
-        bytes_total=9 * MIB,
+        bytes_total=9 * MIB // 2,
     )
     tell(store, ready("wanted", priority=3, pinned=True), UNWANTED, missing)
     document = command("explain", "new", "--root", store.layout.root, "-o", "json").document
@@ -183,7 +183,28 @@ def test_why_a_model_is_not_here(
     assert document["remedies"][0] == "unpin a model"
     assert document["remedies"][-1].startswith("free ")
     facts = {fact["about"]: fact["message"] for fact in document["facts"]}
-    assert facts["state"].startswith("Failed (InsufficientDisk): new needs 9.0 MiB; 2 tries failed")
+    assert facts["state"].startswith("Failed (InsufficientDisk): new needs 4.5 MiB; 2 tries failed")
+    assert facts["room"].endswith("left, by this command's own limits: no agent told its own")
+    assert document["disk"]["toldBy"] == "Root"
+    # Larger than all that the cache may take: nothing that others let go helps.
+    larger = missing.model_copy(update={"bytes_total": 9 * MIB})
+    tell(store, ready("wanted", priority=3, pinned=True), UNWANTED, larger)
+    document = command("explain", "new", "--root", store.layout.root, "-o", "json").document
+    limits = "--capacity, --keep-free, less of others on its disk"
+    assert document["remedies"] == [
+        f"let the cache take 4.0 MiB more at least ({limits})",
+        "select fewer of its files (include, exclude), or nodes that have more room",
+    ]
+
+
+def test_by_whose_limits_is_said_once(command: Command, store: Store) -> None:
+    root = ("--root", store.layout.root, "--agent", "")
+    tell(store, ready("wanted"), ModelReport(name="new", state=ModelState.PENDING, bytes_total=9))
+    for asked in (("status",), ("gc", "--dry-run"), ("explain", "new")):
+        assert command(*asked, *root).out.count("by this command's own limits") == 1, asked
+    disk = command("gc", "--dry-run", *root, "-o", "json").document["disk"]
+    assert disk["toldBy"] == "Root"
+    assert disk["keptFree"] > 0
 
 
 def test_what_nobody_knows_is_said_to_be_so(command: Command, store: Store) -> None:
