@@ -109,7 +109,7 @@ def _live(looking: Looking, console: Console, every: float) -> None:
             screen.show(drawn.lines)
             # What was scrolled further than there is anything is forgotten.
             wish = wish.scrolled(drawn.skipped - wish.skipped)
-            for key in screen.wait(every):
+            for key in screen.wait(min(every, SLOW_SECONDS)):
                 if key is Key.QUIT:
                     return
                 wish = _changed(wish, key, max(1, drawn.shown - 1), len(seen.rows))

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -177,6 +178,47 @@ def test_control_z_gives_the_terminal_back_until_it_goes_on(terminal: Terminal) 
     terminal.wait_for_prompt()
     assert is_as_it_was(terminal)
     assert settings_of(terminal) == before
+
+
+BROKEN = """
+from modelcache.cli.main import main
+from modelcache.cli.nodes.sources import ThisNode
+
+look, looks = ThisNode.look, []
+
+def broken(self):
+    looks.append(1)
+    if len(looks) > 4:
+        raise KeyError("broken")
+    return look(self)
+
+ThisNode.look = broken
+main()
+"""
+
+
+def test_a_defect_ends_it_and_is_told(
+    agent: AgentProcess, terminal: Terminal, tmp_path: Path
+) -> None:
+    script = tmp_path / "broken.py"
+    script.write_text(BROKEN)
+    told = "modelcache: a defect, please report it: KeyError('broken') in broken, line "
+    terminal.type(f"{sys.executable} {script} top --every 0.3")
+    terminal.wait_for("40 of 42 models ready")
+    terminal.wait_for("a defect, please report it")
+    terminal.wait_for_prompt()
+    assert is_as_it_was(terminal)
+    ended = subprocess.run(
+        [sys.executable, script, "top", "--every", "0.2"],
+        env={**os.environ, **environment(agent)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(told)
+    assert ended.stdout.count("40 of 42 models ready") == 4
 
 
 def test_without_colour_there_is_none(agent: AgentProcess) -> None:
