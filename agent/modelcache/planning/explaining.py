@@ -15,6 +15,8 @@ from modelcache.planning.using import Uses
 from modelcache.store import DiskSpace, human_size
 
 _HOLDS = (Hold.IN_USE, Hold.USE_UNKNOWN, Hold.GRACE, Hold.DOUBT, Hold.PINNED, Hold.PRIORITY)
+_INODES = " inodes, and "
+"""Of a refusal: reports have no number of the files of a model that never came."""
 _MOVING = (ModelState.DOWNLOADING, ModelState.VERIFYING)
 _HELP = {
     Hold.IN_USE: "let go of what is in use",
@@ -74,7 +76,8 @@ def explain(
         facts.append(("placed", placement))
     holders = _holders(room)
     facts.append(("state", _state(report, now, is_told=bool(holders))))
-    of_it = [("compiled", _compiled(each)) for each in compiled]
+    first = {each.message: each.name for each in reversed(compiled)}
+    of_it = [("compiled", _compiled(each, first[each.message])) for each in compiled]
     if report.state is ModelState.READY:
         facts += [("used", _used(report, uses)), ("stays", _stays(report, uses, grace)), *of_it]
         failing = wording.stage(report) is wording.Stage.UPDATE_FAILING
@@ -151,12 +154,13 @@ def _room(report: ModelReport, space: DiskSpace) -> str:
     return told
 
 
-def _compiled(report: CompileReport) -> str:
+def _compiled(report: CompileReport, first: str) -> str:
+    """`first`: the compile cache of which the same is said, and before."""
     told = f"{report.name}: {report.state.value}"
     if report.reason:
         told += f" ({report.reason.value})"
     if report.message:
-        told += f": {report.message}"
+        told += f": {report.message}" if first == report.name else f": as {first}"
     elif report.state is CompileState.READY:
         told += ": the next pod here starts from it"
     if report.attempts and report.retry_at:
@@ -198,6 +202,8 @@ def _remedies(report: ModelReport, space: DiskSpace, room: Decision | None) -> t
     if room is not None and room.going:
         gone = ", ".join(dict.fromkeys(going.model for going in room.going))
         return (f"nothing: {gone} makes room when it is tried again",)
+    if report.reason is Reason.INSUFFICIENT_DISK and _INODES in (report.message or ""):
+        return ("free inodes: fewer files on this disk, or a file system with more of them",)
     if report.reason is Reason.INSUFFICIENT_DISK and report.bytes_total:
         return ("nothing: there is room now, and it is tried again",)
     if report.reason is not None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from modelcache.api import ModelReport, ModelState
+from modelcache.api.nodecache import CompileReport, CompileState
 from modelcache.errors import Reason
 from modelcache.planning.evicting import Amount, Decision, Hold, Staying
 from modelcache.planning.explaining import Explanation, explain
@@ -76,6 +77,27 @@ def test_for_what_is_larger_than_the_cache_nothing_that_others_do_helps(
         first,
         "select fewer of its files (include, exclude), or nodes that have more room",
     )
+
+
+def test_inodes_that_are_missing_are_not_room_that_is_there() -> None:
+    found = asked(missing=0, message="m needs 900 inodes, and 300 are missing at /cache, even if")
+    assert found.remedies == (
+        "free inodes: fewer files on this disk, or a file system with more of them",
+    )
+    found = asked(missing=0)
+    assert found.remedies == ("nothing: there is room now, and it is tried again",)
+
+
+def test_of_compile_caches_the_same_is_said_once() -> None:
+    report = ModelReport(name="m", state=ModelState.READY)
+    caches = [
+        CompileReport(name=name, state=CompileState.MISSING, message=message)
+        for name, message in (("a", "nothing was published"), ("b", "nothing was published"))
+    ]
+    found = explain(report, Uses(), SPACE, None, grace=None, now=NOW, compiled=caches)
+    assert [said for about, said in found.facts if about == "compiled"] == [
+        "a: Missing: nothing was published", "b: Missing: as a"
+    ]  # fmt: skip
 
 
 def test_what_is_ready_and_fails_is_told_to_be_both() -> None:
