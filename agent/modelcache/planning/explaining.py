@@ -86,7 +86,9 @@ def explain(
         verdict = f"{report.name} is here, and shown{update}."
         return Explanation(verdict, tuple(facts), remedies=remedies)
     facts += [("room", _room(report, space) + own_limits), *of_it]
-    return Explanation(_absent(report), tuple(facts), holders, _remedies(report, space, room))
+    return Explanation(
+        _absent(report), tuple(facts), holders, _remedies(report, space, room, own_limits)
+    )
 
 
 def _wanted(report: ModelReport) -> str:
@@ -194,7 +196,9 @@ def _holders(room: Decision | None) -> tuple[Staying, ...]:
     return tuple(sorted(held, key=lambda each: (-each.size, each.model, each.snapshot)))
 
 
-def _remedies(report: ModelReport, space: DiskSpace, room: Decision | None) -> tuple[str, ...]:
+def _remedies(
+    report: ModelReport, space: DiskSpace, room: Decision | None, own_limits: str
+) -> tuple[str, ...]:
     if not report.wanted:
         return ("apply a CachedModel that selects this node, or modelcache prefetch it",)
     if room is not None and room.missing:
@@ -205,6 +209,8 @@ def _remedies(report: ModelReport, space: DiskSpace, room: Decision | None) -> t
     if report.reason is Reason.INSUFFICIENT_DISK and _INODES in (report.message or ""):
         return ("free inodes: fewer files on this disk, or a file system with more of them",)
     if report.reason is Reason.INSUFFICIENT_DISK and report.bytes_total:
+        if own_limits:
+            return ("see that the agent runs: there is room now",)
         return ("nothing: there is room now, and it is tried again",)
     if report.reason is not None:
         return (_for_reason(report.reason),)

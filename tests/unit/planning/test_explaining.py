@@ -35,9 +35,10 @@ def asked(missing: int = 30 * GIB, held: Staying = HELD, **more: Any) -> Explana
         "attempts": 2,
         "retry_at": datetime.fromtimestamp(NOW + 5, UTC),
     }
+    own_limits = more.pop("own_limits", "")
     report = ModelReport(name="m", **(given | more))
     room = Decision(staying=(held,), missing=Amount(missing))
-    return explain(report, Uses(), SPACE, room, grace=None, now=NOW)
+    return explain(report, Uses(), SPACE, room, grace=None, now=NOW, own_limits=own_limits)
 
 
 def test_who_holds_the_room_is_said_once_and_when_it_is_tried_again() -> None:
@@ -86,6 +87,8 @@ def test_inodes_that_are_missing_are_not_room_that_is_there() -> None:
     )
     found = asked(missing=0)
     assert found.remedies == ("nothing: there is room now, and it is tried again",)
+    found = asked(missing=0, own_limits=", by this command's own limits")
+    assert found.remedies == ("see that the agent runs: there is room now",)
 
 
 def test_of_compile_caches_the_same_is_said_once() -> None:
