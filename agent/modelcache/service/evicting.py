@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
@@ -30,6 +30,7 @@ from modelcache.planning.shortage import Newcomer, shortage
 from modelcache.planning.using import Uses
 from modelcache.service.lettinggo import evict, may_go
 from modelcache.service.refusing import Refused, refusal
+from modelcache.service.shortfall import Shortfall
 from modelcache.service.surroundings import Surroundings
 from modelcache.store import MODEL_NAMES_BYTES, DiskSpace, Store, human_size, promised_for
 from modelcache.transfer import Missing
@@ -115,9 +116,7 @@ class Evicting:
         self._kept: dict[str, _Kept] = {}
         self._rooms: list[tuple[str, int, Amount, Decision]] = []
         self._marks: dict[tuple[str, tuple[str, ...], Rule], float] = {}
-        self._short: dict[str, Newcomer] = {}
-        self._missing: tuple[set[str], int] | None = None
-        """For whom it was reckoned what is missing for all of them, and how many bytes that is."""
+        self._short = Shortfall()
         self._busy: dict[tuple[str, str], float] = {}
         """What somebody was at work on when it was to go, and when that was."""
         self.waiting: dict[str, str] = {}
@@ -153,7 +152,7 @@ class Evicting:
             if name in wanted and 0 < kept.until - now <= _KEPT_SECONDS
         }
         self._running = running
-        self._short = {name: each for name, each in self._short.items() if name in wanted}
+        self._short.look(wanted)
         # Who uses what is asked only where it matters: it takes some work to tell.
         self.eased = bool(self._short) and _eased(before, self._now())
         self._measure(exact=False)
@@ -198,7 +197,7 @@ class Evicting:
             self._measure(exact=True)
             lack = (self._virtual - others).lacks(need)
         if not lack:
-            self._short.pop(name, None)
+            self._short.fits(name)
             if (self._physical - others).lacks(need):
                 self.waiting[name] = "waits: room is being made"
                 return False
@@ -215,8 +214,7 @@ class Evicting:
             leftovers=self._left(),
         )
         if decision.missing:
-            self._short[name] = Newcomer(name, priority, need, shares=missing.shares)
-            self._missing = None
+            self._short.refused(Newcomer(name, priority, need, shares=missing.shares))
             message = refusal(
                 Refused(
                     name,
@@ -232,7 +230,7 @@ class Evicting:
             self._told.blocked(name, message)
             left = max(0, (self._virtual - others).bytes)
             raise InsufficientDisk(message, needed=need.bytes, available=left)
-        self._short.pop(name, None)
+        self._short.fits(name)
         self._rooms.append((name, priority, need, decision))
         self._virtual += decision.frees - need
         models = ", ".join(dict.fromkeys(going.model for going in decision.going))
@@ -258,7 +256,7 @@ class Evicting:
         }
         for name in self.leaving:
             stop(name)
-        self._told.short(self._shortage())
+        self._told.short(self._short.bytes(self._missing_for))
         done = False
         for decision in decisions:
             if all(self._is_due(each, now) for each in decision.going):
@@ -285,27 +283,22 @@ class Evicting:
                 found += kept.amount
         return found
 
-    def _shortage(self) -> int:
-        """Bytes that are missing for all together that don't fit: as it was when one of them was
-        last refused, or came, or was not wanted any more."""
-        names = set(self._short)
-        if self._missing is None or self._missing[0] != names:
-            others = {name: kept for name, kept in self._kept.items() if name not in names}
-            newcomers = [
-                replace(each, kept=self._kept_from(name, each.priority, others))
-                for name, each in self._short.items()
-            ]
-            found = shortage(
-                newcomers,
-                self._virtual,
-                self._staying(),
-                self._now() if newcomers else Uses(),
-                now=self._clock(),
-                grace=self._rules.grace,
-                leftovers=self._left() if newcomers else (),
-            )
-            self._missing = names, found.bytes
-        return self._missing[1]
+    def _missing_for(self, newcomers: Collection[Newcomer]) -> Amount:
+        """What all of them lack together that don't fit."""
+        names = {each.model for each in newcomers}
+        others = {name: kept for name, kept in self._kept.items() if name not in names}
+        return shortage(
+            [
+                replace(each, kept=self._kept_from(each.model, each.priority, others))
+                for each in newcomers
+            ],
+            self._virtual,
+            self._staying(),
+            self._now(),
+            now=self._clock(),
+            grace=self._rules.grace,
+            leftovers=self._left(),
+        )
 
     def _staying(self) -> tuple[Candidate, ...]:
         """The candidates less what goes already for others."""
