@@ -234,6 +234,7 @@ class Worker:
             self._mirror_failed(unit, unit.way.mirror, error)
             return
         wait: float | None
+        left = 0
         with self._condition:
             now = time.monotonic()
             pause = self._ways.refused(unit.way, error, unit.began, now)
@@ -261,11 +262,12 @@ class Worker:
                 left = unit.fetch.present
                 unit.fetch.close()
                 job.reopen(task, now + max(wait, 2 * _BUSY_SECONDS))
-                job.request.listener(BytesLeft(job.request.model, left, task.remote.path))
             else:
                 task.not_before = max(task.not_before, now + wait)
             if wait:
                 job.failing = True
+        if left:
+            job.request.listener(BytesLeft(job.request.model, left, task.remote.path))
         if pause is not None and pause.news:
             request = job.request
             request.listener(
