@@ -260,7 +260,8 @@ class Evicting:
             fetches = [each for each in decision.going if self._is_fetched(each)]
             for going in fetches:
                 if going.model not in self._stopping:
-                    log.info("fetch.stopped", model=going.model, message=f"makes room for {name}: {going.why}")
+                    why = f"makes room for {name}: {going.why}"
+                    log.info("fetch.stopped", model=going.model, message=why)
                 stop(going.model)
             if fetches:
                 self._kept.keep(name, priority, need, now)
