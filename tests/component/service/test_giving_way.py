@@ -3,13 +3,13 @@ quiet: with a real store, real fetches and a limit to what the cache may take.""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import structlog
 
-from modelcache.api import CachedModel, ModelState
+from modelcache.api import CachedModel, ModelReport, ModelState
 from modelcache.errors import Reason
 from modelcache.planning.planner import Fetch
 from modelcache.service.unwanted import Keeping
@@ -64,15 +64,24 @@ def under_way(daemon: Daemon, hub: HubServer, low: CachedModel) -> None:
     assert daemon.crew.running()[low.name].kind is Fetch
 
 
-def until_ready(daemon: Daemon, name: str) -> None:
-    for _ in range(100):
+def until(daemon: Daemon, name: str, is_it: Callable[[ModelReport], object]) -> None:
+    """Rounds, a second each, until a model is told of so."""
+    for _ in range(200):
         daemon.now += 1.0
         daemon.cycle()
         check(daemon)
-        if daemon.report(name).state is ModelState.READY:
+        if is_it(daemon.report(name)):
             return
         daemon.news.wait(0.1)
     raise AssertionError(f"it never comes: {daemon.telling.reports()}")
+
+
+def is_ready(report: ModelReport) -> bool:
+    return report.state is ModelState.READY
+
+
+def has_failed(report: ModelReport) -> bool:
+    return report.attempts > 0
 
 
 def test_what_a_failing_fetch_has_goes_for_a_more_important_model(
@@ -84,7 +93,7 @@ def test_what_a_failing_fetch_has_goes_for_a_more_important_model(
     low, equal, high = wish("low", 1), wish("equal", 1), wish("high", 5)
     half_fetched(daemon, hub, low, equal)
     daemon.want(low, equal, high)
-    until_ready(daemon, "high")
+    until(daemon, "high", is_ready)
     assert held(daemon) == {"equal", "high"}
     assert partial_files(daemon) == set()
     assert daemon.evictions.gone == [("LowerPriorityFetch", "low")]
@@ -113,12 +122,10 @@ def test_a_whole_model_that_is_less_important_goes_before_it(
 @pytest.mark.parametrize(
     ("low", "why"),
     [
-        (
-            wish("low", 5),
-            "its next fetch may go on with it, and its priority 5 is not lower than 5",
-        ),
-        (wish("low", 1, pinned=True), "its next fetch may go on with it, and its object is pinned"),
+        (wish("low", 5), "its priority 5 is not lower than 5"),
+        (wish("low", 1, pinned=True), "its object is pinned"),
     ],
+    ids=["as important", "pinned"],
 )
 def test_it_stays_where_it_is_as_important_or_pinned(
     daemon: Daemon, hub: HubServer, low: CachedModel, why: str
@@ -137,7 +144,7 @@ def test_a_fetch_that_runs_is_stopped_first(daemon: Daemon, hub: HubServer) -> N
     under_way(daemon, hub, low)
     with structlog.testing.capture_logs() as logs:
         daemon.want(low, wish("high", 5))
-        until_ready(daemon, "high")
+        until(daemon, "high", is_ready)
     assert daemon.evictions.gone == [("LowerPriorityFetch", "low")]
     told = [each for each in logs if each["event"] in ("fetch.stopped", "leftover.removed")]
     assert [(each["event"], each["model"]) for each in told] == [
@@ -156,9 +163,7 @@ def test_a_fetch_is_not_stopped_in_vain(daemon: Daemon, hub: HubServer) -> None:
     low = wish("low", 1)
     under_way(daemon, hub, low)
     daemon.want(low, wish("high", 5))
-    while not daemon.report("high").attempts:
-        daemon.cycle()
-        daemon.news.wait(0.1)
+    until(daemon, "high", has_failed)
     assert daemon.report("high").reason is Reason.INSUFFICIENT_DISK
     assert daemon.report("low").state is ModelState.DOWNLOADING
     assert "low has 6.0 MiB: it may go, and that would not be enough" in str(
@@ -174,10 +179,7 @@ def test_it_does_not_come_back_between_the_tries_of_what_it_made_room_for(
     low = wish("low", 1)
     under_way(daemon, hub, low)
     daemon.want(low, wish("high", 5))
-    while not daemon.report("high").attempts:
-        daemon.now += 1.0
-        daemon.cycle()
-        daemon.news.wait(0.1)
+    until(daemon, "high", has_failed)
     hub.clear_faults()
     hub.fault("org/high/weights*", FlipBit(MIB, times=None))
     pass_time(daemon, 100, 60.0)
