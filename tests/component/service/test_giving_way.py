@@ -88,8 +88,8 @@ def test_what_a_failing_fetch_has_goes_for_a_more_important_model(
     daemon: Daemon, hub: HubServer
 ) -> None:
     """Before a whole model that is as important, and after that the other says why it waits."""
-    for name, size in (("equal", 3), ("high", 6)):
-        repo(hub, name, size)
+    for name in ("equal", "high"):
+        repo(hub, name, 3)
     low, equal, high = wish("low", 1), wish("equal", 1), wish("high", 5)
     half_fetched(daemon, hub, low, equal)
     daemon.want(low, equal, high)
@@ -101,9 +101,9 @@ def test_what_a_failing_fetch_has_goes_for_a_more_important_model(
     pass_time(daemon, 100, 60.0)
     told = daemon.report("low")
     assert (told.state, told.reason) == (ModelState.FAILED, Reason.INSUFFICIENT_DISK)
-    assert "high has 6.0 MiB: its priority 5 is not lower than 1" in str(told.message)
+    assert "high has 3.0 MiB: its priority 5 is not lower than 1" in str(told.message)
     assert daemon.evictions.gone == [("LowerPriorityFetch", "low")]
-    assert hub.bytes_sent("org/high/weights*") == 6 * MIB, "fetched twice"
+    assert hub.bytes_sent("org/high/weights*") == 3 * MIB, "fetched twice"
 
 
 def test_a_whole_model_that_is_less_important_goes_before_it(
