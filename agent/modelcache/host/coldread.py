@@ -42,7 +42,6 @@ class ColdFile:
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
         self.fd = os.open(path, flags)
         self._direct = -1
-        self._beyond = (0, b"")
         # At a page's beginning, as direct I/O wants it.
         self._view = memoryview(mmap.mmap(-1, PIECE_BYTES))
         with suppress(OSError):  # not on this file system
@@ -86,7 +85,7 @@ class ColdFile:
         if size <= 0:
             return self._view[:0]
         looked = min(PIECE_BYTES + _BEYOND_BYTES, left)
-        before = self._before(offset, looked)
+        before = resident_pages(self.fd, offset, looked)
         count = 0
         try:
             while count < size and (got := self._read_some(offset + count, count)):
@@ -94,21 +93,6 @@ class ColdFile:
         finally:
             self._drop_new(offset, looked, before)
         return self._view[: min(count, size)]
-
-    def _before(self, start: int, size: int) -> bytes:
-        """Which pages were in memory before us.
-
-        What an earlier read brings in beyond its own end may come only now, as btrfs expands it
-        behind our back: what was not there before that read is ours.
-        """
-        found = resident_pages(self.fd, start, size)
-        begins, earlier = self._beyond
-        if begins == start:
-            found = (
-                bytes(a & b for a, b in zip(found, earlier, strict=False)) + found[len(earlier) :]
-            )
-        self._beyond = (start + PIECE_BYTES, found[PIECE_BYTES // mmap.PAGESIZE :])
-        return found
 
     def _read_some(self, offset: int, filled: int) -> int:
         # A direct read is short only where the file ends; whatever else cuts it goes on the other
