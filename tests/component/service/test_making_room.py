@@ -489,7 +489,7 @@ def test_what_a_wanted_model_will_go_on_with_stays(daemon: Daemon, hub: HubServe
     hub.fault_api(Status(503, times=None), "*org/half*")
     repo(hub, "high", 6)
     daemon.now += 700.0
-    daemon.want(wish("half"), wish("low"), wish("high", 5))
+    daemon.want(wish("half", 5), wish("low", 5), wish("high", 5))
     pass_time(daemon)
     assert partial_files(daemon) == {"half"}
     assert held(daemon) == {"low"}
