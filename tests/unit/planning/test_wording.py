@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,3 +103,14 @@ def test_the_next_try_is_told_to_the_second() -> None:
     assert [tries(report(ModelState.FAILED, attempts=n)) for n in range(3)] == [
         "", "1 try failed", "2 tries failed"
     ]  # fmt: skip
+
+
+def test_the_table_in_the_docs_has_all_words_and_states() -> None:
+    docs = (Path(__file__).parents[3] / "docs" / "status.md").read_text()
+    table = docs.partition("### The words")[2].partition("\n\n*Unwanted*")[0]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")]
+    told = {row[0]: row[2] for row in rows[1:]}
+    assert list(told) == [each.word for each in Stage if each is not Stage.UNWANTED]
+    for each in ModelState:
+        word = stage(report(each)).word
+        assert each is ModelState.EVICTED or f"`{each.value}`" in told[word], each
