@@ -15,6 +15,7 @@ from typing import Self
 _HOLDER = """
 import ctypes, mmap, sys, time
 kind, paths = sys.argv[1], sys.argv[2:]
+sys.stdin.readline()  # who started it has told its number
 held = []
 libc = ctypes.CDLL(None)
 libc.mmap.restype = ctypes.c_void_p
@@ -33,8 +34,10 @@ time.sleep(600)
 """
 _LAUNCHER = """
 import subprocess, sys
-child = subprocess.Popen(sys.argv[1:], start_new_session=True)
+child = subprocess.Popen(sys.argv[1:], start_new_session=True, stdin=subprocess.PIPE)
 print(child.pid, flush=True)
+child.stdin.write(b"\\n")
+child.stdin.close()
 """
 
 

@@ -2,10 +2,11 @@
 
 In this order: what is left of fetches that nothing wants, and what went bad; what nothing wants any
 more, after its grace period; old revisions; models of a lower priority than what comes, the lowest
-first. Within each, what was used longest ago goes first. Never
-what is pinned, what is in use or may be, nor a model whose priority is not lower: two models that
-are both wanted would drive each other out for ever. And nothing goes in vain: what the rest makes
-room enough without stays, and where all of it would not make room enough for what comes, all stays.
+first, and of one priority what fetches have brought so far before what is whole. Within each, what
+was used longest ago goes first. Never what is pinned, what is in use or may be, nor a model whose
+priority is not lower: two models that are both wanted would drive each other out for ever. And
+nothing goes in vain: what the rest makes room enough without stays, and where all of it would not
+make room enough for what comes, all stays.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from modelcache.planning.candidates import Candidate, Revision, Role
+from modelcache.planning.candidates import Candidate, Revision, Role, Wish
 from modelcache.planning.leftovers import Leftover
 from modelcache.planning.moments import moment
+from modelcache.planning.occasions import Above, Amount, GraceOver, Occasion, Room
 from modelcache.planning.rules import Hold, Rule
 from modelcache.planning.using import Uses
 
@@ -37,59 +40,6 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True)
-class Amount:
-    """Room: bytes and inodes."""
-
-    bytes: int = 0
-    inodes: int = 0
-
-    def __add__(self, other: Amount) -> Amount:
-        return Amount(self.bytes + other.bytes, self.inodes + other.inodes)
-
-    def __sub__(self, other: Amount) -> Amount:
-        return Amount(self.bytes - other.bytes, self.inodes - other.inodes)
-
-    def lacks(self, other: Amount) -> Amount:
-        """What is missing of another."""
-        return Amount(max(0, other.bytes - self.bytes), max(0, other.inodes - self.inodes))
-
-    def __bool__(self) -> bool:
-        return self.bytes > 0 or self.inodes > 0
-
-
-@dataclass(frozen=True, slots=True)
-class GraceOver:
-    """All goes that nothing wants any more, and has wanted for long enough."""
-
-
-@dataclass(frozen=True, slots=True)
-class Above:
-    """The cache takes more than its high watermark: so much is to go, of what nothing needs."""
-
-    amount: Amount
-
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """A model comes, and so much is missing for it.
-
-    Attributes:
-        model, priority: what comes.
-        amount: what has to be freed for it.
-        shares: contents that it has in common with what is here, by digest: for it their going
-            frees nothing, as they would be fetched again.
-    """
-
-    model: str
-    priority: int
-    amount: Amount
-    shares: frozenset[str] = frozenset()
-
-
-Occasion = GraceOver | Above | Room
-
-
-@dataclass(frozen=True, slots=True)
 class Going:
     """A model's snapshots that go together, by which rule, what that frees, and why."""
 
@@ -102,7 +52,12 @@ class Going:
     @property
     def is_model(self) -> bool:
         """Whether it is a model's snapshots, and not something that is left on the disk."""
-        return self.rule not in (Rule.LEFTOVER, Rule.QUARANTINE)
+        return self.rule not in (Rule.LEFTOVER, Rule.QUARANTINE, Rule.LOWER_PRIORITY_FETCH)
+
+    @property
+    def was_wanted(self) -> bool:
+        """Whether it goes only for something more important."""
+        return self.rule in (Rule.LOWER_PRIORITY_FETCH, Rule.LOWER_PRIORITY)
 
     @property
     def whole(self) -> bool:
@@ -127,8 +82,8 @@ class Decision:
 
     going: tuple[Going, ...] = ()
     staying: tuple[Staying, ...] = ()
-    frees: Amount = Amount()
-    missing: Amount = Amount()
+    frees: Amount = Amount()  # noqa: RUF009 - it never changes
+    missing: Amount = Amount()  # noqa: RUF009 - it never changes
 
 
 def decide(
@@ -153,12 +108,14 @@ def decide(
     there = tuple(candidates)
     units, staying = _sorted(there, uses, occasion, now, grace)
     if not isinstance(occasion, GraceOver):
-        found = [_left_unit(each) for each in leftovers]
+        found = [_left_unit(each, occasion) for each in leftovers]
         there += tuple(unit.candidate for unit, _ in found)
         for unit, each in found:
-            if each.held and isinstance(occasion, Room) and each.model == occasion.model:
+            if each.held and isinstance(occasion, Room) and _is_part(each, occasion.model):
                 continue  # it is a part of what comes
-            _sort(unit, _left_hold(unit, each, uses, occasion), units, staying)
+            held = _left_hold(unit, each, uses, occasion)
+            if held is None or not each.is_promise:
+                _sort(unit, held, units, staying)
         units.sort(key=lambda unit: unit.order)
     ledger = _Ledger(there, occasion.shares if isinstance(occasion, Room) else frozenset())
     if isinstance(occasion, GraceOver):
@@ -195,14 +152,17 @@ class _Unit:
     why: str
     is_used: bool = False
     """Whether it is of use, and so goes only after all that nothing needs."""
+    worth: int = 0
+    """Beside others of its priority: what is worth least goes first."""
 
     @property
-    def order(self) -> tuple[int, int, float, str]:
+    def order(self) -> tuple[int, int, int, float, str]:
         """What goes first comes first."""
-        priority = self.candidate.priority if self.rule is Rule.LOWER_PRIORITY else 0
+        by_priority = self.rule in (Rule.LOWER_PRIORITY_FETCH, Rule.LOWER_PRIORITY)
+        priority = self.candidate.priority if by_priority else 0
         used = max(revision.used_at for revision in self.revisions)
-        place = _RULES.index(Rule.LOWER_PRIORITY if self.is_used else self.rule)
-        return 2 * place - self.is_used, priority, used, self.candidate.model
+        place = _RULES.index(Rule.LOWER_PRIORITY if self.is_used or by_priority else self.rule)
+        return 2 * place - self.is_used, priority, self.worth, used, self.candidate.model
 
     def going(self, frees: Amount) -> Going:
         snapshots = tuple(revision.snapshot for revision in self.revisions)
@@ -260,21 +220,55 @@ class _Ledger:
 _RULES = [*Rule]
 
 
-def _left_unit(left: Leftover) -> tuple[_Unit, Leftover]:
+_WHOLE: Final = 3
+"""What a whole model is worth, beside what fetches have brought so far."""
+
+
+def _left_unit(left: Leftover, occasion: Occasion) -> tuple[_Unit, Leftover]:
     """A leftover as what else goes: of a model of its own, in a way."""
     revision = Revision(left.name, left.content, used_at=left.at)
-    unit = _Unit(Candidate(left.model, (revision,)), (revision,), left.rule, left.why, left.is_used)
+    wish = left.wish
+    if wish is None or not isinstance(occasion, Room):
+        candidate = Candidate(left.model, (revision,))
+        return _Unit(candidate, (revision,), left.rule, left.why, left.is_used), left
+    candidate = Candidate(left.model, (revision,), priority=wish.priority, pinned=wish.pinned)
+    what = "being fetched" if left.is_fetched else "unfinished"
+    why = f"{what}, priority {wish.priority}, lower than {occasion.priority}"
+    # A fetch is stopped before anything of it goes: it may not have to.
+    worth = 0 if not left.is_fetched else 1 if left.is_promise else 2
+    unit = _Unit(candidate, (revision,), Rule.LOWER_PRIORITY_FETCH, why, worth=worth)
     return unit, left
+
+
+def _is_part(left: Leftover, model: str) -> bool:
+    """Whether a fetch of a model goes on with it."""
+    return model == left.model or model in left.wanted_by
 
 
 def _left_hold(
     unit: _Unit, left: Leftover, uses: Uses, occasion: Occasion
 ) -> tuple[Hold, str] | None:
     if left.held is not None:
-        return left.held
-    if left.is_used and not isinstance(occasion, Room):
+        held = _wished(left.held, left.wish, occasion)
+        if held is not None:
+            return held
+    elif left.is_used and not isinstance(occasion, Room):
         return Hold.WANTED, "what is still good of it is not to be fetched again"
     return _used(unit.candidate, unit.revisions, uses) if left.shown else None
+
+
+def _wished(
+    held: tuple[Hold, str], wish: Wish | None, occasion: Occasion
+) -> tuple[Hold, str] | None:
+    """What keeps what a fetch goes on with; None: what comes is more important."""
+    if wish is None or not isinstance(occasion, Room):
+        return held
+    if wish.pinned:
+        return Hold.PINNED, f"{held[1]}, and its object is pinned"
+    if wish.priority >= occasion.priority:
+        why = f"its priority {wish.priority} is not lower than {occasion.priority}"
+        return Hold.PRIORITY, f"{held[1]}, and {why}"
+    return None
 
 
 def _chosen(units: Sequence[_Unit], ledger: _Ledger, need: Amount) -> list[_Unit]:
@@ -328,7 +322,8 @@ def _sorted(
                     assert isinstance(occasion, Room)
                     # As a whole: no old revision is to be shown in its place.
                     why = f"priority {candidate.priority}, lower than {occasion.priority}"
-                    unit = _Unit(candidate, candidate.revisions, Rule.LOWER_PRIORITY, why)
+                    every = candidate.revisions
+                    unit = _Unit(candidate, every, Rule.LOWER_PRIORITY, why, worth=_WHOLE)
                     held = _used(candidate, candidate.revisions, uses)
                 if held is not None:
                     unit = _Unit(candidate, (revision,), Rule.LOWER_PRIORITY, unit.why)

@@ -6,12 +6,14 @@ from enum import StrEnum
 
 
 class Rule(StrEnum):
-    """By which rule something goes. In the order in which they are applied."""
+    """By which rule something goes. In the order in which they are applied; the last two together,
+    by priority."""
 
     LEFTOVER = "Leftover"
     QUARANTINE = "Quarantine"
     UNWANTED = "Unwanted"
     OLD_REVISION = "OldRevision"
+    LOWER_PRIORITY_FETCH = "LowerPriorityFetch"
     LOWER_PRIORITY = "LowerPriority"
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from modelcache.api import DiskReport, ModelReport
+from modelcache.api import DiskReport, ModelReport, ModelState
 from modelcache.planning.candidates import Candidate, Wish, candidates
 from modelcache.planning.evicting import Above, Amount, Decision, Going, Occasion, Room, decide
 from modelcache.planning.leftovers import Asked, Leftover, leftovers
@@ -19,6 +19,7 @@ from modelcache.service.using import Using
 from modelcache.store import DiskSpace, Store
 
 _ALL = Amount(1 << 62, 1 << 62)
+_FETCHING = (ModelState.DOWNLOADING, ModelState.VERIFYING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class Collection:
         grace: seconds for which content is kept that nothing wants; None: for ever.
         leftovers: what else takes room.
         now: seconds since the epoch.
+        is_told: whether the limits in `space` are those of the agent at work here.
     """
 
     reports: dict[str, ModelReport]
@@ -42,6 +44,7 @@ class Collection:
     grace: float | None
     leftovers: tuple[Leftover, ...]
     now: float
+    is_told: bool = False
 
     def decide(self, occasion: Occasion) -> Decision:
         """What would go on an occasion."""
@@ -90,33 +93,44 @@ def collection(store: Store, grace: float | None, told: DiskReport | None = None
         block=store.space.block,
     )
     uses = users(store, reports.values())
-    left = leftovers(store.remnants.all(), _asked(store, reports), now)
-    space = _limited(store.space.measure(exact=True), told)
-    return Collection(reports, there, uses, space, grace, left, now)
+    space = store.space.measure(exact=True)
+    is_told = told is not None and bool(told.capacity)  # else it has not looked yet
+    if told is not None and is_told:
+        space = _limited(space, told)
+    left = leftovers(store.remnants.all(), _asked(store, reports, space), now)
+    return Collection(reports, there, uses, space, grace, left, now, is_told=is_told)
 
 
-def _limited(space: DiskSpace, told: DiskReport | None) -> DiskSpace:
-    if told is None or not told.capacity:
-        return space
+def _limited(space: DiskSpace, told: DiskReport) -> DiskSpace:
     return replace(
         space,
         used=told.taken,
         budget=told.budget,
         reserved=told.reserved,
         available=told.available,
+        # What the cache and the others take together is what is on the disk, whoever counts.
+        others=max(0, space.others + space.used - told.taken),
+        kept_free=space.kept_free if told.kept_free is None else told.kept_free,
     )
 
 
-def _asked(store: Store, reports: Mapping[str, ModelReport]) -> Asked:
+def _asked(store: Store, reports: Mapping[str, ModelReport], space: DiskSpace) -> Asked:
     """What an agent's last word says of what is wanted; without one, anything may be.
 
-    What a wanted model needs, it alone knows.
+    What a wanted model needs, it alone knows. What it fetches, it can stop.
     """
     silent = read_node_report(store.layout) is None
+    wanted = {name: report for name, report in reports.items() if report.wanted}
     return Asked(
-        {name: None for name, report in reports.items() if report.wanted},
-        fetching=store.space.promised(),
+        dict.fromkeys(wanted),
+        fetching=frozenset(promise.what for promise in space.promises),
         in_doubt=lambda _: "no agent has said here what is wanted" if silent else "",
+        wishes={name: Wish.told(report) for name, report in wanted.items()},
+        promised={
+            name: sum(p.bytes + p.names for p in space.promises if p.what == name)
+            for name, report in wanted.items()
+            if report.state in _FETCHING
+        },
     )
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Container
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Container, Mapping
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import structlog
@@ -26,9 +26,12 @@ from modelcache.planning.evicting import (
     decide,
 )
 from modelcache.planning.leftovers import Leftover
+from modelcache.planning.shortage import Newcomer, shortage
 from modelcache.planning.using import Uses
+from modelcache.service.keptroom import KeptRoom
 from modelcache.service.lettinggo import evict, may_go
 from modelcache.service.refusing import Refused, refusal
+from modelcache.service.shortfall import Shortfall
 from modelcache.service.surroundings import Surroundings
 from modelcache.store import MODEL_NAMES_BYTES, DiskSpace, Store, human_size, promised_for
 from modelcache.transfer import Missing
@@ -37,8 +40,6 @@ log = structlog.get_logger(__name__)
 
 _SETTLE_SECONDS: Final = 5.0
 """Between telling and removing: a pod that was just placed here shows itself meanwhile."""
-_KEPT_SECONDS: Final = 3600.0
-"""So long room that others had to leave is kept for who it was made for, whose fetch may fail."""
 _BUSY_SECONDS: Final = 600.0
 _PLENTY: Final = 1 << 62
 """Inodes where the file system makes them as they are needed."""
@@ -71,15 +72,6 @@ class Rules:
     low: float = 0.8
 
 
-@dataclass(slots=True)
-class _Kept:
-    """Room that was made for a model by letting others go."""
-
-    amount: Amount
-    priority: int
-    until: float
-
-
 class Evicting:
     """Room for what comes. Used from one thread: `look`, then `admit` for each, then `carry_out`.
 
@@ -104,19 +96,20 @@ class Evicting:
         self._clock = clock
         self._candidates: tuple[Candidate, ...] = ()
         self._leftovers: Callable[[], tuple[Leftover, ...]] = tuple
-        self._running: Container[str] = ()
+        self._running: Collection[str] = ()
         self._space = DiskSpace(capacity=0, available=0, reserved=0)
         self._is_exact = False
         self._uses = Uses()
         self._known: Uses | None = None
         self._physical = self._virtual = Amount()
         self._claims: dict[str, Amount] = {}
-        self._kept: dict[str, _Kept] = {}
+        self._kept = KeptRoom()
         self._rooms: list[tuple[str, int, Amount, Decision]] = []
         self._marks: dict[tuple[str, tuple[str, ...], Rule], float] = {}
-        self._short: dict[str, int] = {}
+        self._short = Shortfall()
         self._busy: dict[tuple[str, str], float] = {}
         """What somebody was at work on when it was to go, and when that was."""
+        self._stopping: set[str] = set()
         self.waiting: dict[str, str] = {}
         self.leaving: dict[str, str] = {}
         self.eased = False
@@ -126,8 +119,8 @@ class Evicting:
         self,
         candidates: tuple[Candidate, ...],
         wanted: Container[str],
-        running: Container[str],
-        leftovers: Callable[[], tuple[Leftover, ...]] = tuple,
+        running: Collection[str],
+        leftovers: Callable[[Mapping[str, int]], tuple[Leftover, ...]] = lambda _: (),
     ) -> None:
         """Begin a round.
 
@@ -135,22 +128,20 @@ class Evicting:
             candidates: what is here.
             wanted: the models that are to be fetched, now or when they are tried again.
             running: the models whose fetch runs.
-            leftovers: gives what else takes room; asked only where some is needed.
+            leftovers: gives what else takes room, for the bytes that each fetch which runs was
+                promised and has not taken yet; asked only where some room is needed.
         """
         now = self._clock()
         self._candidates = candidates
-        self._leftovers = functools.cache(leftovers)
+        self._leftovers = functools.cache(lambda: leftovers(self._promised()))
         before, self._known = self._uses, None
         self._rooms = []
         self.waiting = {}
         self._claims = {name: claim for name, claim in self._claims.items() if name in running}
-        self._kept = {
-            name: kept
-            for name, kept in self._kept.items()
-            if name in wanted and 0 < kept.until - now <= _KEPT_SECONDS
-        }
+        self._kept.look(wanted, now)
         self._running = running
-        self._short = {name: size for name, size in self._short.items() if name in wanted}
+        self._stopping &= set(running)
+        self._short.look(wanted)
         # Who uses what is asked only where it matters: it takes some work to tell.
         self.eased = bool(self._short) and _eased(before, self._now())
         self._measure(exact=False)
@@ -186,16 +177,19 @@ class Evicting:
         """
         promise = promised_for(missing.bytes, missing.files, name, MODEL_NAMES_BYTES)
         need = Amount(promise.bytes + promise.names, promise.inodes)
-        if name in self._kept:
-            self._kept[name].amount = need
-        others = self._kept_from(name, priority)
+        self._kept.needs(name, need)
+        takes = self._made_room_for(name)
+        if takes is not None:
+            self.waiting[name] = f"waits: what it has makes room for {takes}"
+            return False
+        others = self._kept.before(name, priority, {*self._claims, *self._running})
         lack = (self._virtual - others).lacks(need)
         if lack and not self._is_exact:
             # Nothing goes, and nobody is refused, on account of a guess.
             self._measure(exact=True)
             lack = (self._virtual - others).lacks(need)
         if not lack:
-            self._short.pop(name, None)
+            self._short.fits(name)
             if (self._physical - others).lacks(need):
                 self.waiting[name] = "waits: room is being made"
                 return False
@@ -212,7 +206,7 @@ class Evicting:
             leftovers=self._left(),
         )
         if decision.missing:
-            self._short[name] = decision.missing.bytes
+            self._short.refused(Newcomer(name, priority, need, shares=missing.shares))
             message = refusal(
                 Refused(
                     name,
@@ -228,7 +222,7 @@ class Evicting:
             self._told.blocked(name, message)
             left = max(0, (self._virtual - others).bytes)
             raise InsufficientDisk(message, needed=need.bytes, available=left)
-        self._short.pop(name, None)
+        self._short.fits(name)
         self._rooms.append((name, priority, need, decision))
         self._virtual += decision.frees - need
         models = ", ".join(dict.fromkeys(going.model for going in decision.going))
@@ -254,12 +248,29 @@ class Evicting:
         }
         for name in self.leaving:
             stop(name)
-        self._told.short(sum(self._short.values()))
+        self._stop_fetches(stop, now)
+        self._told.short(self._short.bytes(self._missing_for))
         done = False
         for decision in decisions:
             if all(self._is_due(each, now) for each in decision.going):
                 done |= self._let_go(decision)
         return done
+
+    def _stop_fetches(self, stop: Callable[[str], None], now: float) -> None:
+        """Have the fetches stopped that make room: what goes of them is decided when they ended."""
+        for name, priority, need, decision in self._rooms:
+            fetches = [each for each in decision.going if self._is_fetched(each)]
+            for going in fetches:
+                if going.model not in self._stopping:
+                    why = f"makes room for {name}: {going.why}"
+                    log.info("fetch.stopped", model=going.model, message=why)
+                stop(going.model)
+            if fetches:
+                self._kept.keep(name, priority, need, now)
+            self._stopping |= {going.model for going in fetches}
+
+    def _is_fetched(self, going: Going) -> bool:
+        return going.rule is Rule.LOWER_PRIORITY_FETCH and going.model in self._running
 
     def gone(self, model: str, snapshots: tuple[str, ...], freed: int) -> None:
         """Something that nothing wanted any more was removed, in its time."""
@@ -271,15 +282,29 @@ class Evicting:
         """Whether something is to go soon."""
         return bool(self._marks)
 
-    def _kept_from(self, name: str, priority: int) -> Amount:
-        """Room that is kept for others that are not less important."""
-        found = Amount()
-        for other, kept in self._kept.items():
-            if other in (name, *self._claims) or other in self._running:
-                continue  # it has its room
-            if kept.priority >= priority:
-                found += kept.amount
-        return found
+    def _made_room_for(self, name: str) -> str | None:
+        """The model for which what a model's fetch has so far is to go."""
+        for comes, _, _, decision in self._rooms:
+            for going in decision.going:
+                if going.model == name and going.rule is Rule.LOWER_PRIORITY_FETCH:
+                    return comes
+        return None
+
+    def _missing_for(self, newcomers: Collection[Newcomer]) -> Amount:
+        """What all of them lack together that don't fit."""
+        has_room = {*self._claims, *self._running, *(each.model for each in newcomers)}
+        return shortage(
+            [
+                replace(each, kept=self._kept.before(each.model, each.priority, has_room))
+                for each in newcomers
+            ],
+            self._virtual,
+            self._staying(),
+            self._now(),
+            now=self._clock(),
+            grace=self._rules.grace,
+            leftovers=self._left(),
+        )
 
     def _staying(self) -> tuple[Candidate, ...]:
         """The candidates less what goes already for others."""
@@ -292,6 +317,16 @@ class Evicting:
         self._busy = {key: at for key, at in self._busy.items() if 0 <= now - at < _BUSY_SECONDS}
         gone = self._going() | self._busy.keys()
         return tuple(each for each in self._leftovers() if (each.model, each.name) not in gone)
+
+    def _promised(self) -> dict[str, int]:
+        """Of each fetch that runs the bytes that it has not taken yet."""
+        found = dict.fromkeys(self._running, 0)
+        for name in found.keys() & self._claims.keys():
+            found[name] = self._claims[name].bytes
+        for promise in self._space.promises:
+            if promise.what in found:
+                found[promise.what] += promise.bytes + promise.names
+        return found
 
     def _going(self) -> set[tuple[str, str]]:
         return {
@@ -322,7 +357,7 @@ class Evicting:
 
     def _is_due(self, going: Going, now: float) -> bool:
         if not going.is_model:
-            return True  # nobody was told that it is there
+            return not self._is_fetched(going)  # nobody was told that it is there
         if now - self._marks.get(_key(going), now) < _SETTLE_SECONDS:
             return False
         if going.whole and going.model in self._running:
@@ -355,9 +390,8 @@ class Evicting:
             self._marks.pop(_key(going), None)
             done = True
         for name, priority, need, made in self._rooms:
-            if made is decision and any(going.whole for going in decision.going):
-                until = self._clock() + _KEPT_SECONDS
-                self._kept[name] = _Kept(need, priority, until)
+            if made is decision and any(going.was_wanted for going in decision.going):
+                self._kept.keep(name, priority, need, self._clock())
         return True
 
     def _tell(self, going: Going, freed: int) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import structlog
@@ -33,6 +34,7 @@ from modelcache.planning.trials import Resolved, Trial
 from modelcache.service.diskwatch import DiskWatch
 from modelcache.service.evicting import Evicting
 from modelcache.service.inventory import Inventory, Snapshots
+from modelcache.service.permitting import permitted, wanted_permits
 from modelcache.service.remaining import Needed, remaining
 from modelcache.service.surroundings import Node, Surroundings
 from modelcache.service.telling import Telling, is_missing
@@ -134,7 +136,7 @@ class Reconciler:
             running,
             now,
             self._limits,
-            permitted=self._permitted(),
+            permitted=permitted(self._surroundings.permitted(), self._trials),
             removal=self._unwanted.look(catalog, held, self._wanted, now),
         )
         self._want_permits(planned, running)
@@ -217,12 +219,13 @@ class Reconciler:
         )
         missing = {n for n, trial in self._trials.items() if trial.resolved or trial.failures}
         fetching = {name for name, what in running.items() if what.kind is Fetch}
-        self._evicting.look(there, missing, fetching, lambda: self._remaining(inventory, fetching))
+        left = functools.partial(self._remaining, inventory)
+        self._evicting.look(there, missing, fetching, left)
         if self._evicting.eased:
             self._try_again_for_room()
 
     def _remaining(
-        self, inventory: Mapping[str, Snapshots], fetching: Container[str]
+        self, inventory: Mapping[str, Snapshots], fetching: Mapping[str, int]
     ) -> tuple[Leftover, ...]:
         assert self._catalog is not None
         known = Needed(self._wanted, inventory, self._trials, self._found, fetching)
@@ -249,6 +252,8 @@ class Reconciler:
     def _stop_what_leaves(self, name: str) -> None:
         if name in self._crew.running():
             self._crew.stop(name)
+            # What it has by then counts, if that stays.
+            self._outdated |= {name} & self._found.keys()
 
     def _try_again_for_room(self, after: str | None = None) -> None:
         """What didn't fit may fit now; and what was counted as here may be gone.
@@ -275,25 +280,13 @@ class Reconciler:
             self._trials[name] = replace(trial, retry_at=min(trial.retry_at, self._clock()))
         self._wake()
 
-    # Permits
-
-    def _permitted(self) -> Container[str] | None:
-        permitted = self._surroundings.permitted()
-        if permitted is None:
-            return None
-        return {name for name, trial in self._trials.items() if _permit_key(trial) in permitted}
-
     def _want_permits(self, planned: Plan, running: Mapping[str, Running]) -> None:
         fetching = [name for name, what in running.items() if what.kind is Fetch]
         beginning = [action.name for action in planned.actions if isinstance(action, Fetch)]
-        keys: dict[str, int] = {}
-        for name in (*fetching, *beginning, *planned.waiting):
-            model, trial = self._wanted.get(name), self._trials.get(name)
-            if model is not None and trial is not None and trial.resolved is not None:
-                key = _permit_key(trial)
-                keys[key] = max(model.spec.priority, keys.get(key, model.spec.priority))
+        names = (*fetching, *beginning, *planned.waiting)
         most = len(fetching) + len(beginning) + planned.room
-        self._surroundings.want_permits(keys, most)
+        permits = wanted_permits(names, self._wanted, self._trials)
+        self._surroundings.want_permits(permits, most)
 
     # Carrying out
 
@@ -387,11 +380,6 @@ class Reconciler:
         self._found.pop(name, None)
         now = self._clock()
         self._trials[name] = trial.failed(error, now, delay)
-
-
-def _permit_key(trial: Trial) -> str:
-    """The same for all who would fetch the same from the same place."""
-    return f"{trial.source}/{trial.resolved.snapshot}" if trial.resolved else ""
 
 
 def _manifest(snapshots: Snapshots, snapshot: str) -> Manifest:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from modelcache.api import CachedModel
+from modelcache.planning.candidates import Wish
 from modelcache.planning.leftovers import Asked, Leftover, leftovers
 from modelcache.planning.planner import present
 from modelcache.planning.sources import source_digest
@@ -24,14 +25,15 @@ class Needed:
         inventory: the models that are here.
         trials: what is remembered of tries.
         found: what origins hold of the models that are to be fetched.
-        fetching: the models whose fetch runs.
+        fetching: the models whose fetch runs here, and the bytes that it was promised and has not
+            taken yet.
     """
 
     wanted: Mapping[str, CachedModel]
     inventory: Mapping[str, Snapshots]
     trials: Mapping[str, Trial]
     found: Mapping[str, Found]
-    fetching: Container[str]
+    fetching: Mapping[str, int]
 
 
 def remaining(
@@ -49,8 +51,8 @@ def remaining(
         return "a document of the catalog that can't be read may want it" * unreadable(name)
 
     snapshots: dict[str, str | None] = {}
-    keys: set[str] = set()
-    digests: set[str] = set()
+    keys: dict[str, frozenset[str]] = {}
+    digests: dict[str, frozenset[str]] = {}
     for name, model in needed.wanted.items():
         what = needed.found.get(name)
         if what is None:
@@ -60,13 +62,18 @@ def remaining(
         revision = what.revision
         snapshots[name] = revision.snapshot
         files = (*revision.files, *(archive.blob for archive in revision.archives))
-        keys |= {blob_key(file.identity, file.sha256) for file in files}
-        digests |= what.missing.shares
-    remnants = store.remnants.all()
-    names = {name for remnant in remnants for name in remnant.models}
-    fetching = store.space.promised() | {name for name in names if name in needed.fetching}
-    asked = Asked(snapshots, frozenset(keys), frozenset(digests), fetching, in_doubt)
-    return leftovers(remnants, asked, now)
+        keys[name] = frozenset(blob_key(file.identity, file.sha256) for file in files)
+        digests[name] = what.missing.shares
+    asked = Asked(
+        snapshots,
+        keys,
+        digests,
+        store.space.promised() | needed.fetching.keys(),
+        in_doubt,
+        {name: Wish.of(model) for name, model in needed.wanted.items()},
+        needed.fetching,
+    )
+    return leftovers(store.remnants.all(), asked, now)
 
 
 def _settled(model: CachedModel, held: Snapshots, trial: Trial | None) -> str | None:

@@ -100,14 +100,17 @@ class OpenFiles:
 
     def _look(self) -> None:
         began = time.monotonic()
+        found = Uses(unknown="who has files open can't be told: a look at them failed")
         try:
             found = self._look_once(began + self._patience)
         except (OSError, ModelCacheError) as error:
             found = Uses(unknown=f"who has files open can't be told: {error}")
-        ended = time.monotonic()
-        self._found = found
-        pause = min(_OLD_SECONDS, (ended - began) * _PAUSE_SHARE)
-        self._good_until = began + max(self._fresh, pause)
+        finally:
+            # A defect ends this thread, and is not to mean that nobody has any.
+            ended = time.monotonic()
+            self._found = found
+            pause = min(_OLD_SECONDS, (ended - began) * _PAUSE_SHARE)
+            self._good_until = began + max(self._fresh, pause)
 
     def _look_once(self, deadline: float) -> Uses:
         files: dict[int, tuple[Path, set[_Key]]] = {}

@@ -1,14 +1,13 @@
-"""Ranges over HTTP/1.1: connections that are reused, redirects, and answers that lie.
+"""Ranges over HTTP/1.1: connections that are reused, and redirects.
 
 Written on `http.client`, since it reads from the socket straight into our buffers. Everything that
-an answer may get wrong is checked here (RFC 9110, 14 and 15.3.7); what is handed out is a body
-whose first byte is where it says it is.
+an answer may get wrong is checked (`transfer.answers`); what is handed out is a body whose first
+byte is where it says it is.
 """
 
 from __future__ import annotations
 
 import http.client
-import re
 import socket
 import ssl
 import threading
@@ -19,21 +18,14 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from modelcache import __version__
-from modelcache.errors import (
-    AuthFailed,
-    ModelCacheError,
-    NotFound,
-    OriginChanged,
-    OriginUnavailable,
-    RateLimited,
-)
+from modelcache.errors import ModelCacheError, OriginUnavailable
 from modelcache.origins.heads import Response
 from modelcache.origins.network import Network
 from modelcache.origins.protocol import HttpLocation
 from modelcache.origins.proxies import Proxy
 from modelcache.origins.reach import Reach, reach_of
 from modelcache.origins.redirecting import REDIRECTS, Hop, redirected
-from modelcache.origins.waiting import retry_after_seconds
+from modelcache.transfer.answers import BROKEN, check, place_of
 from modelcache.transfer.cancelling import Cancel
 from modelcache.transfer.connecting import Straight, StraightTls
 from modelcache.transfer.spending import spending
@@ -41,18 +33,11 @@ from modelcache.transfer.tunnelling import Tunnel
 
 _CONNECT_SECONDS = 10.0
 _MAX_IDLE_PER_HOST = 16
-_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 _LEAST_BYTES = 128 * 1024
 """So many have to come within the time that a connection may be silent."""
 _GATHER_SECONDS = 0.1
 _Key = tuple[str, str, Reach]
 """Scheme, authority, and how far inside it may be: a connection that is kept is no way around."""
-_BROKEN = (OSError, http.client.HTTPException, UnicodeError)
-"""The last of a host that can't be one, such as `a..b`."""
-
-
-class LocationExpired(AuthFailed):
-    """A 401 or 403 for a location that may just be too old: locate again."""
 
 
 class Body:
@@ -101,7 +86,7 @@ class Body:
             count = self._response.readinto(view)
         except TimeoutError as error:
             raise OriginUnavailable(f"{self._place} stopped sending") from error
-        except (*_BROKEN, ValueError) as error:
+        except (*BROKEN, ValueError) as error:
             raise OriginUnavailable(f"{self._place} broke off: {error or type(error)}") from error
         self._waited += time.monotonic() - began
         self._came += count
@@ -204,8 +189,8 @@ class HttpClient:
             sent = {**headers, **location.headers} if hop.private else headers
             with self._exchange(url, sent, hop.within, cancel) as (response, reach):
                 if response.status not in REDIRECTS:
-                    place = _place(url)
-                    offset = _check(response, location, place, start, end, size)
+                    place = place_of(url)
+                    offset = check(response, location, place, start, end, size)
                     told: Mapping[str, str] = {}
                     if location.checksums_of is not None and "Range" not in headers:
                         lowered = {name.lower(): value for name, value in response.headers.items()}
@@ -213,7 +198,7 @@ class HttpClient:
                     yield Body(response, offset, place, told, self._read_timeout)
                     return
                 # The body of a redirect is short; reading it lets the connection be reused.
-                with suppress(*_BROKEN):
+                with suppress(*BROKEN):
                     response.read(64 * 1024)
                 hop = redirected(
                     hop,
@@ -227,7 +212,7 @@ class HttpClient:
         self, url: SplitResult, headers: Mapping[str, str], within: Reach, cancel: Cancel
     ) -> Iterator[tuple[http.client.HTTPResponse, Reach]]:
         key = (url.scheme, url.netloc, within)
-        place = _place(url)
+        place = place_of(url)
         target = (url.path or "/") + (f"?{url.query}" if url.query else "")
         proxy = self._network.proxy(f"{url.scheme}://{url.netloc}")
         if proxy is not None:
@@ -252,7 +237,7 @@ class HttpClient:
                             connection.sock.settimeout(self._read_timeout)
                         connection.request("GET", target, headers=dict(headers))
                         response = connection.getresponse()
-                except _BROKEN as error:
+                except BROKEN as error:
                     if isinstance(connection, Tunnel) and connection.reached:
                         who = place
                     connection.close()
@@ -318,83 +303,6 @@ def _abort(connection: http.client.HTTPConnection) -> None:
             # Not SSLSocket's own: that ends the decryption at once, and a thread that is reading
             # would get what lies in the kernel's buffer as it is, as if it were the file.
             socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
-
-
-def _check(
-    response: http.client.HTTPResponse,
-    location: HttpLocation,
-    place: str,
-    start: int,
-    end: int,
-    size: int,
-) -> int:
-    """Check an answer's head; the offset of its body's first byte."""
-    if response.status not in (200, 206):
-        raise _refusal(response, location, place)
-    asked = location.headers.get("Accept-Encoding", "identity")
-    if response.headers.get("Content-Encoding", "identity") not in ("identity", asked):
-        raise OriginUnavailable(f"{place} sends its content encoded, which was not asked for")
-    etag = response.headers.get("ETag")
-    if location.if_match and etag != location.if_match and (etag or location.mirror):
-        raise OriginChanged(f"{place} is another object now (its ETag changed)")
-    since = location.unmodified_since
-    if since and response.headers.get("Last-Modified") != since:
-        # Servers may pass over If-Unmodified-Since (RFC 9110, 13.1.4).
-        raise OriginChanged(f"{place} is another object now: it was last modified {since}")
-    length = response.length
-    if response.status == 200:
-        if length is not None and length != size:
-            raise OriginChanged(f"{place} has {length} bytes now; {size} were expected")
-        return 0
-    found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-    if not found:
-        raise OriginUnavailable(f"{place} answers 206 without a Content-Range")
-    first, last, total = int(found[1]), int(found[2]), found[3]
-    if total not in ("*", str(size)):
-        raise OriginChanged(f"{place} has {total} bytes now; {size} were expected")
-    if first != start or last >= end or last < first:
-        raise OriginUnavailable(
-            f"{place} was asked for bytes {start}-{end - 1} and sends {first}-{last}"
-        )
-    if length is not None and length != last - first + 1:
-        raise OriginUnavailable(f"{place} contradicts itself about the length of its answer")
-    return start
-
-
-def _refusal(
-    response: http.client.HTTPResponse, location: HttpLocation, place: str
-) -> ModelCacheError:
-    status = response.status
-    try:
-        hint = response.read(2048).decode("utf-8", "replace")
-    except _BROKEN:
-        hint = ""
-    wait = retry_after_seconds(response.headers.get("Retry-After"))
-    if status == 407:
-        return AuthFailed(
-            f"a proxy in front of {place} wants a user name and password (HTTP 407): write them"
-            " into HTTP_PROXY as http://user:password@host:port"
-        )
-    if status in (401, 403):
-        if location.renewable:
-            return LocationExpired(f"{place} refuses the credentials (HTTP {status})")
-        return AuthFailed(f"{place} refuses the credentials (HTTP {status})")
-    if status in (404, 410) and location.pinned:
-        return OriginChanged(f"{place} is not there any more as it was (HTTP {status})")
-    if status in (404, 410):
-        return NotFound(f"{place} is not there (HTTP {status})")
-    if status in (412, 416):
-        return OriginChanged(f"{place} is another object now (HTTP {status})")
-    if status == 429 or (status == 503 and "SlowDown" in hint):
-        message = f"{place} asks for fewer requests (HTTP {status})"
-        return RateLimited(message, retry_after=wait, status=status)
-    message = f"{place} answers HTTP {status}"
-    return OriginUnavailable(message, retry_after=wait, overloaded=status == 503, status=status)
-
-
-def _place(url: SplitResult) -> str:
-    """The URL for people: without a query, which may hold a signature."""
-    return f"{url.scheme}://{url.hostname}{f':{url.port}' if url.port else ''}{url.path}"
 
 
 def _why(error: BaseException) -> str:

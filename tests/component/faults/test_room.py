@@ -57,7 +57,7 @@ def test_what_was_refused_while_another_came_is_tried_as_soon_as_that_is_there(
         hub.add_repo(f"org/{name}", {"weights.safetensors": name[:1].encode() * 6 * MIB})
     root, room = tmp_path / "root", Capacity(bytes=10 * MIB)
     daemon = Daemon(root, Around(), Keeping(600.0), capacity=room)
-    low = cached_model("hf://org/low", "low", priority=1)
+    low = cached_model("hf://org/low", "low", priority=1, pinned=True)
     high = cached_model("hf://org/high", "high", priority=5)
     try:
         hub.fault("org/low/weights*", Stall(MIB))
@@ -75,6 +75,8 @@ def test_what_was_refused_while_another_came_is_tried_as_soon_as_that_is_there(
                 break
         assert reports["low"].state is ModelState.DOWNLOADING
         assert reports["high"].state is ModelState.FAILED
+        # Were it not pinned, its fetch would have made room.
+        daemon.want(cached_model("hf://org/low", "low", priority=1), high)
         while "low" in daemon.crew.running():
             assert daemon.news.wait(20), "the stall ends by its time-out"
             daemon.cycle()

@@ -21,6 +21,10 @@ MEBIBYTE = 1 << 20
 SIZE = 9 * MEBIBYTE + 4711
 CONTENT = random.Random(7).randbytes(SIZE)
 
+_TRIES = 5
+"""Of btrfs's compressed files the kernel takes some pages by itself: in one of twenty to a hundred
+looks, also where nobody reads anything. What we drop wrongly is gone each time."""
+
 Refuse = Callable[[], None]
 
 
@@ -112,11 +116,16 @@ def test_btrfs_serves_what_it_has_compressed_from_the_page_cache(
     with disk(tmp_path) as place:
         run("mount", "-o", f"remount,{options}", str(place))
         content = b"weights " * MEBIBYTE
-        path = put(place, content)
-        use(path, 2 * MEBIBYTE, MEBIBYTE)
-        before = pages_of(path)
-        assert read_all(path) == content
-        assert pages_of(path) == before
+        for _ in range(_TRIES):
+            path = put(place, content)
+            use(path, 2 * MEBIBYTE, MEBIBYTE)
+            before = pages_of(path)
+            assert read_all(path) == content
+            after = pages_of(path)
+            assert not any(now & ~then for then, now in zip(before, after, strict=True))
+            if after == before:
+                break
+        assert after == before
 
 
 def disk(tmp_path: Path) -> AbstractContextManager[Path]:

@@ -78,6 +78,8 @@ def test_a_fetch_a_failure_and_a_restart(tmp_path: Path, hub: HubServer) -> None
 
     catalog.write_text("{")
     with AgentProcess(root, catalog, env=env) as agent:
+        # Beside much else it takes as long as that until it has begun.
+        agent.wait_for_event("catalog.problem")
         eventually(
             lambda: scraped(agent).get(("modelcache_catalog_unreadable",)), (1.0).__eq__, timeout=20
         )

@@ -235,6 +235,24 @@ def test_inodes_stay_free_for_others(
         daemon.close()
 
 
+def test_what_is_missing_is_missing_for_all_together(daemon: Daemon, hub: HubServer) -> None:
+    for name in ("a", "b"):
+        repo(hub, name, 12)
+    daemon.want(wish("a"))
+    pass_time(daemon)
+    alone = daemon.evictions.missing
+    assert 2 * MIB < alone < 3 * MIB
+    daemon.want(wish("a"), wish("b", 5))
+    pass_time(daemon)
+    assert alone + 12 * MIB < daemon.evictions.missing < alone + 13 * MIB, "10 MiB are there once"
+    daemon.want(wish("b", 5))
+    pass_time(daemon)
+    assert daemon.evictions.missing == alone
+    daemon.want()
+    pass_time(daemon)
+    assert daemon.evictions.missing == 0
+
+
 def test_who_comes_at_the_last_moment_is_seen(
     daemon: Daemon, hub: HubServer, around: Around, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -524,7 +542,7 @@ def test_what_a_wanted_model_will_go_on_with_stays(daemon: Daemon, hub: HubServe
     hub.fault_api(Status(503, times=None), "*org/half*")
     repo(hub, "high", 6)
     daemon.now += 700.0
-    daemon.want(wish("half"), wish("low"), wish("high", 5))
+    daemon.want(wish("half", 5), wish("low", 5), wish("high", 5))
     pass_time(daemon)
     assert partial_files(daemon) == {"half"}
     assert held(daemon) == {"low"}

@@ -183,6 +183,22 @@ def test_a_look_that_hangs_is_waited_for_once_and_then_nothing_may_go(
         hanging.set()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_look_that_ends_in_a_defect_does_not_say_that_nobody_has_any(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store, "a", FILES)
+    looks = looking(store)
+    assert looks.uses().may_go("a")
+
+    def defect(*_: object, **__: object) -> None:
+        raise IndexError("of what a new kernel tells")
+
+    monkeypatch.setattr(using_module, "openers", defect)
+    with Stranger(store.layout.current("a") / "config.json"):
+        assert not looks.uses().may_go("a")
+
+
 def test_where_it_is_not_told_whether_files_are_open_processes_are_asked(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from modelcache.transfer import Cancel, TransferSettings
-from modelcache.transfer.events import BytesReceived, FileFinished
+from modelcache.transfer.events import BytesLeft, BytesReceived, Event, FileFinished
 from tests.component.transfer.conftest import MakeFetching
 from tests.support.fetching import QUICK, Fetching
 from tests.support.hub import GeneratedContent, HubServer, Source, Stall, Status
@@ -174,6 +174,32 @@ def test_content_that_a_bad_origin_holds_back_is_had_from_a_good_one(
     assert fetching.store.verify(good.result(20.0)) == []
     # With the content there, the bad one has nothing left to ask for.
     assert fetching.store.verify(bad.result(70.0)) == []
+
+
+def test_who_is_told_that_content_was_let_go_of_may_ask_the_engine_for_more(
+    hub: HubServer, make_fetching: MakeFetching
+) -> None:
+    fetching = make_fetching(TransferSettings(first_delay=0.05, most_delay=60.0, read_timeout=1.0))
+    content = GeneratedContent(20 * MIB, 5)
+    hub.add_repo("org/bad", {"bad.safetensors": content})
+    hub.add_repo("org/good", {"good.safetensors": content})
+    hub.add_repo("org/more", {"more.safetensors": b"more"})
+    hub.fault("bad.safetensors", Stall(after=3 * MIB // 2, times=None))
+    came: list[bool] = []
+
+    def ask(event: Event) -> None:
+        if isinstance(event, BytesLeft):
+            came.append(fetching.in_background("more", "hf://org/more").ended(20.0))
+
+    fetching.on_event = ask
+    cancel = Cancel()
+    fetching.in_background("bad", "hf://org/bad", cancel=cancel)
+    assert hub.wait_until(lambda requests: any(r.server == "cdn" for r in requests))
+    good = fetching.in_background("good", "hf://org/good")
+    assert fetching.store.verify(good.result()) == []
+    cancel.set()
+    assert came
+    assert all(came)
 
 
 def test_a_silent_connection_doesn_t_hold_up_its_own_job(

@@ -223,7 +223,9 @@ class ControlPlane(Access):
         self.kubectl("delete", "node", node.name, "--ignore-not-found", "--wait=false")
 
     def plain_node(self, name: str, labels: Mapping[str, str] | None = None) -> Object:
-        """A Node object that no kubelet is behind."""
+        """A Node object that no kubelet is behind; a hollow node of that name is gone then."""
+        for hollow in [each for each in self.hollow if each.name == name]:
+            self.remove_hollow_node(hollow)
         node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
         node["metadata"] = {"name": name, "labels": dict(labels or {})}
         return self.api("/api/v1/nodes", "POST", node)

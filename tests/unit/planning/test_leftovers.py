@@ -70,7 +70,8 @@ def test_nothing_goes_while_it_is_not_known_what_a_wanted_model_needs(remnant: R
 
 
 def test_what_a_wanted_model_needs_stays_and_the_rest_of_it_goes() -> None:
-    asked = Asked({"m": "s2"}, frozenset({"sha256-k"}), frozenset({"of-o"}))
+    keys, digests = {"m": frozenset({"sha256-k"})}, {"x": frozenset({"of-o"})}
+    asked = Asked({"m": "s2"}, keys, digests)
     assert held(partial("m"), asked) is Hold.WANTED
     assert held(partial("m", key="sha256-old"), asked) is None
     assert held(unfinished("m", "s2"), asked) is Hold.WANTED

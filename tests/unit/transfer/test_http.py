@@ -21,7 +21,8 @@ from modelcache.errors import (
 )
 from modelcache.origins.protocol import HttpLocation
 from modelcache.transfer import Cancel
-from modelcache.transfer.http import HttpClient, LocationExpired
+from modelcache.transfer.answers import LocationExpired
+from modelcache.transfer.http import HttpClient
 
 BODY = bytes(range(256)) * 4
 SIZE = len(BODY)

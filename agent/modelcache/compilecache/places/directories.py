@@ -12,15 +12,12 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from io import BytesIO
 from pathlib import Path
-from typing import IO, Final
 
 from modelcache.api import SourceURI
 from modelcache.compilecache.bundles.local import (
@@ -31,15 +28,24 @@ from modelcache.compilecache.bundles.local import (
 )
 from modelcache.compilecache.bundles.statement import MAX_ENVELOPE_BYTES, Archive
 from modelcache.compilecache.places.protocol import (
-    LEFTOVER_SECONDS,
     MAX_NAMES,
     Placed,
     folder_of,
     is_hex,
     newest_first,
 )
+from modelcache.compilecache.places.staging import (
+    STAGING,
+    envelope_in,
+    fill,
+    kept,
+    made,
+    move_in,
+    new_folder,
+    put_aside,
+    sweep,
+)
 from modelcache.compilecache.places.whole import require_whole
-from modelcache.compilecache.trees.opening import FOLDER
 from modelcache.errors import (
     AuthFailed,
     BrokenBundle,
@@ -54,12 +60,6 @@ from modelcache.origins.protocol import LocalLocation
 from modelcache.store.durable import Durable
 from modelcache.transfer.cancelling import Cancel
 
-STAGING: Final = ".staging"
-"""What is not yet whole, and what is about to go, below the place's root."""
-
-_TRIES = 20
-_BLOCK: Final = 1024 * 1024
-_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -94,16 +94,16 @@ class DirectoryPlace:
         statement = bundle.statement
         folder = folder_of(statement.key.digest, statement.digest)
         with self._written() as root:
-            if _envelope(root / folder) is not None:
+            if envelope_in(root / folder) is not None:
                 return False
             require_whole(bundle, cancel)
-            with _made(root, STAGING) as staging:
+            with made(root, STAGING) as staging:
                 durable = Durable(staging)
-                staged = _staged(staging, ".new")
+                staged = new_folder(staging, ".new")
                 try:
-                    _sweep(staging, staged)
-                    _fill(durable, staged, bundle, cancel)
-                    return _move_in(durable, root, staged, folder)
+                    sweep(staging, staged)
+                    fill(durable, staged, bundle, cancel)
+                    return move_in(durable, root, staged, folder)
                 finally:
                     shutil.rmtree(staged, ignore_errors=True)
 
@@ -157,11 +157,11 @@ class DirectoryPlace:
         with (
             self._written() as root,
             suppress(FileNotFoundError),
-            _kept(root / key) as folder,
-            _made(root, STAGING) as staging,
+            kept(root / key) as folder,
+            made(root, STAGING) as staging,
         ):
             durable = Durable(staging)
-            _put_aside(durable, staging, folder / name)
+            put_aside(durable, staging, folder / name)
             durable.sync_directory(folder)
             durable.remove_if_empty(root / key)
 
@@ -169,7 +169,7 @@ class DirectoryPlace:
     def _written(self) -> Iterator[Path]:
         """The root for writing: a path that leads to it whatever its name leads to by then."""
         path = self._root()
-        with _writing(path), _kept(path) as root:
+        with _writing(path), kept(path) as root:
             self._bounds().check(self._uri.path, os.readlink(root))
             yield root
 
@@ -199,7 +199,7 @@ class DirectoryPlace:
         """The bundle in a folder; None: there is none, or one that was not finished."""
         folder = root / key / name
         with _reading(str(folder)):
-            envelope = _envelope(folder)
+            envelope = envelope_in(folder)
             if envelope is None:
                 return None
             sizes = [0]
@@ -209,137 +209,8 @@ class DirectoryPlace:
         return Placed(f"sha256:{name}", key, _moment(envelope.st_mtime), max(sizes))
 
 
-@contextmanager
-def _kept(path: Path) -> Iterator[Path]:
-    """A directory by a path that leads to itself, whatever takes its name (proc(5), /proc/pid/fd).
-
-    Raises:
-        UnsafePath: it is a link.
-        OSError
-    """
-    try:
-        fd = os.open(path, FOLDER)
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENOTDIR) and path.is_symlink():
-            raise UnsafePath(f"{_shown(path)} is a link, where a place has a directory") from error
-        raise
-    try:
-        yield Path(f"/proc/self/fd/{fd}")
-    finally:
-        os.close(fd)
-
-
-@contextmanager
-def _made(root: Path, name: str) -> Iterator[Path]:
-    """As `_kept`, of a directory in a root that is made where there is none."""
-    with suppress(FileExistsError):
-        (root / name).mkdir()
-    with _kept(root / name) as found:
-        if found.stat().st_mode & 0o755 != 0o755:
-            with suppress(PermissionError):
-                found.chmod(0o755)
-        Durable(root).sync_directory(root)
-        yield found
-
-
-def _fill(durable: Durable, staged: Path, bundle: LocalBundle, cancel: Cancel) -> None:
-    with _kept(staged) as folder:
-        with bundle.archive.open("rb") as archive:
-            _write(durable, folder / bundle.archive.name, archive, cancel)
-        _write(durable, folder / ENVELOPE_NAME, BytesIO(bundle.envelope_bytes), cancel)
-        durable.sync_directory(folder)
-
-
-def _write(durable: Durable, path: Path, content: IO[bytes], cancel: Cancel) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with os.fdopen(os.open(path, flags, 0o644), "wb") as file:
-        while block := content.read(_BLOCK):
-            cancel.check()
-            file.write(block)
-        file.flush()
-        os.fchmod(file.fileno(), 0o644)
-        durable.sync(file.fileno())
-
-
-def _move_in(durable: Durable, root: Path, staged: Path, folder: str) -> bool:
-    """Rename into place; False: another was first."""
-    key, _, name = folder.partition("/")
-    for left in reversed(range(_TRIES)):
-        try:
-            with _made(root, key) as parent:
-                target = parent / name
-                try:
-                    durable.rename(staged, target)
-                    return True
-                except FileNotFoundError:
-                    # A client of NFS that asks again is told so of what it has done itself.
-                    if not staged.exists() and _envelope(target) is not None:
-                        return True
-                    raise
-                except OSError as error:
-                    if error.errno not in _TAKEN:
-                        raise
-                    if _envelope(target) is not None:
-                        return False
-                    # By hand, or by another program: a bundle without an envelope is none.
-                    _put_aside(durable, staged.parent, target)
-        except FileNotFoundError:
-            # Or who removed the last bundle of the key has taken its folder away.
-            if not left:
-                raise
-    raise OriginUnavailable(f"{_shown(root)}/{folder} is made and removed by others all the time")
-
-
-def _put_aside(durable: Durable, staging: Path, target: Path) -> None:
-    """Remove a directory: it is gone at once, its files bit by bit."""
-    aside = _staged(staging, ".gone")
-    try:
-        with _kept(aside) as within:
-            durable.rename(target, within / "bundle")
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _staged(staging: Path, suffix: str) -> Path:
-    path = staging / f"{secrets.token_hex(8)}{suffix}"
-    path.mkdir(0o755)
-    with _kept(path) as made:
-        made.chmod(0o755)
-    return path
-
-
-def _sweep(staging: Path, newest: Path) -> None:
-    """Remove what publishers left that were killed. `newest`: just made, by the server's clock."""
-    now = newest.stat().st_mtime
-    with suppress(PermissionError), os.scandir(staging) as entries:
-        for entry in entries:
-            with (
-                suppress(FileNotFoundError, NotADirectoryError, UnsafePath),
-                _kept(Path(entry.path)) as folder,
-            ):
-                times = [folder.stat().st_mtime]
-                with os.scandir(folder) as inside:
-                    times += [found.stat(follow_symlinks=False).st_mtime for found in inside]
-                if now - max(times) >= LEFTOVER_SECONDS:
-                    shutil.rmtree(entry.path, ignore_errors=True)
-
-
-def _shown(path: Path) -> str:
-    """Where a path of `_kept` leads, for people."""
-    return os.path.realpath(path.parent) + "/" + path.name
-
-
 def _has_any(folder: Path) -> bool:
-    return any(_envelope(folder / name) is not None for name in _names(folder))
-
-
-def _envelope(folder: Path) -> os.stat_result | None:
-    """What makes a folder a bundle; None: there is none, or it is a link, a fifo, a directory."""
-    try:
-        found = os.lstat(folder / ENVELOPE_NAME)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return found if stat.S_ISREG(found.st_mode) else None
+    return any(envelope_in(folder / name) is not None for name in _names(folder))
 
 
 def _moment(seconds: float) -> datetime:

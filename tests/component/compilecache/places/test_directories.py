@@ -14,8 +14,9 @@ import pytest
 
 from modelcache.api import parse_uri
 from modelcache.compilecache.bundles.local import LocalBundle
-from modelcache.compilecache.places.directories import STAGING, DirectoryPlace
+from modelcache.compilecache.places.directories import DirectoryPlace
 from modelcache.compilecache.places.protocol import LEFTOVER_SECONDS
+from modelcache.compilecache.places.staging import STAGING
 from modelcache.errors import AuthFailed, BrokenBundle, ModelCacheError, NotFound, UnsafePath
 from modelcache.store.durable import Durable
 from tests.support.bundles import a_bundle, a_key, noise
