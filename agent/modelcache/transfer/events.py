@@ -159,7 +159,7 @@ class MirrorFailed:
 class HostPaused:
     """A host asks for fewer requests: it gets none for `seconds`, and then fewer connections.
 
-    `status` is HTTP's, where it is known.
+    `reason` is why it was asked for, and `status` HTTP's, where it is known.
     """
 
     model: str
@@ -168,6 +168,7 @@ class HostPaused:
     seconds: float
     connections: int
     status: int | None = None
+    reason: Reason = Reason.RATE_LIMITED
 
 
 @dataclass(frozen=True, slots=True)

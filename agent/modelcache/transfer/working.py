@@ -267,6 +267,7 @@ class Worker:
             if wait:
                 job.failing = True
         if pause is not None and pause.news:
+            assert isinstance(error, OriginUnavailable)  # no other asks for one
             request = job.request
             request.listener(
                 HostPaused(
@@ -275,7 +276,8 @@ class Worker:
                     unit.way.host,
                     pause.seconds,
                     pause.allowed,
-                    error.status if isinstance(error, OriginUnavailable) else None,
+                    error.status,
+                    error.reason,
                 )
             )
         if wait:
