@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Collection
 from functools import partial
 
 import structlog
@@ -31,7 +32,7 @@ from modelcache.service.inventory import Inventory
 from modelcache.service.logs import log_event
 from modelcache.service.opening import store_of
 from modelcache.service.outfit import outfit
-from modelcache.service.progress import ProgressBook
+from modelcache.service.progress import ActiveFetches
 from modelcache.service.reconciling import Reconciler
 from modelcache.service.reporting import Reporter, is_unreadable, read_node_report
 from modelcache.service.residency import Residency, resident_of
@@ -76,7 +77,7 @@ class Agent:
             if settings.cluster and sick_error(error) is not None:
                 say_that_the_disk_is_down(settings, error)
             raise
-        self.progress = ProgressBook()
+        self.progress = ActiveFetches()
         self._metrics = Metrics(lambda: self._reporter.known())
         self._engine, origins = outfit(settings, self._store.layout.root, settings.file_roots)
         self._disk = DiskWatch(
@@ -102,6 +103,7 @@ class Agent:
             resident=self._residency.of,
             use=lambda name: self._last_uses.of(name),
             on_ready=self._metrics.ready,
+            on_gone=self._models_are_gone,
         )
         self._history = FetchHistory(self._store, self._metrics.regretted)
         using = Using(self._store, alone=not settings.cluster)
@@ -141,14 +143,12 @@ class Agent:
             beside=lambda: self._cluster,
             watermarks=settings.watermarks,
         )
-        events = fan_out(
-            self.progress,
-            self._metrics,
-            self._history,
+        told = (
             log_event,
             self._page.happenings,
             *((self._traces,) if self._traces else ()),
         )
+        events = fan_out(self.progress, self._metrics, self._history, *told)
         # Without a cluster nothing goes because its time is over, but only to make room.
         after = settings.delete_unwanted_after if settings.cluster else None
         keeping = Keeping(after, also_when_empty=path is None)
@@ -157,7 +157,7 @@ class Agent:
             store=self._store,
             engine=self._engine,
             origins=origins,
-            events=events,
+            events=fan_out(self.progress, self._metrics, *told),
             cluster=self._cluster,
             keeping=keeping,
             registry=self._metrics.registry,
@@ -361,6 +361,11 @@ class Agent:
         self._reconciler.catalog = catalog
         self._metrics.origins({m.spec.source.parsed.scheme for m in catalog.models.values()})
         self._compiled.read(catalog)
+
+    def _models_are_gone(self, models: Collection[str]) -> None:
+        self._history.forget(models)
+        if self._traces:
+            self._traces.forget(models)
 
     def _reconcile(self) -> float:
         with self._reconciling.round():
