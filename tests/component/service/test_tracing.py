@@ -115,7 +115,7 @@ def test_a_pause_says_why(tmp_path: Path, hub: HubServer, code: int, reason: str
 
 
 @pytest.mark.parametrize("drips", [False, True], ids=["silent", "dripping"])
-@pytest.mark.parametrize("during", [False, True], ids=["at the end", "at work already"])
+@pytest.mark.parametrize("during", [False, True], ids=["at-the-end", "at-work-already"])
 def test_a_collector_that_hangs_is_not_waited_for(*, drips: bool, during: bool) -> None:
     with HangingCollector(drips=drips) as collector, structlog.testing.capture_logs() as logs:
         traces = open_traces(collector.url, "n")
