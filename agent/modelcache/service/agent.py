@@ -47,7 +47,7 @@ from modelcache.service.working import Crew
 from modelcache.settings import AgentSettings
 from modelcache.store.sickness import sick_error
 from modelcache.transfer import Cancel, ModelFetcher
-from modelcache.transfer.events import fan_out
+from modelcache.transfer.events import Listener, fan_out
 
 log = structlog.get_logger(__name__)
 
@@ -143,7 +143,7 @@ class Agent:
             beside=lambda: self._cluster,
             watermarks=settings.watermarks,
         )
-        told = (
+        told: tuple[Listener, ...] = (
             log_event,
             self._page.happenings,
             *((self._traces,) if self._traces else ()),

@@ -131,7 +131,7 @@ class Beginnings:
         there for an hour.
         """
         now = self._clock()
-        users = {
+        users: dict[tuple[str, str, str], float] = {
             (user.kind, user.name, user.model): now for user in uses.users if user.model is not None
         }
         if self._seen is None:
