@@ -61,8 +61,19 @@ _LATE_SECONDS = 600.0
 class Agent:
     """One node's agent: `run` until `stop`."""
 
-    def __init__(self, settings: AgentSettings, *, once: bool = False) -> None:
-        """Open the store and listen. `once`: end by itself when nothing is left to do.
+    def __init__(
+        self,
+        settings: AgentSettings,
+        *,
+        once: bool = False,
+        progress: ActiveFetches | None = None,
+    ) -> None:
+        """Open the store and listen.
+
+        Args:
+            settings: the agent's.
+            once: end by itself when nothing is left to do.
+            progress: is told of fetches, for whoever shows them.
 
         Raises:
             StoreDamaged, UsageError
@@ -77,7 +88,7 @@ class Agent:
             if settings.cluster and sick_error(error) is not None:
                 say_that_the_disk_is_down(settings, error)
             raise
-        self.progress = ActiveFetches()
+        self._progress = progress or ActiveFetches()
         self._metrics = Metrics(lambda: self._reporter.known())
         self._engine, origins = outfit(settings, self._store.layout.root, settings.file_roots)
         self._disk = DiskWatch(
@@ -97,7 +108,7 @@ class Agent:
             on_change=self._wake,
         )
         self._telling = Telling(
-            self.progress,
+            self._progress,
             inventory.paths,
             _wanted(before),
             resident=self._residency.of,
@@ -138,7 +149,7 @@ class Agent:
             self._store.layout.root,
             before,
             report=lambda: (self._reporter.latest, self._reporter.latest_at),
-            fetching=self.progress.all,
+            fetching=self._progress.all,
             hung=lambda: self._all_tasks.hung(),
             beside=lambda: self._cluster,
             watermarks=settings.watermarks,
@@ -148,7 +159,7 @@ class Agent:
             self._page.happenings,
             *((self._traces,) if self._traces else ()),
         )
-        events = fan_out(self.progress, self._metrics, self._history, *told)
+        events = fan_out(self._progress, self._metrics, self._history, *told)
         # Without a cluster nothing goes because its time is over, but only to make room.
         after = settings.delete_unwanted_after if settings.cluster else None
         keeping = Keeping(after, also_when_empty=path is None)
@@ -157,7 +168,7 @@ class Agent:
             store=self._store,
             engine=self._engine,
             origins=origins,
-            events=fan_out(self.progress, self._metrics, *told),
+            events=fan_out(self._progress, self._metrics, *told),
             cluster=self._cluster,
             keeping=keeping,
             registry=self._metrics.registry,
@@ -179,7 +190,7 @@ class Agent:
         self._crew = Crew(
             fetcher=ModelFetcher(self._store, self._engine, events),
             origins=origins,
-            progress=self.progress,
+            progress=self._progress,
             cancel=self._cancel,
             on_end=self._wake,
             jitter=(settings.start_jitter if settings.cluster and settings.nodes_at_once else 0.0),
@@ -213,7 +224,7 @@ class Agent:
             disk=self._disk,
             registry=self._metrics.registry,
             cancel=self._cancel,
-            busy=self.progress.is_moving,
+            busy=self._progress.is_moving,
             priorities=lambda: {
                 each.name: each.priority for each in self._telling.reports() or () if each.wanted
             },

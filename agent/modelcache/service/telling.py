@@ -142,10 +142,10 @@ class Telling:
                 if since is not None:
                     self._on_ready(report, max(0.0, now - since.timestamp()))
         self._known.update(lasts)
-        gone = self._known - lasts.keys() - running.keys()
-        if gone:
-            self._known -= gone
-            self._on_gone(gone)
+        forgotten = self._known - lasts.keys() - running.keys()
+        if forgotten:
+            self._known -= forgotten
+            self._on_gone(forgotten)
         # Last: who reads the log and then asks is to be told the same.
         for report in reports:
             _log_readiness(report, before.get(report.name))
