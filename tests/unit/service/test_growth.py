@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,11 @@ from modelcache.compilecache.engines.evidence import Evidence
 from modelcache.compilecache.pods.protocol import StartDocument
 from modelcache.errors import Reason
 from modelcache.metrics import CompileMetrics, Metrics
+from modelcache.planning.describing import Paths
 from modelcache.planning.using import User, Uses
 from modelcache.service.fetchhistory import Beginnings, FetchHistory
 from modelcache.service.progress import ActiveFetches
+from modelcache.service.telling import Telling
 from modelcache.service.tracing import Traces
 from modelcache.store import Store
 from modelcache.transfer.events import (
@@ -28,10 +31,10 @@ from modelcache.transfer.events import (
     Resolving,
 )
 from tests.support.growth import grown
-from tests.unit.planning.samples import manifest
+from tests.unit.planning.samples import manifest, model
 from tests.unit.service.test_metrics import NODE
 
-NAMES = 3000
+NAMES, CACHES = 3000, 240
 LITTLE = 16 * 1024
 """Bytes, for all names together: an entry of a dictionary for each would be hundreds of KiB."""
 HOUR = 3600.0
@@ -59,43 +62,60 @@ def test_what_ended_is_not_under_way(reason: Reason | None) -> None:
     assert fetches.all() == {}
 
 
+class Catalog:
+    """Tells of models as an agent does, one after the other; each goes when the next one comes."""
+
+    def __init__(self, *remember: Callable[[Collection[str]], None]) -> None:
+        self._telling = Telling(
+            ActiveFetches(),
+            lambda name: Paths(f"/{name}", f"/hub/{name}"),
+            on_gone=lambda names: [forget(names) for forget in remember],
+        )
+
+    def has(self, name: str) -> None:
+        self._telling.update({name: model(name)}, {}, {}, {})
+
+
 def test_tries_of_models_that_are_gone(tmp_path: Path) -> None:
     history = FetchHistory(Store(tmp_path / "root"), lambda _: None)
+    catalog = Catalog(history.forget)
 
     def come_and_go(number: int) -> None:
+        catalog.has(f"model-{number}")
         for event in fetch(f"model-{number}", Reason.NOT_FOUND):
             history(event)
-        history.forget({f"model-{number}"})
 
     assert grown(come_and_go, first=100, then=NAMES) < LITTLE
 
 
 def test_resolutions_that_no_fetch_followed() -> None:
     traces = Traces(TracerProvider(shutdown_on_exit=False))
+    catalog = Catalog(traces.forget)
 
     def come_and_go(number: int) -> None:
-        name = f"model-{number}"
-        resolving, resolved, *_ = fetch(name)
+        resolving, resolved, *_ = fetch(f"model-{number}")
+        catalog.has(f"model-{number}")
         traces(resolving)
-        if number % 2:  # of the others the library's call hangs
+        if number % 2:  # of the others the library's call hangs until the model is gone
             traces(resolved)
-        traces.forget({name})
-        traces(resolved)
+        else:
+            catalog.has("another")
+            traces(resolved)
 
     assert grown(come_and_go, first=100, then=NAMES) < LITTLE
 
 
 def test_users_while_it_is_unknown_who_else_there_is() -> None:
     now, told = 0.0, list[str]()
-    model = manifest("m")
+    shown = {"m": manifest("m")}
     beginnings = Beginnings(lambda each: told.append(each.model), lambda: now)
-    beginnings.look(Uses(), {"m": model})
+    beginnings.look(Uses(), shown)
 
     def come_and_go(number: int) -> None:
         nonlocal now
         now += 60.0
         pod = User("pod", f"team/engine-{number}", "m")
-        beginnings.look(Uses((pod,), "the API server is away"), {"m": model})
+        beginnings.look(Uses((pod,), "the API server is away"), shown)
         told.clear()
 
     assert grown(come_and_go, first=100, then=NAMES) < LITTLE
@@ -161,8 +181,8 @@ def test_counters_of_compile_caches() -> None:
         else:
             metrics.received(here, 1)
 
-    assert grown(come_and_go, first=100, then=NAMES // 4) < LITTLE
-    first = 100 + NAMES // 4 - 10
+    assert grown(come_and_go, first=30, then=CACHES) < LITTLE
+    first = 30 + CACHES - 10
     assert series() == {f"cache-{first + number}" for number in range(10)}
     # Of one that went almost an hour ago all that was counted is told of.
     name = f"cache-{first + (1 - first) % 3}"
