@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,23 +18,23 @@ from tests.support.cluster.waiting import eventually
 from tests.support.collector import Collector
 
 
+Forget = Callable[[Any, Collection[str]], None]
+
+
+def _noted(into: set[str], forget: Forget) -> Forget:
+    def noted(self: object, models: Collection[str]) -> None:
+        into.update(models)
+        forget(self, models)
+
+    return noted
+
+
 def test_who_remembers_models_is_told_which_are_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: dict[type, set[str]] = {FetchHistory: set(), Traces: set()}
-    for kind in told:
-        forget = kind.forget
-
-        def noted(
-            self: object,
-            models: Collection[str],
-            kind: type = kind,
-            forget: object = forget,
-        ) -> None:
-            told[kind] |= {*models}
-            forget(self, models)
-
-        monkeypatch.setattr(kind, "forget", noted)
+    told: dict[str, set[str]] = {"FetchHistory": set(), "Traces": set()}
+    for kind in (FetchHistory, Traces):
+        monkeypatch.setattr(kind, "forget", _noted(told[kind.__name__], kind.forget))
     origin = tmp_path / "origin"
     origin.mkdir()
     (origin / "w").write_bytes(b"weights")
@@ -55,11 +56,11 @@ def test_who_remembers_models_is_told_which_are_gone(
         try:
             failed = {each["name"] for each in goes}
             eventually(lambda: {m.name for m in agent.missing if m.attempts}, failed.__eq__)
-            assert told == {FetchHistory: set(), Traces: set()}
+            assert told == {"FetchHistory": set(), "Traces": set()}
             write_catalog(catalog, goes[0])  # the one that is here stays there, unwanted
             gone = failed - {"goes-0"}
-            eventually(lambda: told, {FetchHistory: gone, Traces: gone}.__eq__)
+            eventually(lambda: told, {"FetchHistory": gone, "Traces": gone}.__eq__)
         finally:
             agent.stop()
             thread.join(20)
-    assert told == {FetchHistory: gone, Traces: gone}
+    assert told == {"FetchHistory": gone, "Traces": gone}

@@ -18,6 +18,7 @@ from modelcache.metrics import CompileMetrics, Metrics
 from modelcache.planning.describing import Paths
 from modelcache.planning.using import User, Uses
 from modelcache.service.fetchhistory import Beginnings, FetchHistory
+from modelcache.service.inventory import Inventory
 from modelcache.service.progress import ActiveFetches
 from modelcache.service.telling import Telling
 from modelcache.service.tracing import Traces
@@ -65,11 +66,11 @@ def test_what_ended_is_not_under_way(reason: Reason | None) -> None:
 class Catalog:
     """Tells of models as an agent does, one after the other; each goes when the next one comes."""
 
-    def __init__(self, *remember: Callable[[Collection[str]], None]) -> None:
+    def __init__(self, forget: Callable[[Collection[str]], None]) -> None:
         self._telling = Telling(
             ActiveFetches(),
             lambda name: Paths(f"/{name}", f"/hub/{name}"),
-            on_gone=lambda names: [forget(names) for forget in remember],
+            on_gone=forget,
         )
 
     def has(self, name: str) -> None:
@@ -101,6 +102,16 @@ def test_resolutions_that_no_fetch_followed() -> None:
         else:
             catalog.has("another")
             traces(resolved)
+
+    assert grown(come_and_go, first=100, then=NAMES) < LITTLE
+
+
+def test_places_of_models_that_are_gone(tmp_path: Path) -> None:
+    inventory = Inventory(Store(tmp_path / "root"))
+
+    def come_and_go(number: int) -> None:
+        inventory.read()
+        inventory.paths(f"model-{number}")
 
     assert grown(come_and_go, first=100, then=NAMES) < LITTLE
 
