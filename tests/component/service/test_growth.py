@@ -17,7 +17,6 @@ from tests.support.agent import write_catalog
 from tests.support.cluster.waiting import eventually
 from tests.support.collector import Collector
 
-
 Forget = Callable[[Any, Collection[str]], None]
 
 
