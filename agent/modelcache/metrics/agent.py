@@ -140,7 +140,9 @@ class Metrics(ClusterProgramMetrics):
             if event.reason is None:
                 self._seconds.labels(event.origin).observe(event.seconds)
                 self._verified.labels(event.origin).observe(event.times.hash)
-                self._succeeded.labels(event.origin).set_to_current_time()
+                # As it is told after a restart, when only the report still knows of it.
+                at = time.time() if event.at is None else event.at
+                self._succeeded.labels(event.origin).set(at)
 
     def _collect(self) -> Iterable[Metric]:
         report = self._node()

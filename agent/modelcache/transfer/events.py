@@ -183,7 +183,8 @@ class FetchEnded:
     """A fetch is over: `reason` is None when the model is ready.
 
     `received` are bytes, `mirrored` those of them that mirrors served. `times` are what its
-    connections spent their time on.
+    connections spent their time on. `at` is when a model became whole, as its manifest has it, in
+    seconds since the epoch; None: it has none.
     """
 
     model: str
@@ -194,6 +195,7 @@ class FetchEnded:
     mirrored: int = 0
     retries: int = 0
     times: Times = field(default_factory=Times)
+    at: float | None = None
 
 
 Event = (

@@ -258,6 +258,16 @@ def test_verification_and_the_last_success_are_of_fetches_that_ended_well() -> N
     assert time.time() - last[1] < 5
 
 
+def test_the_last_success_is_the_same_after_a_restart() -> None:
+    metrics = Metrics(lambda: None)
+    metrics(FetchEnded("a", "hf", 2.5, 11, None, at=1000.0))
+    found = samples(metrics, "modelcache_fetch_last_success_timestamp_seconds")
+    again = Metrics(lambda: None)
+    again.remember(MODELS[:1])
+    assert samples(again, "modelcache_fetch_last_success_timestamp_seconds") == found
+    assert found == {("hf",): 1000}
+
+
 def test_the_last_success_is_known_after_a_restart() -> None:
     metrics = Metrics(lambda: None)
     later = MODELS[0].model_copy(update={"finished_at": datetime.fromtimestamp(3000, UTC)})
