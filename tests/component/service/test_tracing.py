@@ -144,7 +144,7 @@ def test_an_agent_ends_in_time_beside_a_collector_that_hangs(
             running.wait_ready("a")
             began = time.monotonic()
             assert running.terminate() == 0
-            assert time.monotonic() - began < 8
+            assert time.monotonic() - began < 15
             assert "traces.not_sent" in [event["event"] for event in running.events]
 
 

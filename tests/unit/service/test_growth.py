@@ -36,7 +36,7 @@ from tests.unit.planning.samples import manifest, model
 from tests.unit.service.test_metrics import NODE
 
 NAMES, CACHES = 3000, 240
-LITTLE = 16 * 1024
+LITTLE = 64 * 1024
 """Bytes, for all names together: an entry of a dictionary for each would be hundreds of KiB."""
 HOUR = 3600.0
 
