@@ -336,6 +336,8 @@ class Reconciler:
         log.info("model.shown", model=manifest.model, snapshot=manifest.snapshot)
 
     def _remove(self, name: str) -> None:
+        if not self._surroundings.uses().may_go(name):
+            return  # who came since it was decided keeps it
         snapshots = tuple(manifest.snapshot for manifest in self._store.snapshots(name))
         freed = self._store.evict(name)
         log.info("model.removed", model=name, freed_bytes=freed)

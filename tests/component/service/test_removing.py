@@ -107,6 +107,26 @@ def test_what_is_wanted_again_in_time_stays_and_is_not_fetched_again(
     assert hub.bytes_sent("*weights*") == 0
 
 
+def test_who_comes_at_the_last_moment_is_seen(
+    filled: Daemon, around: Around, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+
+    def uses() -> Uses:
+        """A pod comes after it was decided what goes, and before that goes."""
+        nonlocal asked
+        asked += 1
+        pod = User("pod", "default/llama-0", "a", how="mounts it")
+        return Uses((pod,)) if asked > 1 else Uses()
+
+    filled.want(cached_model("hf://org/b", "b"))
+    filled.cycle()
+    monkeypatch.setattr(around, "uses", uses)
+    later(filled)
+    assert asked > 1, "it was not about to go"
+    assert held(filled) == {"a", "b"}
+
+
 def test_what_is_in_use_stays_as_long_as_it_is(filled: Daemon, around: Around) -> None:
     around.used = Uses((User("pod", "team/p", "a"),))
     filled.want(cached_model("hf://org/b", "b"))
