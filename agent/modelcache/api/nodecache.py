@@ -192,6 +192,8 @@ class DiskReport(ApiModel):
     """What the root takes in all, with unfinished fetches and other leftovers."""
     budget: NonNegative = 0
     """What the root may take in all, as things are."""
+    kept_free: NonNegative | None = None
+    """What the agent leaves free of it; absent where it didn't say."""
     free: NonNegative = 0
     """Free for whoever writes to it, without what is kept for its administrator."""
     inodes: NonNegative | None = None

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from modelcache.cli.nodes.sources import agents_disk
+from modelcache.cli.nodes.sources import OWN_LIMITS, agents_disk
+from modelcache.cli.nodes.views import Teller
 from modelcache.cli.options import Output, Root, flag, open_store, settings
 from modelcache.cli.output import Format, human_bytes, one_line, print_json, print_table
 from modelcache.cli.topcmd import Agent
@@ -16,7 +17,7 @@ from modelcache.service.collecting import Collection, collection, may_go
 from modelcache.service.lettinggo import evict
 from modelcache.settings import AgentSettings, StatusSettings
 from modelcache.settings.values import parse_size
-from modelcache.store import DiskSpace, Store
+from modelcache.store import Store
 
 Unwanted = Annotated[str | None, flag("delete_unwanted_after", "TIME")]
 _NEW: str = "(a new model)"
@@ -62,9 +63,9 @@ def gc(
             raise UsageError(f"--room: {error}") from error
     freed = None if dry_run else _carry_out(store, decision, found)
     if output is Format.JSON:
-        print_json("CollectResult", _plain(decision, found.space, freed, asked=room is not None))
+        print_json("CollectResult", _plain(decision, found, freed, asked=room is not None))
         return
-    _tell(decision, found.space, freed, asked=room is not None)
+    _tell(decision, found, freed, asked=room is not None)
 
 
 def _grace(given: str | None) -> float | None:
@@ -82,7 +83,7 @@ def _carry_out(store: Store, decision: Decision, found: Collection) -> int:
 
 
 def _plain(
-    decision: Decision, space: DiskSpace, freed: int | None, *, asked: bool
+    decision: Decision, found: Collection, freed: int | None, *, asked: bool
 ) -> dict[str, Any]:
     content: dict[str, Any] = {
         "dryRun": freed is None,
@@ -98,7 +99,7 @@ def _plain(
         ],
         "staying": [plain_staying(each) for each in decision.staying],
         "frees": decision.frees.bytes,
-        "disk": plain_disk(space),
+        "disk": plain_disk(found),
     }
     if asked:
         content["missing"] = decision.missing.bytes
@@ -118,9 +119,12 @@ def plain_staying(each: Staying) -> dict[str, Any]:
     }
 
 
-def plain_disk(space: DiskSpace) -> dict[str, Any]:
-    """The disk as a document has it, in bytes; `taken` as a NodeCache has it."""
+def plain_disk(found: Collection) -> dict[str, Any]:
+    """The disk as a document has it, in bytes; `taken` as a NodeCache has it. Its limits are those
+    of who `toldBy` names: `Agent`, or, as `Root`, of this command."""
+    space = found.space
     return {
+        "toldBy": (Teller.AGENT if found.is_told else Teller.ROOT).value,
         "capacity": space.capacity,
         "budget": space.budget,
         "taken": space.used,
@@ -131,7 +135,8 @@ def plain_disk(space: DiskSpace) -> dict[str, Any]:
     }
 
 
-def _tell(decision: Decision, space: DiskSpace, freed: int | None, *, asked: bool) -> None:
+def _tell(decision: Decision, found: Collection, freed: int | None, *, asked: bool) -> None:
+    space = found.space
     rows = [_row(going, snapshot) for going in decision.going for snapshot in going.snapshots]
     rows += [_staying_row(each) for each in decision.staying]
     if rows:
@@ -147,7 +152,7 @@ def _tell(decision: Decision, space: DiskSpace, freed: int | None, *, asked: boo
         print(f"{human_bytes(freed)} freed.")
     print(
         f"The cache {'takes' if freed is None else 'took'} {human_bytes(space.used)} of the"
-        f" {human_bytes(space.budget)} that it may."
+        f" {human_bytes(space.budget)} that it may{'' if found.is_told else OWN_LIMITS}."
     )
 
 

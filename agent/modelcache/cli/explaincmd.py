@@ -5,21 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
+from modelcache.api import ModelReport
 from modelcache.catalog import FileCatalog
 from modelcache.cli.collectingcmd import Unwanted, plain_disk, plain_staying, revision
 from modelcache.cli.happened import Lately, compiled_of, happened
 from modelcache.cli.inspecting import Name
-from modelcache.cli.nodes.sources import agents_disk
+from modelcache.cli.nodes.sources import OWN_LIMITS, agents_disk
 from modelcache.cli.options import Output, Root, flag, open_store, settings
-from modelcache.cli.output import Format, age, human_bytes, one_line, print_json
+from modelcache.cli.output import Format, Said, age, human_bytes, one_line, print_json
 from modelcache.cli.topcmd import Agent, ClusterWide, Kubeconfig, Namespace
-from modelcache.errors import NotFound, UsageError
-from modelcache.planning.explaining import Explanation
+from modelcache.errors import NotFound, Reason, UsageError
+from modelcache.planning.explaining import Explanation, without_holders
 from modelcache.planning.explaining import explain as explained
 from modelcache.planning.placement import selects
-from modelcache.service.collecting import collection
+from modelcache.service.collecting import Collection, collection
 from modelcache.settings import AgentSettings, StatusSettings
-from modelcache.store import DiskSpace
 
 
 def explain(
@@ -75,12 +75,14 @@ def explain(
         found.space,
         room,
         grace=found.grace,
+        now=found.now,
+        own_limits="" if found.is_told else OWN_LIMITS,
         placement=placement,
         compiled=compiled,
     )
     lately = happened(address, store, {name, *(each.name for each in compiled)})
     if output is Format.JSON:
-        content = _plain_answer(answer, found.space)
+        content = _plain_answer(answer, found)
         content["compileCaches"] = [each.to_document() for each in compiled]
         content["events"] = [each.plain() for each in lately.events]
         print_json(
@@ -88,7 +90,11 @@ def explain(
         )
         return
     _tell_answer(answer)
-    _tell_events(lately)
+    said = Said()
+    for cache in compiled:
+        said.once(cache.message or "", "as in compiled")
+    said.once(report.message or "", "as in state")
+    _tell_events(lately, report, said)
 
 
 def _placement(name: str, asked: AgentSettings) -> str:
@@ -106,13 +112,13 @@ def _placement(name: str, asked: AgentSettings) -> str:
     return f"no: its nodeSelector or nodeAffinity does not select {asked.node_name}"
 
 
-def _plain_answer(answer: Explanation, space: DiskSpace) -> dict[str, Any]:
+def _plain_answer(answer: Explanation, found: Collection) -> dict[str, Any]:
     return {
         "verdict": answer.verdict,
         "facts": [{"about": about, "message": message} for about, message in answer.facts],
         "holders": [plain_staying(each) for each in answer.holders],
         "remedies": list(answer.remedies),
-        "disk": plain_disk(space),
+        "disk": plain_disk(found),
     }
 
 
@@ -129,10 +135,17 @@ def _tell_answer(answer: Explanation) -> None:
         print(f"{'' if number else 'to do:':<10}{one_line(remedy)}")
 
 
-def _tell_events(lately: Lately) -> None:
+def _tell_events(lately: Lately, report: ModelReport, said: Said) -> None:
     for number, each in enumerate(lately.events):
         times = f", {each.count} times" if each.count > 1 else ""
         about = "" if number else "lately:"
-        print(f"{about:<10}{one_line(f'{age(each.at)} ago{times}: {each.sentence}')}")
+        message = each.message
+        if each.is_of_room:
+            # How much is missing, and what holds it, changes with each try.
+            is_so_now = report.reason is Reason.INSUFFICIENT_DISK
+            message = "as in state" if is_so_now else without_holders(message)
+        message = said.once(message, "the same")
+        told = f"{age(each.at)} ago{times}: {each.reason}: {message}"
+        print(f"{about:<10}{one_line(told)}")
     if lately.silent:
         print(f"{'agent:':<10}{one_line(lately.silent)}")

@@ -13,12 +13,13 @@ from modelcache.cli.nodes.fleet import ListedFleet
 from modelcache.cli.nodes.rates import Rates
 from modelcache.cli.nodes.sums import Order, Row, rows, sorted_rows
 from modelcache.cli.nodes.tables import compile_rows, remark
-from modelcache.cli.nodes.views import AgentState, Look, Stage
-from modelcache.cli.output import Format, age, human_bytes, one_line, print_json
+from modelcache.cli.nodes.views import AgentState, Look
+from modelcache.cli.output import Format, Said, age, human_bytes, one_line, print_json
 from modelcache.cluster.client import CACHED_MODELS, EVENTS, Client, Object
 from modelcache.cluster.events import NAMESPACE, OLD_NAMESPACE
 from modelcache.cluster.reading import read_model
 from modelcache.errors import ClusterError, NotFound, UsageError
+from modelcache.planning.wording import Stage
 from modelcache.settings import StatusSettings
 
 _MOST_NODES: Final = 10
@@ -55,7 +56,8 @@ def explain_fleet(name: str, found: StatusSettings, output: Format) -> None:
             f"there is no CachedModel {name} at {look.where}, and no node holds anything of it"
         )
     verdict = _verdict(name, thing, here)
-    facts = [*_of_the_object(thing), *_of_nodes(look, here), *_of_compile_caches(look, name)]
+    said = Said()
+    facts = [*_of_the_object(thing), *_of_nodes(look, here, said), *_of_compile_caches(look, name)]
     if output is Format.JSON:
         content = {
             "verdict": verdict,
@@ -68,7 +70,7 @@ def explain_fleet(name: str, found: StatusSettings, output: Format) -> None:
     print(one_line(verdict))
     print()
     before = ""
-    for about, message in [*facts, *_lately(events, silent)]:
+    for about, message in [*facts, *_lately(name, events, silent, said)]:
         print(f"{'' if about == before else f'{about}:':<10}{one_line(message)}")
         before = about
 
@@ -88,7 +90,7 @@ def _verdict(name: str, thing: Object | None, here: Sequence[Row]) -> str:
         return f"There is no CachedModel {name} any more: what nodes have of it goes in time."
     if not wanted:
         return f"{name} is on no node: it selects none that has an agent."
-    ready = sum(row.stage is Stage.READY for row in wanted)
+    ready = sum(row.stage.is_ready for row in wanted)
     if ready == len(wanted):
         nodes = "the one node" if ready == 1 else f"all {ready} nodes"
         return f"{name} is ready on {nodes} that it selects."
@@ -111,26 +113,32 @@ def _of_the_object(thing: Object | None) -> list[tuple[str, str]]:
     return facts
 
 
-def _of_nodes(look: Look, here: Sequence[Row]) -> list[tuple[str, str]]:
+def _of_nodes(look: Look, here: Sequence[Row], said: Said) -> list[tuple[str, str]]:
     down = {node.name for node in look.nodes if node.agent is AgentState.DOWN}
-    missing = [row for row in here if row.stage < Stage.READY]
-    facts = [("not on", _told(row, down)) for row in missing[:_MOST_NODES]]
-    if len(missing) > _MOST_NODES:
-        facts.append(("not on", f"and {len(missing) - _MOST_NODES} nodes more"))
-    for about, stage in (("ready on", Stage.READY), ("leaves", Stage.UNWANTED)):
-        names = [row.node for row in here if row.stage is stage]
+    facts = []
+    absent = [row for row in here if not row.stage.is_ready and row.stage is not Stage.UNWANTED]
+    updates = [row for row in here if row.stage is Stage.UPDATE_FAILING]
+    for about, troubled in (("not on", absent), ("failing", updates)):
+        facts += [(about, _told(row, down, said)) for row in troubled[:_MOST_NODES]]
+        if len(troubled) > _MOST_NODES:
+            facts.append((about, f"and {len(troubled) - _MOST_NODES} nodes more"))
+    ready = [row.node for row in here if row.stage.is_ready]
+    leaving = [row.node for row in here if row.stage is Stage.UNWANTED]
+    for about, names in (("ready on", ready), ("leaves", leaving)):
         if names:
             more = f" and {len(names) - _MOST_NODES} more" if len(names) > _MOST_NODES else ""
             facts.append((about, ", ".join(names[:_MOST_NODES]) + more))
     return facts
 
 
-def _told(row: Row, down: Iterable[str]) -> str:
+def _told(row: Row, down: Iterable[str], said: Said) -> str:
     report = row.report
     told = f"{row.node}: {report.state.value}"
-    if row.stage is Stage.MOVING and report.bytes_total:
+    if row.stage is Stage.ON_THE_WAY and report.bytes_total:
         told += f", {human_bytes(report.bytes_done)} of {human_bytes(report.bytes_total)}"
     why = remark(row)
+    if report.message:
+        why = why.replace(report.message, said.once(report.message, f"as on {row.node}"))
     agent = "; its agent is not ready" if row.node in down else ""
     return f"{told}{f', {why}' if why else ''}{agent}"
 
@@ -188,16 +196,18 @@ def _event(event: Object) -> _Event:
     )
 
 
-def _lately(events: Sequence[_Event], silent: str) -> list[tuple[str, str]]:
+def _lately(name: str, events: Sequence[_Event], silent: str, said: Said) -> list[tuple[str, str]]:
     if silent:
         return [("lately", silent)]
-    return [("lately", _line(each)) for each in events]
+    return [("lately", _line(name, each, said)) for each in events]
 
 
-def _line(event: _Event) -> str:
+def _line(name: str, event: _Event, said: Said) -> str:
     times = f", {event.count} times" if event.count > 1 else ""
     when = f"{age(datetime.fromisoformat(event.at))} ago" if event.at else "once"
-    return f"{when}{times}, {event.where}: {event.reason}: {event.note}"
+    note = event.note.removeprefix(f"{name}: ")
+    told = event.note.replace(note, said.once(note, "the same")) if note else ""
+    return f"{when}{times}, {event.where}: {event.reason}: {told}"
 
 
 def _plain(events: Iterable[_Event]) -> list[dict[str, Any]]:

@@ -13,11 +13,13 @@ from pydantic import Field, ValidationError
 from modelcache.api.meta import ApiModel
 from modelcache.api.nodecache import CompileReport
 from modelcache.cli.nodes.sources import NoAnswer, ask_agent
+from modelcache.errors import Reason
 from modelcache.service.httpserving import host_and_port
 from modelcache.service.reporting import read_node_report
 from modelcache.store import Store
 
 _MOST: Final = 8
+_OF_ROOM: Final = ("EvictionBlocked", f"Model{Reason.INSUFFICIENT_DISK.value}")
 
 
 class Happened(ApiModel, extra="ignore"):
@@ -30,9 +32,9 @@ class Happened(ApiModel, extra="ignore"):
     count: int = Field(1, ge=1)
 
     @property
-    def sentence(self) -> str:
-        """What happened, with the word for it."""
-        return f"{self.reason}: {self.message}"
+    def is_of_room(self) -> bool:
+        """Whether it says that a model didn't fit."""
+        return self.reason in _OF_ROOM
 
     def plain(self) -> dict[str, Any]:
         """As documents have it."""

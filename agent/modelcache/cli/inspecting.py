@@ -22,6 +22,7 @@ from modelcache.cli.output import (
 from modelcache.errors import NotFound
 from modelcache.planning.labelling import labels as node_labels
 from modelcache.planning.using import Uses
+from modelcache.planning.wording import share, state
 from modelcache.service.looking import model_reports
 from modelcache.service.using import Using
 from modelcache.settings import AgentSettings
@@ -79,7 +80,7 @@ def _row(report: ModelReport) -> list[str]:
         size = f"{human_bytes(report.bytes_done)} of {size}"
     return [
         report.name,
-        report.state.value,
+        state(report),
         (report.revision or "")[:12],
         size if report.bytes_total else "",
         _share_in_memory(report),
@@ -94,8 +95,7 @@ def _row(report: ModelReport) -> list[str]:
 def _share_in_memory(report: ModelReport) -> str:
     if report.resident_bytes is None or not report.bytes_total:
         return ""
-    # Not rounded up: 100% is all of it.
-    return f"{min(100, report.resident_bytes * 100 // report.bytes_total)}%"
+    return share(report.resident_bytes, report.bytes_total)
 
 
 def show(name: Name, root: Root = None, output: Output = Format.TABLE) -> None:
@@ -138,7 +138,7 @@ def _facts(report: ModelReport, uses: Uses) -> list[tuple[str, str]]:
     last = report.last_used_at
     return [
         ("Name", report.name),
-        ("State", report.state.value),
+        ("State", state(report)),
         ("Source", report.source or ""),
         ("Revision", report.revision or ""),
         ("Size", human_bytes(report.bytes_total) if report.bytes_total else ""),

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
@@ -15,6 +15,10 @@ from rich.text import Text
 
 from modelcache.api import API_VERSION
 from modelcache.errors import InUse, ModelCacheError, Reason
+from modelcache.planning.wording import duration, share
+
+_LONG: Final = 40
+"""In characters: what is shorter is read faster than what refers to it."""
 
 
 class Format(StrEnum):
@@ -85,27 +89,36 @@ def human_bytes(size: float) -> str:
 
 def age(moment: datetime | None) -> str:
     """`5m`, `3h`, `2d`: how long ago."""
-    return "" if moment is None else human_seconds((datetime.now(UTC) - moment).total_seconds())
-
-
-def human_seconds(time: float) -> str:
-    """`90s`, `5m`, `3h`, `2d`, of seconds."""
-    seconds = max(0, int(time))
-    for limit, unit, name in ((120, 1, "s"), (7200, 60, "m"), (172_800, 3600, "h")):
-        if seconds < limit:
-            return f"{seconds // unit}{name}"
-    return f"{seconds // 86_400}d"
+    return "" if moment is None else duration((datetime.now(UTC) - moment).total_seconds())
 
 
 def progressed(done: int, size: int, rate: float | None) -> str:
     """`512.0 MiB of 2.0 GiB (25%), 64.0 MiB/s, 24s left`."""
-    share = done * 100 // size if size else 100  # not rounded up: 100 % is all of it
-    told = f"{human_bytes(done)} of {human_bytes(size)} ({share}%)"
+    part = share(done, size) if size else "100%"
+    told = f"{human_bytes(done)} of {human_bytes(size)} ({part})"
     if rate is None:
         return told
     left = max(0, size - done)
-    eta = f", {human_seconds(left / rate)} left" if left and rate else ""
+    eta = f", {duration(left / rate)} left" if left and rate else ""
     return f"{told}, {human_bytes(rate)}/s{eta}"
+
+
+class Said:
+    """Where in an answer a sentence stands already, so that no long one stands there twice."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, str] = {}
+
+    def once(self, sentence: str, place: str) -> str:
+        """A sentence as it is to be told: where it is long and was told before, that place.
+
+        `place` is where it stands now, for those that come: `as in state`.
+        """
+        before = self._places.get(sentence)
+        if before is not None and len(sentence) > _LONG:
+            return before
+        self._places.setdefault(sentence, place)
+        return sentence
 
 
 def one_line(message: str) -> str:

@@ -18,16 +18,16 @@ from modelcache.cli.nodes.sums import (
     Row,
     by_model,
     by_node,
-    disks,
     rows,
     sorted_rows,
     sorted_sums,
     total,
 )
-from modelcache.cli.nodes.views import Look, Stage
+from modelcache.cli.nodes.views import Look
 from modelcache.cli.options import Output, Root, settings
 from modelcache.cli.output import Format, age, human_bytes, one_line, print_json, print_table
 from modelcache.cli.topcmd import Agent, ClusterWide, Kubeconfig, Namespace, is_given
+from modelcache.planning.wording import Stage, share
 from modelcache.settings import StatusSettings
 
 _LEAST_LINES: Final = 10
@@ -46,7 +46,7 @@ def status(
     """Say what this node, or all nodes, hold: models, disk, compile caches, and what is wrong.
 
     This node's agent is asked; where none answers, the root tells what it last wrote. What fails
-    and what moves comes first.
+    and what is on the way comes first.
     """
     found = settings(
         StatusSettings, root=root, listen=agent, kubeconfig=kubeconfig, namespace=namespace
@@ -80,7 +80,7 @@ def _facts(look: Look, models: Sequence[Row]) -> list[tuple[str, str]]:
         ("node", look.nodes[0].name if len(look.nodes) == 1 else ""),
         ("told by", tables.told_by(look)),
         ("models", tables.counted(total(models))),
-        ("disk", tables.disk_line(disks(look.nodes))),
+        ("disk", tables.disk_line(look)),
         ("compiled", tables.compiled(look.nodes)),
     ]
     warnings = [("warning", each) for each in tables.warnings(look)]
@@ -138,8 +138,8 @@ def _tell_more(rest: Sequence[Row]) -> None:
 def _row(row: Row) -> list[str]:
     report = row.report
     done, size = report.bytes_done, report.bytes_total
-    partly = row.stage is not Stage.READY and 0 < done < size
-    told = f"{human_bytes(done)} ({done * 100 // size}%)" if partly else ""
+    partly = not row.stage.is_ready and 0 < done < size
+    told = f"{human_bytes(done)} ({share(done, size)})" if partly else ""
     return [
         one_line(report.name),
         report.state.value,
@@ -159,7 +159,7 @@ def _tell_remarks(remarks: Iterable[tuple[str, str]]) -> None:
 
 
 def _tell_cluster(look: Look, models: Sequence[Row]) -> None:
-    columns = ["READY", "MOVING", "FAILING", "DONE", "HOLDS"]
+    columns = ["READY", "ON THE WAY", "FAILING", "DONE", "HOLDS"]
     agents = {node.name: node.agent.value for node in look.nodes}
     for what, sums in (("NODE", by_node(look, models)), ("MODEL", by_model(models))):
         if not sums:
@@ -167,20 +167,20 @@ def _tell_cluster(look: Look, models: Sequence[Row]) -> None:
         print()
         table = []
         for each in sorted_sums(sums.values(), Order.URGENCY):
-            done = f"{each.moved * 100 // each.moving}%" if each.moving else ""
+            done = share(each.came, each.coming) if each.coming else ""
             table.append(
                 [
                     one_line(each.name),
                     f"{each.ready}/{each.wanted}",
-                    str(each.stages[Stage.MOVING] or ""),
-                    str(each.stages[Stage.FAILING] or ""),
+                    str(each.stages[Stage.ON_THE_WAY] or ""),
+                    str(each.failing or ""),
                     done,
                     human_bytes(each.size) if each.size else "",
                     *([agents[each.name]] if what == "NODE" else []),
                 ]
             )
         print_table([what, *columns, *(["AGENT"] if what == "NODE" else [])], table)
-    failing = [row for row in models if row.stage is Stage.FAILING]
+    failing = [row for row in models if row.stage.is_failing]
     _tell_remarks(
         (f"{row.report.name} on {row.node}", tables.remark(row)) for row in failing[:_TROUBLED]
     )

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from modelcache.api import API_VERSION
 from modelcache.cli.nodes.frames import Wish, frame
-from modelcache.cli.nodes.looking import Looking
+from modelcache.cli.nodes.looking import SLOW_SECONDS, Looking
 from modelcache.cli.nodes.plain import document, lines
 from modelcache.cli.nodes.screen import Key, Screen
 from modelcache.cli.nodes.sources import Source, ThisNode
@@ -109,7 +109,7 @@ def _live(looking: Looking, console: Console, every: float) -> None:
             screen.show(drawn.lines)
             # What was scrolled further than there is anything is forgotten.
             wish = wish.scrolled(drawn.skipped - wish.skipped)
-            for key in screen.wait(every):
+            for key in screen.wait(min(every, SLOW_SECONDS)):
                 if key is Key.QUIT:
                     return
                 wish = _changed(wish, key, max(1, drawn.shown - 1), len(seen.rows))
@@ -143,5 +143,6 @@ def _listed(looking: Looking, output: Format) -> None:
                 print(json.dumps({**head, **content}), flush=True)
             else:
                 print("\n".join(lines(seen.look, seen.rows, seen.at)), flush=True)
-            more.wait()
+            while not more.wait(SLOW_SECONDS) and looking.waited < SLOW_SECONDS:
+                pass
             more.clear()

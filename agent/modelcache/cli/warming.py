@@ -21,6 +21,7 @@ from modelcache.errors import ModelCacheError, UsageError
 from modelcache.host import ioprio
 from modelcache.host.memory import machine_memory, memory_limit
 from modelcache.planning.warming import Candidate, choose
+from modelcache.planning.wording import share
 from modelcache.service.logs import configure_logs
 from modelcache.service.reporting import read_node_report
 from modelcache.service.warmer import Warmer
@@ -213,8 +214,8 @@ def _tell(results: list[_Result], budget: Budget | None, output: Format) -> None
 
 def _place(result: _Result) -> list[str]:
     size = result.model.size
-    share = result.resident * 100 // size if size else 100
-    return [result.model.name, human_bytes(size), f"{share}%"]
+    part = share(result.resident, size) if size else "100%"
+    return [result.model.name, human_bytes(size), part]
 
 
 def _plain(result: _Result) -> dict[str, object]:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from modelcache.api import ModelReport, ModelState
 from modelcache.api.nodecache import CompileReport, CompileState
 from modelcache.errors import Reason
+from modelcache.planning import wording
 from modelcache.planning.evicting import Decision, Hold, Staying, moment
 from modelcache.planning.using import Uses
 from modelcache.store import DiskSpace, human_size
 
 _HOLDS = (Hold.IN_USE, Hold.USE_UNKNOWN, Hold.GRACE, Hold.DOUBT, Hold.PINNED, Hold.PRIORITY)
+_INODES = " inodes, and "
+"""Of a refusal: reports have no number of the files of a model that never came."""
 _MOVING = (ModelState.DOWNLOADING, ModelState.VERIFYING)
 _HELP = {
     Hold.IN_USE: "let go of what is in use",
@@ -48,6 +52,8 @@ def explain(
     room: Decision | None,
     *,
     grace: float | None,
+    now: float,
+    own_limits: str = "",
     placement: str | None = None,
     compiled: Sequence[CompileReport] = (),
 ) -> Explanation:
@@ -59,21 +65,30 @@ def explain(
         space: the disk.
         room: what would go for it, where it is not here and its size is known.
         grace: seconds for which content is kept that nothing wants; None: for ever.
+        now: seconds since the epoch.
+        own_limits: by whose limits `space` is, where those are not the agent's, as the end of a
+            sentence.
         placement: what the catalog says of it and this node, where it was read.
         compiled: the compile caches that are of it.
     """
     facts = [("wanted", _wanted(report))]
     if placement is not None:
         facts.append(("placed", placement))
-    facts.append(("state", _state(report)))
-    of_it = [("compiled", _compiled(each)) for each in compiled]
+    holders = _holders(room)
+    facts.append(("state", _state(report, now, is_told=bool(holders))))
+    first = {each.message: each.name for each in reversed(compiled)}
+    of_it = [("compiled", _compiled(each, first[each.message])) for each in compiled]
     if report.state is ModelState.READY:
         facts += [("used", _used(report, uses)), ("stays", _stays(report, uses, grace)), *of_it]
-        return Explanation(f"{report.name} is here, and shown.", tuple(facts))
-    facts += [("room", _room(report, space)), *of_it]
-    holders = _holders(room)
-    missing = report.reason is Reason.INSUFFICIENT_DISK
-    return Explanation(_absent(report), tuple(facts), holders, _remedies(report, room, missing))
+        failing = wording.stage(report) is wording.Stage.UPDATE_FAILING
+        update = "; its update is failing" if failing else ""
+        remedies = (_for_update(report),) if failing else ()
+        verdict = f"{report.name} is here, and shown{update}."
+        return Explanation(verdict, tuple(facts), remedies=remedies)
+    facts += [("room", _room(report, space) + own_limits), *of_it]
+    return Explanation(
+        _absent(report), tuple(facts), holders, _remedies(report, space, room, own_limits)
+    )
 
 
 def _wanted(report: ModelReport) -> str:
@@ -86,20 +101,23 @@ def _wanted(report: ModelReport) -> str:
     return f"yes, with priority {report.priority}{pinned}{source}"
 
 
-def _state(report: ModelReport) -> str:
-    told = report.state.value
+def without_holders(message: str) -> str:
+    """Why a model doesn't fit, without who holds the room: that is a list of its own."""
+    return message.partition("; ")[0]
+
+
+def _state(report: ModelReport, now: float, *, is_told: bool) -> str:
+    """`is_told`: what holds the room that is missing is told elsewhere."""
+    told = wording.state(report)
     if report.state in _MOVING and report.bytes_total:
         told += f", {human_size(report.bytes_done)} of {human_size(report.bytes_total)} are here"
     if report.reason:
         told += f" ({report.reason.value})"
     if report.message:
-        told += f": {report.message}"
-    if report.attempts:
-        tries = "try" if report.attempts == 1 else "tries"
-        told += f"; {report.attempts} {tries} failed"
-    if report.retry_at:
-        told += f", the next one is at {moment(report.retry_at.timestamp())}"
-    return told
+        told += f": {without_holders(report.message) if is_told else report.message}"
+    next_try = wording.next_try(report, datetime.fromtimestamp(now, UTC))
+    tried = ", ".join(part for part in (wording.tries(report), next_try) if part)
+    return f"{told}; {tried}" if tried else told
 
 
 def _used(report: ModelReport, uses: Uses) -> str:
@@ -138,12 +156,13 @@ def _room(report: ModelReport, space: DiskSpace) -> str:
     return told
 
 
-def _compiled(report: CompileReport) -> str:
+def _compiled(report: CompileReport, first: str) -> str:
+    """`first`: the compile cache of which the same is said, and before."""
     told = f"{report.name}: {report.state.value}"
     if report.reason:
         told += f" ({report.reason.value})"
     if report.message:
-        told += f": {report.message}"
+        told += f": {report.message}" if first == report.name else f": as {first}"
     elif report.state is CompileState.READY:
         told += ": the next pod here starts from it"
     if report.attempts and report.retry_at:
@@ -177,21 +196,53 @@ def _holders(room: Decision | None) -> tuple[Staying, ...]:
     return tuple(sorted(held, key=lambda each: (-each.size, each.model, each.snapshot)))
 
 
-def _remedies(report: ModelReport, room: Decision | None, missing: bool) -> tuple[str, ...]:
+def _remedies(
+    report: ModelReport, space: DiskSpace, room: Decision | None, own_limits: str
+) -> tuple[str, ...]:
     if not report.wanted:
         return ("apply a CachedModel that selects this node, or modelcache prefetch it",)
-    if room is not None and room.going and not room.missing:
+    if room is not None and room.missing:
+        return _for_room(report, space, room)
+    if room is not None and room.going:
         gone = ", ".join(dict.fromkeys(going.model for going in room.going))
         return (f"nothing: {gone} makes room when it is tried again",)
-    if room is not None and room.missing:
-        holds = [hold for hold in _HOLDS if any(each.hold is hold for each in _holders(room))]
-        lacks = human_size(room.missing.bytes)
-        more = f"free {lacks}, or let the cache take so much more (--capacity, --keep-free)"
-        return (*(_HELP[hold] for hold in holds), more)
-    if missing and report.bytes_total:
+    if report.reason is Reason.INSUFFICIENT_DISK and _INODES in (report.message or ""):
+        return ("free inodes: fewer files on this disk, or a file system with more of them",)
+    if report.reason is Reason.INSUFFICIENT_DISK and report.bytes_total:
+        if own_limits:
+            return ("see that the agent runs: there is room now",)
         return ("nothing: there is room now, and it is tried again",)
-    if report.reason in (Reason.AUTH_FAILED, Reason.NOT_FOUND):
-        return ("mend its source or its credentials; it is tried again by itself",)
     if report.reason is not None:
-        return ("nothing, or what the reason says; it is tried again by itself",)
+        return (_for_reason(report.reason),)
     return ("nothing: it is being brought",)
+
+
+def _for_room(report: ModelReport, space: DiskSpace, room: Decision) -> tuple[str, ...]:
+    """What would make room enough; of what others hold only where that can be enough."""
+    fewer = "select fewer of its files (include, exclude), or nodes that have more room"
+    if report.bytes_total > space.capacity:
+        return (f"give the cache a larger disk: this one has {human_size(space.capacity)}", fewer)
+    if report.bytes_total > space.budget:
+        more = human_size(report.bytes_total - space.budget)
+        limits = "--capacity, --keep-free, less of others on its disk"
+        return (f"let the cache take {more} more at least ({limits})", fewer)
+    holders = _holders(room)
+    steps = [_HELP[hold] for hold in _HOLDS if any(each.hold is hold for each in holders)]
+    lacks = human_size(room.missing.bytes)
+    if room.missing.bytes <= sum(each.size for each in holders):
+        steps.append(f"free {lacks}, or let the cache take so much more (--capacity, --keep-free)")
+    else:
+        steps.append(f"let the cache take {lacks} more (--capacity, --keep-free)")
+    return tuple(steps)
+
+
+def _for_update(report: ModelReport) -> str:
+    if report.reason is Reason.INSUFFICIENT_DISK:
+        return "free what holds the room, or let the cache take more (--capacity, --keep-free)"
+    return _for_reason(report.reason)
+
+
+def _for_reason(reason: Reason | None) -> str:
+    if reason in (Reason.AUTH_FAILED, Reason.NOT_FOUND):
+        return "mend its source or its credentials; it is tried again by itself"
+    return "nothing, or what the reason says; it is tried again by itself"

@@ -34,6 +34,7 @@ class Collection:
         grace: seconds for which content is kept that nothing wants; None: for ever.
         leftovers: what else takes room.
         now: seconds since the epoch.
+        is_told: whether the limits in `space` are those of the agent at work here.
     """
 
     reports: dict[str, ModelReport]
@@ -43,6 +44,7 @@ class Collection:
     grace: float | None
     leftovers: tuple[Leftover, ...]
     now: float
+    is_told: bool = False
 
     def decide(self, occasion: Occasion) -> Decision:
         """What would go on an occasion."""
@@ -91,20 +93,23 @@ def collection(store: Store, grace: float | None, told: DiskReport | None = None
         block=store.space.block,
     )
     uses = users(store, reports.values())
-    space = _limited(store.space.measure(exact=True), told)
+    space = store.space.measure(exact=True)
     left = leftovers(store.remnants.all(), _asked(store, reports, space), now)
-    return Collection(reports, there, uses, space, grace, left, now)
+    if told is None or not told.capacity:  # it has not looked yet
+        return Collection(reports, there, uses, space, grace, left, now)
+    return Collection(reports, there, uses, _limited(space, told), grace, left, now, is_told=True)
 
 
-def _limited(space: DiskSpace, told: DiskReport | None) -> DiskSpace:
-    if told is None or not told.capacity:
-        return space
+def _limited(space: DiskSpace, told: DiskReport) -> DiskSpace:
     return replace(
         space,
         used=told.taken,
         budget=told.budget,
         reserved=told.reserved,
         available=told.available,
+        # What the cache and the others take together is what is on the disk, whoever counts.
+        others=max(0, space.others + space.used - told.taken),
+        kept_free=space.kept_free if told.kept_free is None else told.kept_free,
     )
 
 

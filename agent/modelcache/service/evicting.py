@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Collection, Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import structlog
@@ -26,10 +26,12 @@ from modelcache.planning.evicting import (
     decide,
 )
 from modelcache.planning.leftovers import Leftover
+from modelcache.planning.shortage import Newcomer, shortage
 from modelcache.planning.using import Uses
 from modelcache.service.keptroom import KeptRoom
 from modelcache.service.lettinggo import evict, may_go
 from modelcache.service.refusing import Refused, refusal
+from modelcache.service.shortfall import Shortfall
 from modelcache.service.surroundings import Surroundings
 from modelcache.store import MODEL_NAMES_BYTES, DiskSpace, Store, human_size, promised_for
 from modelcache.transfer import Missing
@@ -104,7 +106,7 @@ class Evicting:
         self._kept = KeptRoom()
         self._rooms: list[tuple[str, int, Amount, Decision]] = []
         self._marks: dict[tuple[str, tuple[str, ...], Rule], float] = {}
-        self._short: dict[str, int] = {}
+        self._short = Shortfall()
         self._busy: dict[tuple[str, str], float] = {}
         """What somebody was at work on when it was to go, and when that was."""
         self._stopping: set[str] = set()
@@ -139,7 +141,7 @@ class Evicting:
         self._kept.look(wanted, now)
         self._running = running
         self._stopping &= set(running)
-        self._short = {name: size for name, size in self._short.items() if name in wanted}
+        self._short.look(wanted)
         # Who uses what is asked only where it matters: it takes some work to tell.
         self.eased = bool(self._short) and _eased(before, self._now())
         self._measure(exact=False)
@@ -187,7 +189,7 @@ class Evicting:
             self._measure(exact=True)
             lack = (self._virtual - others).lacks(need)
         if not lack:
-            self._short.pop(name, None)
+            self._short.fits(name)
             if (self._physical - others).lacks(need):
                 self.waiting[name] = "waits: room is being made"
                 return False
@@ -204,7 +206,7 @@ class Evicting:
             leftovers=self._left(),
         )
         if decision.missing:
-            self._short[name] = decision.missing.bytes
+            self._short.refused(Newcomer(name, priority, need, shares=missing.shares))
             message = refusal(
                 Refused(
                     name,
@@ -220,7 +222,7 @@ class Evicting:
             self._told.blocked(name, message)
             left = max(0, (self._virtual - others).bytes)
             raise InsufficientDisk(message, needed=need.bytes, available=left)
-        self._short.pop(name, None)
+        self._short.fits(name)
         self._rooms.append((name, priority, need, decision))
         self._virtual += decision.frees - need
         models = ", ".join(dict.fromkeys(going.model for going in decision.going))
@@ -247,7 +249,7 @@ class Evicting:
         for name in self.leaving:
             stop(name)
         self._stop_fetches(stop, now)
-        self._told.short(sum(self._short.values()))
+        self._told.short(self._short.bytes(self._missing_for))
         done = False
         for decision in decisions:
             if all(self._is_due(each, now) for each in decision.going):
@@ -287,6 +289,22 @@ class Evicting:
                 if going.model == name and going.rule is Rule.LOWER_PRIORITY_FETCH:
                     return comes
         return None
+
+    def _missing_for(self, newcomers: Collection[Newcomer]) -> Amount:
+        """What all of them lack together that don't fit."""
+        apart = {each.model for each in newcomers} | {*self._claims, *self._running}
+        return shortage(
+            [
+                replace(each, kept=self._kept.before(each.model, each.priority, apart))
+                for each in newcomers
+            ],
+            self._virtual,
+            self._staying(),
+            self._now(),
+            now=self._clock(),
+            grace=self._rules.grace,
+            leftovers=self._left(),
+        )
 
     def _staying(self) -> tuple[Candidate, ...]:
         """The candidates less what goes already for others."""

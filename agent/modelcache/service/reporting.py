@@ -209,6 +209,7 @@ class Reporter:
                     reserved=space.reserved,
                     taken=space.used,
                     budget=space.budget,
+                    kept_free=space.kept_free,
                     free=space.free,
                     inodes=space.inodes,
                     inodes_free=space.inodes_free,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def test_the_agent_is_asked_and_where_none_answers_the_root(
     assert ended.returncode == 0
     lines = ended.stdout.splitlines()
     assert lines[1].endswith(f"agent 0.1.0 at {address(agent)}")
-    assert "1 of 3 models ready, 1 moving, 1 failing" in ended.stdout
+    assert "1 of 3 models ready, 1 failing, 1 on the way" in ended.stdout
     table = ended.stdout.partition("MODEL")[2].splitlines()[1:4]
     assert [line.split()[:2] for line in table] == [
         ["gone", "Failed"],
@@ -68,7 +69,8 @@ def test_the_agent_is_asked_and_where_none_answers_the_root(
     (node,) = found["nodes"]
     assert (node["toldBy"], node["agent"]) == ("Agent", "Up")
     expected = {
-        "wanted": 3, "failing": 1, "moving": 1, "waiting": 0, "ready": 1, "unwanted": 0
+        "wanted": 3, "failing": 1, "updateFailing": 0, "onTheWay": 1, "waiting": 0, "ready": 1,
+        "unwanted": 0,
     }  # fmt: skip
     assert found["summary"] == node["summary"] == expected
     assert {model["name"] for model in node["status"]["models"]} == {"gone", "large", "small"}
@@ -108,7 +110,9 @@ def test_an_explanation_says_what_happened_and_when_it_is_tried_again(agent: Age
     assert told.startswith("gone is not here: it could not be fetched.\n")
     facts = dict(line.split(":", 1) for line in told.splitlines()[2:] if line[:1].strip())
     assert "Failed (NotFound): there is no org/gone" in facts["state"]
-    assert "the next one is at" in facts["state"] or "try failed" in facts["state"]
+    assert re.search(r"; [0-9]+ tr(y|ies) failed", facts["state"])
+    assert facts["lately"].endswith("NotFound: as in state")
+    assert told.count("there is no org/gone") == 1
     assert "ago" in facts["lately"]
     assert "NotFound: " in facts["lately"]
     assert "large" not in facts["lately"]
@@ -141,9 +145,19 @@ def test_room_is_told_by_the_limits_that_the_agent_has(hub: HubServer, tmp_path:
         assert "of the 8.0 MiB that it may" in told
         assert "it needs 9.0 MiB at most, more than the cache may take in all" in told
         assert "there is room now" not in told
+        assert "to do:    let the cache take 1.0 MiB more at least" in told
+        assert "free " not in told.partition("to do:")[2].partition("lately:")[0]
+        assert told.count("are missing, even if all goes that may") == 1
+        assert "own limits" not in told
         assert "of the 8.0 MiB that it may" in modelcache("gc", "--dry-run", *here).stdout
+        disk = json.loads(modelcache("gc", "--dry-run", *here, "-o", "json").stdout)["disk"]
+        assert (disk["toldBy"], disk["budget"]) == ("Agent", 8 * MIB)
         fits = modelcache("gc", "--dry-run", "--room", "8Mi", *here).stdout
         assert "It would not fit" in fits
         Store(tmp_path / "another")
         another = ("--root", tmp_path / "another", "--agent", address(agent))
-        assert "8.0 MiB" not in modelcache("gc", "--dry-run", *another).stdout
+        told = modelcache("gc", "--dry-run", *another).stdout
+        assert "8.0 MiB" not in told
+        assert told.count("by this command's own limits") == 1
+        disk = json.loads(modelcache("gc", "--dry-run", *another, "-o", "json").stdout)["disk"]
+        assert disk["toldBy"] == "Root"

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -82,7 +83,7 @@ def test_it_shows_what_fails_and_what_moves_first(terminal: Terminal) -> None:
     lines = found.splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[0].startswith("modelcache · node ")
-    assert "40 of 42 models ready, 1 moving, 1 failing" in found
+    assert "40 of 42 models ready, 1 failing, 1 on the way" in found
     body = found.partition("MODEL ")[2].splitlines()[1:]
     assert body[0].startswith("gone")
     assert "NotFound" in body[1]
@@ -179,6 +180,47 @@ def test_control_z_gives_the_terminal_back_until_it_goes_on(terminal: Terminal) 
     assert settings_of(terminal) == before
 
 
+BROKEN = """
+from modelcache.cli.main import main
+from modelcache.cli.nodes.sources import ThisNode
+
+look, looks = ThisNode.look, []
+
+def broken(self):
+    looks.append(1)
+    if len(looks) > 4:
+        raise KeyError("broken")
+    return look(self)
+
+ThisNode.look = broken
+main()
+"""
+
+
+def test_a_defect_ends_it_and_is_told(
+    agent: AgentProcess, terminal: Terminal, tmp_path: Path
+) -> None:
+    script = tmp_path / "broken.py"
+    script.write_text(BROKEN)
+    told = "modelcache: a defect, please report it: KeyError('broken') in broken, line "
+    terminal.type(f"{sys.executable} {script} top --every 0.3")
+    terminal.wait_for("40 of 42 models ready")
+    terminal.wait_for("a defect, please report it")
+    terminal.wait_for_prompt()
+    assert is_as_it_was(terminal)
+    ended = subprocess.run(
+        [sys.executable, script, "top", "--every", "0.2"],
+        env={**os.environ, **environment(agent)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(told)
+    assert ended.stdout.count("40 of 42 models ready") == 4
+
+
 def test_without_colour_there_is_none(agent: AgentProcess) -> None:
     with Terminal(env={**environment(agent), "NO_COLOR": "1"}) as terminal:
         start(terminal)
@@ -216,7 +258,7 @@ def test_a_pipe_gets_lines_and_may_have_seen_enough(agent: AgentProcess) -> None
         assert process.wait(30) == 0
         assert process.stderr.read() == ""
     watchdog.cancel()
-    assert lines[0][9:].startswith("40 of 42 models ready, 1 moving, 1 failing")
+    assert lines[0][9:].startswith("40 of 42 models ready, 1 failing, 1 on the way")
     assert lines[1][9:].startswith("gone: Failed, NotFound")
     assert re.match(r"large: Downloading, .* of 1\.0 GiB \([0-9]+%\)", lines[2][9:])
     assert re.search(r" [0-9.]+ [KMG]?i?B/s, [0-9]+[smhd] left$", later)

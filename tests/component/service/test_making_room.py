@@ -206,6 +206,24 @@ def test_the_limit_that_leaves_no_room_is_named(daemon: Daemon, hub: HubServer) 
     assert re.search(r"the cache has [0-9.]+ [KM]iB of the 10\.0 MiB that it may take", message)
 
 
+def test_what_is_missing_is_missing_for_all_together(daemon: Daemon, hub: HubServer) -> None:
+    for name in ("a", "b"):
+        repo(hub, name, 12)
+    daemon.want(wish("a"))
+    pass_time(daemon)
+    alone = daemon.evictions.missing
+    assert 2 * MIB < alone < 3 * MIB
+    daemon.want(wish("a"), wish("b", 5))
+    pass_time(daemon)
+    assert alone + 12 * MIB < daemon.evictions.missing < alone + 13 * MIB, "10 MiB are there once"
+    daemon.want(wish("b", 5))
+    pass_time(daemon)
+    assert daemon.evictions.missing == alone
+    daemon.want()
+    pass_time(daemon)
+    assert daemon.evictions.missing == 0
+
+
 def test_who_comes_at_the_last_moment_is_seen(
     daemon: Daemon, hub: HubServer, around: Around, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ from modelcache.errors import Reason
 from modelcache.store import Store
 from tests.support.store import COMMIT, OTHER_COMMIT, put
 from tests.unit.cli.conftest import Command
+from tests.unit.cli.test_status import listener
 
 MIB = 1 << 20
 LONG_AGO = datetime.now(UTC) - timedelta(hours=3)
@@ -170,9 +171,9 @@ def test_why_a_model_is_not_here(
         state=ModelState.FAILED,
         priority=3,
         reason=Reason.INSUFFICIENT_DISK,
-        message="new needs 9.0 MiB",
+        message="new needs 4.5 MiB",
         attempts=2,
-        bytes_total=9 * MIB,
+        bytes_total=9 * MIB // 2,
     )
     tell(store, ready("wanted", priority=3, pinned=True), UNWANTED, missing)
     document = command("explain", "new", "--root", store.layout.root, "-o", "json").document
@@ -183,7 +184,69 @@ def test_why_a_model_is_not_here(
     assert document["remedies"][0] == "unpin a model"
     assert document["remedies"][-1].startswith("free ")
     facts = {fact["about"]: fact["message"] for fact in document["facts"]}
-    assert facts["state"].startswith("Failed (InsufficientDisk): new needs 9.0 MiB; 2 tries failed")
+    assert facts["state"].startswith("Failed (InsufficientDisk): new needs 4.5 MiB; 2 tries failed")
+    assert facts["room"].endswith("left, by this command's own limits: no agent told its own")
+    assert document["disk"]["toldBy"] == "Root"
+    # Larger than all that the cache may take: nothing that others let go helps.
+    larger = missing.model_copy(update={"bytes_total": 9 * MIB})
+    tell(store, ready("wanted", priority=3, pinned=True), UNWANTED, larger)
+    document = command("explain", "new", "--root", store.layout.root, "-o", "json").document
+    limits = "--capacity, --keep-free, less of others on its disk"
+    assert document["remedies"] == [
+        f"let the cache take 4.0 MiB more at least ({limits})",
+        "select fewer of its files (include, exclude), or nodes that have more room",
+    ]
+
+
+def test_by_whose_limits_is_said_once(command: Command, store: Store) -> None:
+    root = ("--root", store.layout.root, "--agent", "")
+    tell(store, ready("wanted"), ModelReport(name="new", state=ModelState.PENDING, bytes_total=9))
+    for asked in (("status",), ("gc", "--dry-run"), ("explain", "new")):
+        assert command(*asked, *root).out.count("by this command's own limits") == 1, asked
+    disk = command("gc", "--dry-run", *root, "-o", "json").document["disk"]
+    assert disk["toldBy"] == "Root"
+    assert disk["keptFree"] > 0
+
+
+def test_an_agents_disk_and_what_happened_are_told_beside_what_is_so_now(
+    command: Command, store: Store
+) -> None:
+    def refused(missing: str) -> str:
+        return f"new needs 9.0 MiB: {missing} are missing, even if all goes that may; a has 1 MiB"
+
+    new = ModelReport(
+        name="new", state=ModelState.FAILED, reason=Reason.INSUFFICIENT_DISK,
+        message=refused("4.0 MiB"), bytes_total=9 * MIB,
+    )  # fmt: skip
+    tell(store, ready("wanted", pinned=True), new)
+    before = [
+        ("EvictionBlocked", refused("3.9 MiB")),
+        ("ModelInsufficientDisk", refused("3.8 MiB")),
+    ]
+    events = [
+        {"at": "2026-11-22T09:10:00Z", "reason": reason, "about": "new", "message": message}
+        for reason, message in (*before, ("FetchStarted", "a fetch of 9.0 MiB begins"))
+    ]
+    disk = {"capacity": 90 * MIB, "available": 0, "used": 0, "reserved": 0, "taken": 1 << 60}
+    status = {
+        "agentVersion": "1", "root": str(store.layout.root), "items": [],
+        "disk": {**disk, "budget": 9 * MIB, "keptFree": 7 * MIB},
+    }  # fmt: skip
+    body = json.dumps({"metadata": {"name": "n"}, "status": status, "items": events}).encode()
+    root = ("--root", store.layout.root)
+    with listener(200, body) as where:
+        told = command("explain", "new", *root, "--agent", where).out
+        found = command("gc", "--dry-run", *root, "--agent", where, "-o", "json").document["disk"]
+    lately = told.partition("lately:")[2].splitlines()
+    assert [line.partition("ago: ")[2] for line in lately] == [
+        "EvictionBlocked: as in state",
+        "ModelInsufficientDisk: as in state",
+        "FetchStarted: a fetch of 9.0 MiB begins",
+    ]
+    assert told.count("are missing, even if all goes that may") == 1
+    assert "own limits" not in told
+    assert (found["toldBy"], found["keptFree"], found["budget"]) == ("Agent", 7 * MIB, 9 * MIB)
+    assert (found["taken"], found["others"]) == (1 << 60, 0), "nothing is left for others to take"
 
 
 def test_what_nobody_knows_is_said_to_be_so(command: Command, store: Store) -> None:

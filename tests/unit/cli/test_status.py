@@ -151,6 +151,33 @@ def test_a_terminal_of_some_lines_gets_what_is_not_well_and_as_much_as_fits(
     assert "and 185 more, all ready; modelcache ls lists them" in short
 
 
+def test_an_update_that_fails_is_told_like_a_failure_and_never_hidden(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = {"capacity": 9, "available": 9, "used": 0, "reserved": 0}
+    whole = {"state": "Ready", "bytesTotal": 9, "bytesDone": 9}
+    models = [{"name": f"m{n:03}", **whole} for n in range(200)]
+    failed = {"reason": "NotFound", "message": "the branch is gone", "attempts": 3}
+    models.append({"name": "zz-stale", **whole, **failed})
+    status = {"agentVersion": "1", "root": "/r", "models": models, "disk": disk}
+    body = json.dumps({"metadata": {"name": "n"}, "status": status}).encode()
+    monkeypatch.delenv("MODELCACHE_ROOT")
+    with listener(200, body) as where:
+        summary = command("status", "--agent", where, "-o", "json").document["summary"]
+        monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+        monkeypatch.setattr("sys.stdout.fileno", lambda: 1)
+        monkeypatch.setattr("os.get_terminal_size", lambda *_: os.terminal_size((80, 24)))
+        short = command("status", "--agent", where).out
+    assert summary == {
+        "wanted": 201, "failing": 0, "updateFailing": 1, "onTheWay": 0, "waiting": 0,
+        "ready": 201, "unwanted": 0,
+    }  # fmt: skip
+    assert "201 of 201 models ready, 1 update failing" in short
+    assert short.partition("MODEL")[2].splitlines()[1].startswith("zz-stale  Ready")
+    assert "zz-stale: update failing, NotFound, 3 tries failed: the branch is gone" in short
+    assert ", all ready; modelcache ls lists them" in short
+
+
 @pytest.mark.parametrize("name", ["status", "top", "explain m"])
 def test_a_mistake_names_the_flag(
     command: Command, monkeypatch: pytest.MonkeyPatch, root: Path, name: str

@@ -11,6 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from modelcache.cli.output import one_line
+from modelcache.planning import wording
 
 _GAP: Final = 2
 _LEAST: Final = 12
@@ -100,5 +101,5 @@ def bar(console: Console, done: float, total: float, width: int) -> Text:
 
 
 def share(done: float, total: float) -> str:
-    """`61%`; never 100% before it is all."""
-    return f"{min(100, int(done * 100 // total))}%" if total > 0 else ""
+    """As everywhere; of nothing there is none."""
+    return wording.share(done, total) if total > 0 else ""

@@ -139,7 +139,7 @@ def _head(
     space = disks(look.nodes)
     disk = Text("disk ")
     disk.append_text(bar(console, space.taken, space.budget, _DISK_BAR))
-    disk.append(f" {tables.disk_line(space)}")
+    disk.append(f" {tables.disk_line(look)}")
     disk.truncate(width, overflow="ellipsis")
     lines = [title, prose(tables.told_by(look), width), prose(counted, width), disk]
     compiled = tables.compiled(look.nodes)

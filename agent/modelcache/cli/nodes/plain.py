@@ -8,8 +8,9 @@ from typing import Any
 
 from modelcache.cli.nodes import tables
 from modelcache.cli.nodes.sums import Order, Row, Sum, by_node, sorted_rows, total
-from modelcache.cli.nodes.views import Look, Stage
+from modelcache.cli.nodes.views import Look
 from modelcache.cli.output import one_line, progressed
+from modelcache.planning.wording import Stage
 
 
 def document(look: Look, found: Sequence[Row], at: float) -> dict[str, Any]:
@@ -43,12 +44,12 @@ def document(look: Look, found: Sequence[Row], at: float) -> dict[str, Any]:
 
 
 def _counts(each: Sum) -> dict[str, int]:
-    counts = {stage.word: each.stages[stage] for stage in Stage}
-    return {"wanted": each.wanted, **counts}
+    counts = {stage.key: each.stages[stage] for stage in Stage}
+    return {"wanted": each.wanted, **counts, Stage.READY.key: each.ready}
 
 
 def lines(look: Look, found: Sequence[Row], at: float) -> Iterator[str]:
-    """One line for all together, and one for each model that moves or fails."""
+    """One line for all together, and one for each model that fails or is on the way."""
     when = time.strftime("%H:%M:%S", time.localtime(at))
     everything = total(found)
     speed = tables.speed(everything)
@@ -57,7 +58,7 @@ def lines(look: Look, found: Sequence[Row], at: float) -> Iterator[str]:
         yield f"{when} {one_line(warning)}"
     several = len(look.nodes) > 1
     for row in sorted_rows(found, Order.URGENCY):
-        if row.stage in (Stage.FAILING, Stage.MOVING):
+        if row.stage.is_failing or row.stage is Stage.ON_THE_WAY:
             where = f"{row.node} " if several else ""
             yield one_line(f"{when} {where}{row.report.name}: {_told(row)}")
 
@@ -65,7 +66,7 @@ def lines(look: Look, found: Sequence[Row], at: float) -> Iterator[str]:
 def _told(row: Row) -> str:
     report = row.report
     told = tables.remark(row)
-    if row.stage is Stage.MOVING and report.bytes_total:
+    if row.stage is Stage.ON_THE_WAY and report.bytes_total:
         progress = progressed(report.bytes_done, report.bytes_total, row.rate)
         told = "; ".join(part for part in (progress, told) if part)
     return f"{report.state.value}, {told}" if told else report.state.value

@@ -25,6 +25,9 @@ from modelcache.service.reporting import read_node_report
 from modelcache.settings import StatusSettings
 from modelcache.store import Store
 
+OWN_LIMITS: Final = ", by this command's own limits: no agent told its own"
+"""Where no agent tells of the disk."""
+
 _ANSWER_SECONDS: Final = 3.0
 _MOST_BYTES: Final = 64 << 20
 """A report of 200 models is a tenth of a mebibyte."""
@@ -193,4 +196,5 @@ def _disk(store: Store, models: Iterable[ModelReport]) -> DiskReport:
         reserved=space.reserved,
         taken=space.used,
         budget=space.budget,
+        kept_free=space.kept_free,
     )

@@ -10,7 +10,8 @@ from enum import StrEnum
 from modelcache.api import ModelReport
 from modelcache.api.nodecache import CompileState
 from modelcache.cli.nodes.rates import Rates
-from modelcache.cli.nodes.views import Look, NodeView, Stage, stage
+from modelcache.cli.nodes.views import Look, NodeView
+from modelcache.planning.wording import Stage, stage
 from modelcache.service.reporting import DISK_CONDITION
 
 
@@ -18,7 +19,7 @@ class Order(StrEnum):
     """What comes first."""
 
     URGENCY = "urgency"
-    """What fails, then what moves, then what waits."""
+    """What fails, then what is on the way, then what waits."""
     NAME = "name"
     SIZE = "size"
     RATE = "rate"
@@ -51,17 +52,19 @@ class Sum:
         name: whose.
         stages: how many of each stage.
         rate: bytes a second of all.
-        moved, moving: bytes that are there of what is being fetched, and bytes of all of that.
+        came, coming: bytes that are there of what is on the way, and bytes of all of that.
         size: bytes of what is ready.
-        by_node: of each node its rate, and bytes that it still lacks of what is being fetched.
+        slowest: seconds until the last one is there whose rate is known; None: of none it is.
+        by_node: of each node its rate, and bytes that it still lacks of what is on the way.
     """
 
     name: str
     stages: Counter[Stage] = field(default_factory=Counter)
     rate: float = 0.0
-    moved: int = 0
-    moving: int = 0
+    came: int = 0
+    coming: int = 0
     size: int = 0
+    slowest: float | None = None
     by_node: dict[str, tuple[float, int]] = field(default_factory=dict)
 
     def add(self, row: Row) -> None:
@@ -69,12 +72,14 @@ class Sum:
         self.stages[row.stage] += 1
         self.rate += row.rate or 0.0
         rate, lacks = self.by_node.get(row.node, (0.0, 0))
-        if row.stage is Stage.MOVING:
+        if row.stage is Stage.ON_THE_WAY:
             lacks += row.report.bytes_total - row.report.bytes_done
-            self.moved += row.report.bytes_done
-            self.moving += row.report.bytes_total
-        elif row.stage in (Stage.READY, Stage.UNWANTED):
+            self.came += row.report.bytes_done
+            self.coming += row.report.bytes_total
+        elif row.stage.is_ready or row.stage is Stage.UNWANTED:
             self.size += row.report.bytes_done
+        if row.left is not None:
+            self.slowest = max(row.left, self.slowest or 0.0)
         self.by_node[row.node] = (rate + (row.rate or 0.0), lacks)
 
     @property
@@ -85,17 +90,24 @@ class Sum:
     @property
     def ready(self) -> int:
         """Those of them that are."""
-        return self.stages[Stage.READY]
+        return sum(self.stages[each] for each in Stage if each.is_ready)
+
+    @property
+    def failing(self) -> int:
+        """Those that fail, also where only their update does."""
+        return sum(self.stages[each] for each in Stage if each.is_failing)
 
     @property
     def left(self) -> float | None:
-        """Seconds until all is there that moves; None where that is not known.
+        """Seconds until all that is on the way is there, as fast as it comes; None where that is
+        not known.
 
-        Fetches of one node share its connection; of several nodes the slowest is waited for.
+        That is when the slowest is there. One whose own rate isn't known, or that stands still,
+        has its bytes come as fast as all of its node.
         """
-        return max(
-            (lacks / rate for rate, lacks in self.by_node.values() if lacks and rate), default=None
-        )
+        nodes = [lacks / rate for rate, lacks in self.by_node.values() if lacks and rate]
+        found = nodes if self.slowest is None else [*nodes, self.slowest]
+        return max(found, default=None)
 
     @property
     def urgency(self) -> Stage:
@@ -141,7 +153,7 @@ def sorted_sums(found: Iterable[Sum], order: Order) -> list[Sum]:
         by = {
             Order.URGENCY: (each.urgency.value, -each.stages[each.urgency]),
             Order.NAME: (0, 0.0),
-            Order.SIZE: (-(each.size + each.moving), 0.0),
+            Order.SIZE: (-(each.size + each.coming), 0.0),
             Order.RATE: (-each.rate, each.urgency.value),
         }[order]
         return (*by, each.name)

@@ -12,15 +12,19 @@ from rich.text import Text
 from modelcache.api import ModelState
 from modelcache.api.nodecache import CompileReport, CompileState
 from modelcache.cli.nodes.columns import Column, bar, prose, share
-from modelcache.cli.nodes.sums import Disks, Row, Sum, compile_caches, disks
-from modelcache.cli.nodes.views import AgentState, Look, NodeView, Stage, Teller
-from modelcache.cli.output import human_bytes, human_seconds
+from modelcache.cli.nodes.sources import OWN_LIMITS
+from modelcache.cli.nodes.sums import Row, Sum, compile_caches, disks
+from modelcache.cli.nodes.views import AgentState, Look, NodeView, Teller
+from modelcache.cli.output import human_bytes
+from modelcache.planning import wording
+from modelcache.planning.wording import Stage, duration
 from modelcache.service.reporting import DISK_CONDITION
 
 _BAR: Final = 10
 _STYLES: Final = {
     Stage.FAILING: "red",
-    Stage.MOVING: "cyan",
+    Stage.UPDATE_FAILING: "red",
+    Stage.ON_THE_WAY: "cyan",
     Stage.WAITING: "yellow",
     Stage.READY: "green",
     Stage.UNWANTED: "dim",
@@ -38,7 +42,7 @@ PAIRS: Final = (MODELS[0], Column("NODE", 18), _STATE, _PROGRESS, *MODELS[3:])
 """Columns of models on all nodes."""
 SUMS: Final = (
     Column("READY", 9, right=True),
-    Column("MOVING", 6, right=True),
+    Column("ON THE WAY", 10, right=True),
     Column("FAILING", 7, right=True),
     _PROGRESS,
     _SHARE,
@@ -58,7 +62,7 @@ def cells(console: Console, row: Row) -> list[str | Text]:
     """One model's cells, by the columns `MODELS`."""
     report, done, size = row.report, row.report.bytes_done, row.report.bytes_total
     partly = done < size and row.stage is not Stage.UNWANTED
-    moving = row.stage is Stage.MOVING or (row.stage is Stage.FAILING and done > 0)
+    moving = row.stage is Stage.ON_THE_WAY or (row.stage is Stage.FAILING and done > 0)
     return [
         report.name,
         Text(report.state.value, style=_STYLES[row.stage]),
@@ -66,7 +70,7 @@ def cells(console: Console, row: Row) -> list[str | Text]:
         share(done, size) if partly and moving else "",
         human_bytes(size) if size else "",
         rate_of(row.rate),
-        "" if row.left is None else human_seconds(row.left),
+        "" if row.left is None else duration(row.left),
     ]
 
 
@@ -78,34 +82,32 @@ def pair_cells(console: Console, row: Row) -> list[str | Text]:
 
 def sum_cells(console: Console, each: Sum) -> list[str | Text]:
     """A sum's cells, by the columns `SUMS`."""
-    failing = each.stages[Stage.FAILING]
     style = "green" if each.ready == each.wanted else "yellow"
     return [
         Text(f"{each.ready}/{each.wanted}", style=style),
-        str(each.stages[Stage.MOVING] or ""),
-        Text(str(failing), style="red") if failing else "",
-        bar(console, each.moved, each.moving, _BAR) if each.moving else "",
-        share(each.moved, each.moving),
+        str(each.stages[Stage.ON_THE_WAY] or ""),
+        Text(str(each.failing), style="red") if each.failing else "",
+        bar(console, each.came, each.coming, _BAR) if each.coming else "",
+        share(each.came, each.coming),
         human_bytes(each.size) if each.size else "",
         rate_of(each.rate or None),
-        "" if each.left is None else human_seconds(each.left),
+        "" if each.left is None else duration(each.left),
     ]
 
 
 def remark(row: Row) -> str:
     """What is to be said below a model's line; empty where there is nothing. What is most needed
     comes first: the end may be cut off."""
-    report, parts = row.report, []
+    report = row.report
+    parts = [row.stage.word] if row.stage is Stage.UPDATE_FAILING else []
     if report.state is ModelState.READY and report.next_revision:
         parts.append(f"{report.next_revision[:12]} is being fetched")
     if report.reason is not None:
         parts.append(report.reason.value)
     if report.attempts > 1:
-        parts.append(f"{report.attempts} tries")
-    if report.retry_at is not None:
-        wait = (report.retry_at - datetime.now(UTC)).total_seconds()
-        parts.append(f"next in {human_seconds(wait)}" if wait > 0 else "tried again now")
-    told = ", ".join(parts)
+        parts.append(wording.tries(report))
+    parts.append(wording.next_try(report, datetime.now(UTC)))
+    told = ", ".join(part for part in parts if part)
     if report.message:
         told = f"{told}: {report.message}" if told else report.message
     if not told and row.stage is Stage.UNWANTED and report.state is not ModelState.READY:
@@ -114,30 +116,27 @@ def remark(row: Row) -> str:
 
 
 def counted(everything: Sum) -> str:
-    """`3 of 5 models ready, 1 moving, 1 failing`."""
-    others = (Stage.MOVING, Stage.WAITING, Stage.FAILING, Stage.UNWANTED)
-    parts = [f"{everything.ready} of {everything.wanted} models ready"]
-    parts += [
-        f"{everything.stages[each]} {each.word}" for each in others if everything.stages[each]
-    ]
-    return ", ".join(parts)
+    """`3 of 5 models ready, 1 failing, 1 on the way`."""
+    ready = f"{everything.ready} of {everything.wanted} models ready"
+    return ", ".join([ready, *wording.counted(everything.stages)])
 
 
 def speed(everything: Sum) -> str:
-    """`184.2 MiB/s, 3m left`; empty where nothing moves."""
+    """`184.2 MiB/s, 3m left`; empty where no bytes come."""
     if not everything.rate:
         return ""
     left = everything.left
-    told = f", {human_seconds(left)} left" if left is not None else ""
+    told = f", {duration(left)} left" if left is not None else ""
     return f"{rate_of(everything.rate)}{told}"
 
 
-def disk_line(found: Disks) -> str:
+def disk_line(look: Look) -> str:
     """`41.0 GiB of 90.0 GiB taken, 1.0 GiB promised`: of what caches may take, and to fetches."""
+    found = disks(look.nodes)
     told = f"{human_bytes(found.taken)} of {human_bytes(found.budget)} taken"
     if found.reserved:
         told += f", {human_bytes(found.reserved)} promised"
-    return told
+    return told + OWN_LIMITS * any(node.teller is Teller.ROOT for node in look.nodes)
 
 
 def health(nodes: Sequence[NodeView]) -> str:
@@ -219,5 +218,5 @@ def compile_rows(nodes: Sequence[NodeView]) -> Iterator[tuple[str, CompileReport
 def indented(text: str, width: int, stage: Stage) -> Text:
     """A remark below a line."""
     found = Text("  ")
-    style = _STYLES[stage] if stage is Stage.FAILING else "dim"
+    style = _STYLES[stage] if stage.is_failing else "dim"
     return found.append_text(prose(text, max(1, width - 2), style))

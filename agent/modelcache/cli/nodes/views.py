@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum, StrEnum
+from enum import StrEnum
 
-from modelcache.api import ModelReport, ModelState, NodeCacheStatus
+from modelcache.api import ModelReport, NodeCacheStatus
 
 
 class Teller(StrEnum):
@@ -65,38 +65,3 @@ class Look:
     nodes: tuple[NodeView, ...]
     where: str
     trouble: str = ""
-
-
-class Stage(IntEnum):
-    """How a model is, as one word that sorts what needs somebody first."""
-
-    FAILING = 0
-    MOVING = 1
-    WAITING = 2
-    READY = 3
-    UNWANTED = 4
-
-    @property
-    def word(self) -> str:
-        """For people."""
-        return self.name.lower()
-
-
-_STAGES = {
-    ModelState.DOWNLOADING: Stage.MOVING,
-    ModelState.VERIFYING: Stage.MOVING,
-    ModelState.FAILED: Stage.FAILING,
-    ModelState.READY: Stage.READY,
-}
-
-
-def stage(report: ModelReport) -> Stage:
-    """A model's stage. One whose fetch goes on after a failure is moving, as long as bytes come;
-    one that is ready is ready, whatever becomes of its next revision."""
-    if report.state is ModelState.READY:
-        return Stage.READY if report.wanted else Stage.UNWANTED
-    if not report.wanted:
-        return Stage.UNWANTED
-    if report.reason is not None:
-        return Stage.FAILING
-    return _STAGES.get(report.state, Stage.WAITING)

@@ -28,7 +28,7 @@ RESERVED_BYTES: Final = GaugeFamily(
 )
 SHORT_BYTES: Final = GaugeFamily(
     "modelcache_disk_short_bytes",
-    "Bytes that are missing for wanted models that don't fit, whatever goes that may.",
+    "Bytes that are missing for all wanted models together that don't fit, whatever goes that may.",
 )
 INODES: Final = GaugeFamily(
     "modelcache_disk_inodes",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ from modelcache.cli.nodes.frames import Frame, Kind, Wish, frame
 from modelcache.cli.nodes.rates import Rates
 from modelcache.cli.nodes.sums import Order, rows
 from modelcache.cli.nodes.views import Look
+from modelcache.errors import Reason
 from tests.unit.cli.nodes.samples import GIB, failing, fleet, moving, one, ready, status
 
 MIB = 1 << 20
@@ -58,12 +60,12 @@ def test_one_node_at_eighty_columns() -> None:
         == """\
 modelcache · node n1 · 14:03:22
 agent 1.2.3 at 127.0.0.1:8080
-1 of 3 models ready, 1 moving, 1 failing; 100.0 MiB/s, 15s left
+1 of 3 models ready, 1 failing, 1 on the way; 100.0 MiB/s, 15s left
 disk ━━━━━━·········· 301.0 GiB of 800.0 GiB taken, 1.0 GiB promised
 
 MODEL                STATE        PROGRESS               SIZE         RATE  LEFT
 gated                Failed
-  AuthFailed, 3 tries, next in 3m: the token is refused
+  AuthFailed, 3 tries failed, next in 3m: the token is refused
 large                Downloading  ━━········   24%    2.0 GiB  100.0 MiB/s   15s
 small                Ready                            2.0 GiB
 """
@@ -178,6 +180,19 @@ def test_colours_add_nothing_that_is_not_there_without_them() -> None:
     strip = str.maketrans(dict.fromkeys("━╺╸·", " "))
     for one_line, other in zip(plain.lines, coloured.lines, strict=True):
         assert one_line.plain.translate(strip) == other.plain.translate(strip)
+
+
+def test_an_update_that_fails_is_seen_before_what_is_ready() -> None:
+    update: dict[str, Any] = {"reason": Reason.NOT_FOUND, "message": "it is gone", "attempts": 2}
+    found = text(drawn(one(ready("a"), ready("stale", **update))))
+    assert "2 of 2 models ready, 1 update failing" in found
+    body = found.partition("MODEL")[2].splitlines()[1:]
+    assert body[0].split()[:2] == ["stale", "Ready"]
+    assert body[1] == "  update failing, NotFound, 2 tries failed: it is gone"
+    assert body[2].startswith("a ")
+    fleets = fleet(n1=status(ready("a"), ready("stale", **update)), n2=status(ready("stale")))
+    found = text(drawn(fleets, Wish(kind=Kind.MODELS)))
+    assert found.partition("MODEL")[2].splitlines()[1].split()[:3] == ["stale", "2/2", "1"]
 
 
 def test_in_little_room_columns_go_and_the_name_stays() -> None:
