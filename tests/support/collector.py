@@ -4,6 +4,7 @@ protocol buffers."""
 from __future__ import annotations
 
 import gzip
+import socketserver
 import threading
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -116,3 +117,49 @@ class Collector:
                                 resource,
                             )
                         )
+
+
+class HangingCollector:
+    """Takes what is sent, and never says how that went: not a word, or one byte now and then of an
+    answer without an end. A context manager."""
+
+    def __init__(self, *, drips: bool) -> None:
+        self._end = end = threading.Event()
+        self.asked = asked = threading.Event()
+        """A request has begun to come."""
+
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self) -> None:
+                self.request.recv(65536)
+                asked.set()
+                if drips:
+                    self.request.sendall(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+                while not end.wait(0.1):
+                    if drips:
+                        self.request.sendall(b"x")
+
+        class Server(socketserver.ThreadingTCPServer):
+            daemon_threads = True
+            block_on_close = False
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._end.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    @property
+    def url(self) -> str:
+        """Its base URL."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}"

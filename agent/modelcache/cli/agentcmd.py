@@ -34,6 +34,7 @@ from modelcache.errors import EXIT_CODES, ModelCacheError, UsageError
 from modelcache.origins import spare_metadata
 from modelcache.service.agent import Agent
 from modelcache.service.logs import configure_logs
+from modelcache.service.progress import ProgressBook
 from modelcache.settings import AgentSettings
 
 
@@ -136,11 +137,11 @@ def agent(
     people = found.log_format == "console" or (found.log_format == "auto" and console.is_terminal)
     configure_logs(as_json=not people, level=found.log_level)
     spare_metadata()
-    daemon = Agent(found, once=once)
+    book = ProgressBook() if people and console.is_terminal else None
+    daemon = Agent(found, once=once, progress=book)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: daemon.stop())
-    bars = Display(daemon.progress, console) if people and console.is_terminal else nullcontext()
-    with bars:
+    with nullcontext() if book is None else Display(book, console):
         report = daemon.run()
     if output is Format.JSON:
         if report is None:

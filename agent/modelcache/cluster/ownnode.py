@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from modelcache.api import Condition
 from modelcache.cluster.client import NODES, Client, Object, Patch
+from modelcache.cluster.resources import node_reference
 from modelcache.planning.labelling import COMPILE_LABEL, MODEL_LABEL, REVISION_LABEL
 
 OUR_LABELS: Final = (MODEL_LABEL, REVISION_LABEL, COMPILE_LABEL)
@@ -57,6 +58,11 @@ class NodeView:
     condition: Mapping[str, str] | None
     others: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Our other conditions, by type."""
+
+    @property
+    def reference(self) -> Object:
+        """What leads to it."""
+        return node_reference(self.name, self.uid)
 
     @property
     def ours(self) -> dict[str, str]:

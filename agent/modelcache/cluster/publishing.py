@@ -22,7 +22,7 @@ from modelcache.api import (
     NodeCacheStatus,
 )
 from modelcache.cluster.changes import ReportChanges, of_type
-from modelcache.cluster.client import NODE_CACHES, Client, Object, Patch
+from modelcache.cluster.client import NODE_CACHES, Client, Patch
 from modelcache.cluster.compileevents import Recording
 from modelcache.cluster.failures import Failures
 from modelcache.cluster.ownnode import NodeView, OwnNode
@@ -101,7 +101,7 @@ class NodeCacheWriter:
         else:
             owners = found["metadata"].get("ownerReferences") or []
             if not any(each["uid"] == owner.uid for each in owners):
-                metadata = {"ownerReferences": [_reference(owner)]}
+                metadata = {"ownerReferences": [owner.reference]}
                 self._client.patch(NODE_CACHES, self._name, {"metadata": metadata})
         self._checked_at = now
 
@@ -117,7 +117,7 @@ class NodeCacheWriter:
             thing = {
                 "apiVersion": API_VERSION,
                 "kind": "NodeCache",
-                "metadata": {"name": self._name, "ownerReferences": [_reference(owner)]},
+                "metadata": {"name": self._name, "ownerReferences": [owner.reference]},
             }
             self._client.create(NODE_CACHES, thing)
             self._client.patch(NODE_CACHES, self._name, patch, Patch.JSON, subresource="status")
@@ -214,7 +214,7 @@ class Publisher:
         if report is None or report.status is None or view is None:
             return None
         # On the Node, not the NodeCache of the same name: that is what people describe.
-        self._changes.look(report.status, _reference(view))
+        self._changes.look(report.status, view.reference)
         waits: list[float] = []
         for step in self._steps:
             wait = step.run(report.status, view)
@@ -261,10 +261,6 @@ class Publisher:
             # In numbers only: each change of a node is sent to all that watch nodes.
             update = {"message": f"{ready} of {len(wanted)} models are ready"}
         return found.model_copy(update=update)
-
-
-def _reference(node: NodeView) -> Object:
-    return {"apiVersion": "v1", "kind": "Node", "name": node.name, "uid": node.uid}
 
 
 def _same(one: NodeCacheStatus, other: NodeCacheStatus, *but: str) -> bool:

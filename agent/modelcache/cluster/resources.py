@@ -75,6 +75,11 @@ def asked(method: str, path: str, query: Mapping[str, str]) -> tuple[str, Verb]:
     return found["plural"], "get" if found["rest"] else "list"
 
 
+def node_reference(name: str, uid: str) -> Object:
+    """What leads to a Node, as ObjectReference of v1 has it."""
+    return {"apiVersion": "v1", "kind": "Node", "name": name, "uid": uid}
+
+
 def micro_time() -> str:
     """Now, as Kubernetes' MicroTime has it: RFC 3339 with microseconds."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -16,6 +16,7 @@ from modelcache.errors import Reason
 from modelcache.metrics.collecting import AtScrape, ClusterProgramMetrics
 from modelcache.metrics.contract import disk, models, programs, transfers
 from modelcache.metrics.contract.labels import STATUS
+from modelcache.metrics.lasting import Lasting
 from modelcache.transfer.events import (
     BytesDropped,
     BytesReceived,
@@ -30,8 +31,13 @@ from modelcache.transfer.events import (
 class Metrics(ClusterProgramMetrics):
     """The agent's registry, and a listener that counts events. Safe for threads."""
 
-    def __init__(self, node: Callable[[], NodeCache | None]) -> None:
-        """`node` gives this node's report, at each scrape; None: nothing is known yet."""
+    def __init__(
+        self,
+        node: Callable[[], NodeCache | None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`node` gives this node's report, at each scrape; None: nothing is known yet. `clock`
+        gives seconds."""
         super().__init__()
         self._node = node
         self.registry.register(AtScrape(self._collect))
@@ -56,6 +62,7 @@ class Metrics(ClusterProgramMetrics):
         disk.REGRETTED.begin(self._regretted)
         self._mutex = threading.Lock()
         self._uses: dict[str, _Uses] = {}
+        self._used = Lasting(clock=clock)
 
     def origins(self, schemes: Iterable[str]) -> None:
         """Models of these origins are wanted: what happens with them is counted from nought."""
@@ -96,8 +103,13 @@ class Metrics(ClusterProgramMetrics):
 
     def used(self, model: Manifest, seconds: float) -> None:
         """Somebody began to use a model, whose fetch had taken so many seconds."""
+        report = self._node()
+        status = report.status if report is not None else None
+        here = [each.name for each in status.models] if status is not None else []
         with self._mutex:
-            before = self._uses.get(model.model, _NO_USES)
+            # Here as well: it may be that nobody scrapes.
+            self._see([model.model, *here])
+            before = self._uses[model.model]
             self._uses[model.model] = _Uses(
                 before.times + 1, before.bytes + model.size, before.seconds + seconds
             )
@@ -128,7 +140,9 @@ class Metrics(ClusterProgramMetrics):
             if event.reason is None:
                 self._seconds.labels(event.origin).observe(event.seconds)
                 self._verified.labels(event.origin).observe(event.times.hash)
-                self._succeeded.labels(event.origin).set_to_current_time()
+                # As it is told after a restart, when only the report still knows of it.
+                at = time.time() if event.at is None else event.at
+                self._succeeded.labels(event.origin).set(at)
 
     def _collect(self) -> Iterable[Metric]:
         report = self._node()
@@ -136,9 +150,17 @@ class Metrics(ClusterProgramMetrics):
             yield from _models(report.status)
             yield from _use(report.status, time.time())
             with self._mutex:
+                self._see(model.name for model in report.status.models)
                 uses = dict(self._uses)
-            yield from _saved(report.status, uses)
+            yield from _saved(uses)
             yield from _disk(report.status)
+
+    def _see(self, here: Iterable[str]) -> None:
+        new, over = self._used.see(here)
+        for name in over:
+            del self._uses[name]
+        for name in new:
+            self._uses[name] = _NO_USES
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,14 +223,13 @@ def _use(status: NodeCacheStatus, now: float) -> Iterable[Metric]:
     yield from (resident, ratio, users, last_used)
 
 
-def _saved(status: NodeCacheStatus, uses: Mapping[str, _Uses]) -> Iterable[Metric]:
+def _saved(uses: Mapping[str, _Uses]) -> Iterable[Metric]:
     times, served = models.USES.collected(), models.SERVED_BYTES.collected()
     saved = models.SAVED_SECONDS.collected()
-    for model in status.models:
-        found = uses.get(model.name, _NO_USES)
-        times.add_metric([model.name], found.times)
-        served.add_metric([model.name], found.bytes)
-        saved.add_metric([model.name], found.seconds)
+    for model, found in uses.items():
+        times.add_metric([model], found.times)
+        served.add_metric([model], found.bytes)
+        saved.add_metric([model], found.seconds)
     yield from (times, served, saved)
 
 

@@ -14,6 +14,7 @@ from modelcache.metrics.contract import (
     Label,
     Program,
 )
+from modelcache.metrics.lasting import LASTING_SECONDS
 
 _HEAD = """\
 # Metrics
@@ -26,7 +27,8 @@ disk and asks nobody: it tells what the program knows already. What it costs wit
 
 Labels are bounded: names of objects of the catalog or of what is here, and closed sets. Counters
 begin at 0 when a program starts; those of closed sets, and of origins that the catalog has, are
-there from the start, so that `increase()` sees the first event.
+there from the start, so that `increase()` sees the first event. Those of a model or a compile cache
+stay for {hours} after it is gone, so that it sees the last.
 
 | job | program | port |
 |---|---|---|
@@ -44,7 +46,8 @@ _PORTS = {
 def page() -> str:
     """The whole page."""
     jobs = (f"| `{each.job}` | {' | '.join(_PORTS[each])} |\n" for each in Program)
-    return _HEAD + "".join(jobs) + "".join(_sections())
+    head = _HEAD.format(hours=_span(LASTING_SECONDS))
+    return head + "".join(jobs) + "".join(_sections())
 
 
 def _sections() -> Iterator[str]:

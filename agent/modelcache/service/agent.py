@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Collection
 from functools import partial
 
 import structlog
@@ -31,7 +32,7 @@ from modelcache.service.inventory import Inventory
 from modelcache.service.logs import log_event
 from modelcache.service.opening import store_of
 from modelcache.service.outfit import outfit
-from modelcache.service.progress import ProgressBook
+from modelcache.service.progress import ActiveFetches
 from modelcache.service.reconciling import Reconciler
 from modelcache.service.reporting import Reporter, is_unreadable, read_node_report
 from modelcache.service.residency import Residency, resident_of
@@ -46,7 +47,7 @@ from modelcache.service.working import Crew
 from modelcache.settings import AgentSettings
 from modelcache.store.sickness import sick_error
 from modelcache.transfer import Cancel, ModelFetcher
-from modelcache.transfer.events import fan_out
+from modelcache.transfer.events import Listener, fan_out
 
 log = structlog.get_logger(__name__)
 
@@ -60,8 +61,19 @@ _LATE_SECONDS = 600.0
 class Agent:
     """One node's agent: `run` until `stop`."""
 
-    def __init__(self, settings: AgentSettings, *, once: bool = False) -> None:
-        """Open the store and listen. `once`: end by itself when nothing is left to do.
+    def __init__(
+        self,
+        settings: AgentSettings,
+        *,
+        once: bool = False,
+        progress: ActiveFetches | None = None,
+    ) -> None:
+        """Open the store and listen.
+
+        Args:
+            settings: the agent's.
+            once: end by itself when nothing is left to do.
+            progress: is told of fetches, for whoever shows them.
 
         Raises:
             StoreDamaged, UsageError
@@ -76,7 +88,7 @@ class Agent:
             if settings.cluster and sick_error(error) is not None:
                 say_that_the_disk_is_down(settings, error)
             raise
-        self.progress = ProgressBook()
+        self._progress = progress or ActiveFetches()
         self._metrics = Metrics(lambda: self._reporter.known())
         self._engine, origins = outfit(settings, self._store.layout.root, settings.file_roots)
         self._disk = DiskWatch(
@@ -96,12 +108,13 @@ class Agent:
             on_change=self._wake,
         )
         self._telling = Telling(
-            self.progress,
+            self._progress,
             inventory.paths,
             _wanted(before),
             resident=self._residency.of,
             use=lambda name: self._last_uses.of(name),
             on_ready=self._metrics.ready,
+            on_gone=self._models_are_gone,
         )
         self._history = FetchHistory(self._store, self._metrics.regretted)
         using = Using(self._store, alone=not settings.cluster)
@@ -136,19 +149,17 @@ class Agent:
             self._store.layout.root,
             before,
             report=lambda: (self._reporter.latest, self._reporter.latest_at),
-            fetching=self.progress.all,
+            fetching=self._progress.all,
             hung=lambda: self._all_tasks.hung(),
             beside=lambda: self._cluster,
             watermarks=settings.watermarks,
         )
-        events = fan_out(
-            self.progress,
-            self._metrics,
-            self._history,
+        told: tuple[Listener, ...] = (
             log_event,
             self._page.happenings,
             *((self._traces,) if self._traces else ()),
         )
+        events = fan_out(self._progress, self._metrics, self._history, *told)
         # Without a cluster nothing goes because its time is over, but only to make room.
         after = settings.delete_unwanted_after if settings.cluster else None
         keeping = Keeping(after, also_when_empty=path is None)
@@ -157,7 +168,7 @@ class Agent:
             store=self._store,
             engine=self._engine,
             origins=origins,
-            events=events,
+            events=fan_out(self._progress, self._metrics, *told),
             cluster=self._cluster,
             keeping=keeping,
             registry=self._metrics.registry,
@@ -179,7 +190,7 @@ class Agent:
         self._crew = Crew(
             fetcher=ModelFetcher(self._store, self._engine, events),
             origins=origins,
-            progress=self.progress,
+            progress=self._progress,
             cancel=self._cancel,
             on_end=self._wake,
             jitter=(settings.start_jitter if settings.cluster and settings.nodes_at_once else 0.0),
@@ -213,7 +224,7 @@ class Agent:
             disk=self._disk,
             registry=self._metrics.registry,
             cancel=self._cancel,
-            busy=self.progress.is_moving,
+            busy=self._progress.is_moving,
             priorities=lambda: {
                 each.name: each.priority for each in self._telling.reports() or () if each.wanted
             },
@@ -361,6 +372,11 @@ class Agent:
         self._reconciler.catalog = catalog
         self._metrics.origins({m.spec.source.parsed.scheme for m in catalog.models.values()})
         self._compiled.read(catalog)
+
+    def _models_are_gone(self, models: Collection[str]) -> None:
+        self._history.forget(models)
+        if self._traces:
+            self._traces.forget(models)
 
     def _reconcile(self) -> float:
         with self._reconciling.round():

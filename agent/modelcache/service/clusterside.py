@@ -241,7 +241,7 @@ class ClusterSide:
         view = self._own.view()
         if view is None:
             return
-        node = {"apiVersion": "v1", "kind": "Node", "name": view.name, "uid": view.uid}
+        node = view.reference
         related = {"apiVersion": API_VERSION, "kind": "CachedModel", "name": model}
         self._recorder.record(node, type_, reason, action, note, related)
         self.tasks["events"].wake()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 import structlog
@@ -17,6 +17,8 @@ from modelcache.store import Store
 from modelcache.transfer.events import Event, FetchEnded, FetchStarted
 
 _RULES: Final = frozenset(rule.value for rule in Rule)
+_OUT_OF_SIGHT_SECONDS: Final = 3600.0
+"""It may be unknown for ever who uses what, and users come and go meanwhile."""
 
 log = structlog.get_logger(__name__)
 
@@ -36,9 +38,10 @@ class FetchHistory:
         self._on_regret = on_regret
         self._clock = clock
         self._mutex = threading.Lock()
+        self._noting = threading.Lock()
         self._fetching: dict[str, str] = {}
         self._tries: dict[tuple[str, str], float] = {}
-        """Seconds of tries that failed, by model and revision."""
+        """Seconds of tries that failed, by model and revision; one revision of each model."""
 
     def __call__(self, event: Event) -> None:
         """Note fetches."""
@@ -47,6 +50,11 @@ class FetchHistory:
                 self._fetching[event.model] = event.revision
         elif isinstance(event, FetchEnded):
             self._ended(event)
+
+    def forget(self, models: Collection[str]) -> None:
+        """Models are gone: neither wanted nor here, and nothing runs for them."""
+        with self._mutex:
+            self._tries = {k: seconds for k, seconds in self._tries.items() if k[0] not in models}
 
     def evicted(self, going: Going) -> None:
         """Note what went; what a fetch or a damage had left was nothing that anybody used."""
@@ -90,8 +98,10 @@ class FetchHistory:
             )
 
     def _note_fetch(self, key: tuple[str, str], seconds: float, now: float) -> None:
-        there = {(manifest.model, manifest.revision) for manifest in self._store.manifests()}
-        self._store.fetch_log.note_fetch(*key, seconds, there, now)
+        # One at a time: what another fetch commits and notes between the two would be forgotten.
+        with self._noting:
+            there = {(manifest.model, manifest.revision) for manifest in self._store.manifests()}
+            self._store.fetch_log.note_fetch(*key, seconds, there, now)
 
     def _note(self, write: Callable[[], None]) -> None:
         try:
@@ -103,24 +113,34 @@ class FetchHistory:
 class Beginnings:
     """Tells of each who begins to use a ready model. Called from one thread."""
 
-    def __init__(self, on_use: Callable[[Manifest], None]) -> None:
+    def __init__(
+        self, on_use: Callable[[Manifest], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`clock` gives seconds."""
         self._on_use = on_use
-        self._seen: set[tuple[str, str, str]] | None = None
+        self._clock = clock
+        self._seen: dict[tuple[str, str, str], float] | None = None
+        """Who uses what, and when that was last seen."""
 
     def look(self, uses: Uses, shown: dict[str, Manifest]) -> None:
         """Take in who uses what now; `shown` has what is ready, by model.
 
         Those of the first look that knows all began before this process, whose forerunner told of
-        them. Who was there before the model was ready was not spared its fetch.
+        them. Who was there before the model was ready was not spared its fetch. Where it is not
+        known who else there is, those that are not seen may still be there, and count as being
+        there for an hour.
         """
-        now: set[tuple[str, str, str]] = {
-            (user.kind, user.name, user.model) for user in uses.users if user.model is not None
+        now = self._clock()
+        users: dict[tuple[str, str, str], float] = {
+            (user.kind, user.name, user.model): now for user in uses.users if user.model is not None
         }
         if self._seen is None:
-            self._seen = now if uses.unknown is None else None
+            self._seen = users if uses.unknown is None else None
             return
-        for _, _, model in sorted(now - self._seen):
+        for _, _, model in sorted(users.keys() - self._seen.keys()):
             if model in shown:
                 self._on_use(shown[model])
-        # Where it is not known who else there is, those that are not seen may still be there.
-        self._seen = now if uses.unknown is None else self._seen | now
+        if uses.unknown is not None:
+            unseen = {k: at for k, at in self._seen.items() if now - at < _OUT_OF_SIGHT_SECONDS}
+            users = unseen | users
+        self._seen = users

@@ -68,6 +68,7 @@ class Inventory:
             )
             found.setdefault(manifest.model, []).append((held, manifest))
         self._looks = looks
+        self._paths = {name: paths for name, paths in self._paths.items() if name in found}
         self._count(manifests)
         return found
 

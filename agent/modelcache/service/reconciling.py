@@ -261,7 +261,7 @@ class Reconciler:
         After a fetch, which held room that nobody could have: what is more important than that, and
         the next one in line. Not all: each asks its origin again, and the rest would be refused.
         """
-        self._outdated |= self._found.keys()
+        self._outdated = set(self._found)
         refused = {
             name: trial
             for name, trial in self._trials.items()

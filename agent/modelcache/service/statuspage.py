@@ -16,9 +16,9 @@ from modelcache.host.backing import Backing, Host
 from modelcache.planning.describing import Progress
 from modelcache.service.endpoints import Answer, Route, document
 from modelcache.service.evictionnews import NodeEvents
+from modelcache.service.fetchrates import FetchRates
 from modelcache.service.happenings import Happenings
 from modelcache.service.page import Facts, ReadAhead, headers, page
-from modelcache.service.rates import Rates
 from modelcache.service.reporting import DISK_CONDITION
 
 
@@ -58,7 +58,7 @@ class StatusPage:
         self._watermarks = watermarks
         self._host = host or Host()
         self._backing = _backing(self._host, root)
-        self._rates = Rates()
+        self._rates = FetchRates()
         self._since = datetime.now(UTC)
         self.happenings.note("AgentStarted", "", f"modelcache {__version__}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
@@ -17,7 +17,7 @@ from modelcache.planning.describing import Paths, describe, with_progress
 from modelcache.planning.planner import Running
 from modelcache.planning.trials import Trial
 from modelcache.service.inventory import Snapshots
-from modelcache.service.progress import ProgressBook
+from modelcache.service.progress import ActiveFetches
 
 log = structlog.get_logger(__name__)
 
@@ -35,13 +35,14 @@ class Telling:
 
     def __init__(
         self,
-        progress: ProgressBook,
+        progress: ActiveFetches,
         paths: Callable[[str], Paths],
         remembered: Mapping[str, ModelReport] | None = None,
         *,
         resident: Callable[[str, str | None], int | None] = lambda *_: None,
         use: Callable[[str], Use] = lambda _: Use(),
         on_ready: Callable[[ModelReport, float], None] = lambda *_: None,
+        on_gone: Callable[[Collection[str]], None] = lambda _: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`remembered`: what was last reported of the models that this node was known to want.
@@ -51,19 +52,23 @@ class Telling:
 
         `resident` gives how many bytes of a model's revision are in the page cache; None: unknown.
         `use` tells of a model whether it is used. `on_ready` is told of each that is ready and was
-        missing, and for how many seconds. `clock` gives seconds since the epoch.
+        missing, and for how many seconds; `on_gone` of those that are not told of any more, when
+        nothing runs for them. `clock` gives seconds since the epoch.
         """
         self._progress = progress
         self._paths = paths
         self._resident = resident
         self._use = use
         self._on_ready = on_ready
+        self._on_gone = on_gone
         self._clock = clock
         self._remembered = dict(remembered or {})
         self._former = dict(remembered or {})
         """Those that were not told of yet by this process."""
         self._mutex = threading.Lock()
         self._reports: tuple[ModelReport, ...] | None = None
+        self._known: set[str] = set()
+        """Those that were told of, till they are gone."""
 
     def catalog_read(self, catalog: Catalog) -> None:
         """Note what a new catalog speaks of."""
@@ -132,10 +137,15 @@ class Telling:
             self._reports = tuple(reports)
         for report in reports:
             last = lasts[report.name]
-            if report.state is ModelState.READY and last is not None and _is_same(report, last):
+            if last is not None and _came(report, last):
                 since = last.missing_since
                 if since is not None:
                     self._on_ready(report, max(0.0, now - since.timestamp()))
+        self._known.update(lasts)
+        forgotten = self._known - lasts.keys() - running.keys()
+        if forgotten:
+            self._known -= forgotten
+            self._on_gone(forgotten)
         # Last: who reads the log and then asks is to be told the same.
         for report in reports:
             _log_readiness(report, before.get(report.name))
@@ -162,6 +172,12 @@ def is_missing(report: ModelReport) -> bool:
 def _is_same(report: ModelReport, last: ModelReport) -> bool:
     """Whether the same is wanted as was wanted before."""
     return report.wanted and last.wanted and report.source_digest == last.source_digest
+
+
+def _came(report: ModelReport, last: ModelReport) -> bool:
+    """Whether a model is ready that may not have been there: what was about to leave was."""
+    stayed = last.state is ModelState.EVICTED
+    return report.state is ModelState.READY and not stayed and _is_same(report, last)
 
 
 def _since(report: ModelReport, last: ModelReport | None, now: float) -> ModelReport:

@@ -18,9 +18,12 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit, urlunsplit
+
+import structlog
 
 from modelcache import __version__
 from modelcache.errors import Reason, UsageError
@@ -44,7 +47,11 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
     from opentelemetry.trace import Span, SpanContext, Tracer
 
+log = structlog.get_logger(__name__)
+
 _EXPORT_SECONDS: Final = 5.0
+_CLOSE_SECONDS: Final = 3.0
+"""Who stops an agent waits for it; what an agent does in the end has about as long."""
 _MOST_EVENTS: Final = 64
 """Of what was tried again in one span: a long night has thousands."""
 
@@ -85,8 +92,16 @@ class Traces:
             elif (fetch := self._fetches.get(event.model)) is not None:
                 self._go_on(fetch, event, now)
 
+    def forget(self, models: Collection[str]) -> None:
+        """Models are gone: neither wanted nor here, and nothing runs for them."""
+        with self._mutex:
+            for model in models:
+                self._resolved.pop(model, None)
+                if (span := self._resolving.pop(model, None)) is not None:
+                    span.end()  # it was left behind: a library's call hung
+
     def close(self) -> None:
-        """Send what was not sent yet, for some seconds at most, and end."""
+        """Send what was not sent yet, for three seconds at most, and end."""
         with self._mutex:
             for fetch in self._fetches.values():
                 fetch.step.end()
@@ -95,7 +110,16 @@ class Traces:
                 span.end()
             self._fetches.clear()
             self._resolving.clear()
-        self._provider.force_flush(int(_EXPORT_SECONDS * 1000))
+        # In a thread of its own, which may be left behind: the SDK heeds no time-out here, and the
+        # exporter's begins anew with each byte that a collector answers.
+        sending = threading.Thread(target=self._send_the_rest, name="traces-end", daemon=True)
+        sending.start()
+        sending.join(_CLOSE_SECONDS)
+        if sending.is_alive():
+            log.warning("traces.not_sent", seconds=_CLOSE_SECONDS)
+
+    def _send_the_rest(self) -> None:
+        self._provider.force_flush()
         self._provider.shutdown()
 
     def _begin_to_resolve(self, event: Resolving) -> None:
@@ -160,7 +184,7 @@ class Traces:
         elif isinstance(event, MirrorFailed):
             _note(fetch.step, "mirror failed", reason=event.reason.value, delay=event.pause)
         elif isinstance(event, HostPaused):
-            _note(fetch.step, "host paused", reason="RateLimited", delay=event.seconds)
+            _note(fetch.step, "host paused", reason=event.reason.value, delay=event.seconds)
         elif isinstance(event, FetchEnded):
             del self._fetches[event.model]
             self._end_fetch(fetch, event, now)

@@ -12,6 +12,7 @@ import structlog
 
 from modelcache.cluster.client import NODES, Client, Object, Patch
 from modelcache.cluster.publishing import Recording
+from modelcache.cluster.resources import node_reference
 from modelcache.cluster.startuptaints import Cause, Removal, decide, keep_node
 from modelcache.errors import ClusterError
 from modelcache.metrics import ControllerMetrics
@@ -144,7 +145,7 @@ class TaintRemover:
 
     def _tell(self, removal: Removal) -> None:
         log.info("startup_taint.removed", node=removal.node, cause=removal.cause.value)
-        regarding = {"apiVersion": "v1", "kind": "Node", "name": removal.node, "uid": removal.uid}
+        regarding = node_reference(removal.node, removal.uid)
         if removal.cause is Cause.READY:
             kind, reason = "Normal", "StartupTaintRemoved"
             note = f"The node's models are ready: the taint {self._key} is removed"

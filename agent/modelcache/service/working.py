@@ -16,7 +16,7 @@ from modelcache.errors import ModelCacheError, Reason
 from modelcache.origins import Origin, OriginSettings, Revision, open_origin
 from modelcache.planning.planner import Fetch, Resolve, Running
 from modelcache.planning.sources import source_digest
-from modelcache.service.progress import ProgressBook
+from modelcache.service.progress import ActiveFetches
 from modelcache.transfer import Cancel, Missing, ModelFetch, ModelFetcher, resolve
 from modelcache.transfer.events import Listener, Resolved, Resolving, ignore
 
@@ -61,7 +61,7 @@ class Crew:
         *,
         fetcher: ModelFetcher,
         origins: OriginSettings,
-        progress: ProgressBook,
+        progress: ActiveFetches,
         cancel: Cancel,
         on_end: Callable[[], None],
         jitter: float = 0.0,

@@ -159,7 +159,7 @@ class MirrorFailed:
 class HostPaused:
     """A host asks for fewer requests: it gets none for `seconds`, and then fewer connections.
 
-    `status` is HTTP's, where it is known.
+    `reason` is why it was asked for, and `status` HTTP's, where it is known.
     """
 
     model: str
@@ -168,6 +168,7 @@ class HostPaused:
     seconds: float
     connections: int
     status: int | None = None
+    reason: Reason = Reason.RATE_LIMITED
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +183,8 @@ class FetchEnded:
     """A fetch is over: `reason` is None when the model is ready.
 
     `received` are bytes, `mirrored` those of them that mirrors served. `times` are what its
-    connections spent their time on.
+    connections spent their time on. `at` is when a model became whole, as its manifest has it, in
+    seconds since the epoch; None: it has none.
     """
 
     model: str
@@ -193,6 +195,7 @@ class FetchEnded:
     mirrored: int = 0
     retries: int = 0
     times: Times = field(default_factory=Times)
+    at: float | None = None
 
 
 Event = (

@@ -95,6 +95,7 @@ class Failures:
         if left:
             job.request.listener(BytesLeft(job.request.model, left, task.remote.path))
         if pause is not None and pause.news:
+            assert isinstance(error, OriginUnavailable)  # no other asks for one
             request = job.request
             request.listener(
                 HostPaused(
@@ -103,7 +104,8 @@ class Failures:
                     unit.way.host,
                     pause.seconds,
                     pause.allowed,
-                    error.status if isinstance(error, OriginUnavailable) else None,
+                    error.status,
+                    error.reason,
                 )
             )
         if wait:

@@ -95,9 +95,10 @@ class ModelFetcher:
         began = time.monotonic()
         tally = Tally(self._listener)
         reason: Reason | None = Reason.INTERNAL
+        at: float | None = None
         try:
             manifest = self._fetch(wanted, cancel, tally)
-            reason = None
+            reason, at = None, manifest.created_at.timestamp()
             return manifest
         except ModelCacheError as error:
             reason = error.reason
@@ -113,6 +114,7 @@ class ModelFetcher:
                     tally.mirrored,
                     tally.retries,
                     tally.times,
+                    at,
                 )
             )
 

@@ -94,6 +94,17 @@ def test_within_so_long_all_is_read_once(store: Store) -> None:
     check(store)
 
 
+def test_nothing_is_told_of_the_oldest_before_the_first_look(store: Store) -> None:
+    put(store, "m", {"f": b"x"})
+    found, off = Scrubbing(store), Scrubbing(store, every=None)
+    name = "modelcache_scrub_oldest_timestamp_seconds"
+    assert found.registry.get_sample_value(name) is None
+    found.cycle()
+    assert found.now - found.metric(name) < WEEK
+    off.cycle()
+    assert off.registry.get_sample_value(name) is None, "it is switched off"
+
+
 def test_a_restart_goes_on_where_the_last_process_was(store: Store) -> None:
     put(store, "m", {f"f{n}": b"x" * n for n in range(1, 30)})
     first = Scrubbing(store)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
+from modelcache.service.tracing import open_traces
+from modelcache.transfer.events import FetchEnded, FetchStarted
 from tests.support.agent import AgentProcess, modelcache, write_catalog
-from tests.support.collector import Collector, Received
+from tests.support.collector import Collector, HangingCollector, Received
 from tests.support.hub import GeneratedContent, HubServer, Status
 
 MIB = 1 << 20
@@ -97,6 +101,51 @@ def test_what_was_tried_again_is_an_event(tmp_path: Path, hub: HubServer) -> Non
         spans = traced(tmp_path, hub, collector, {"name": "a", "uri": "hf://org/a"}, wait="a")
     events = dict(named(spans, "transfer").events)
     assert events["retry"]["modelcache.reason"] == "OriginUnavailable"
+
+
+@pytest.mark.parametrize(("code", "reason"), [(429, "RateLimited"), (503, "OriginUnavailable")])
+def test_a_pause_says_why(tmp_path: Path, hub: HubServer, code: int, reason: str) -> None:
+    hub.add_repo("org/a", {"w": GeneratedContent(MIB, seed=1)})
+    hub.fault("*", Status(code, retry_after=1, times=1))
+    with Collector() as collector:
+        spans = traced(tmp_path, hub, collector, {"name": "a", "uri": "hf://org/a"}, wait="a")
+    paused = dict(named(spans, "transfer").events)["host paused"]
+    assert paused["modelcache.reason"] == reason
+    assert paused["modelcache.delay_seconds"] > 0
+
+
+@pytest.mark.parametrize("drips", [False, True], ids=["silent", "dripping"])
+@pytest.mark.parametrize("during", [False, True], ids=["at-the-end", "at-work-already"])
+def test_a_collector_that_hangs_is_not_waited_for(*, drips: bool, during: bool) -> None:
+    with HangingCollector(drips=drips) as collector, structlog.testing.capture_logs() as logs:
+        traces = open_traces(collector.url, "n")
+        # The SDK sends at once when it has so many; else every five seconds, and at the end.
+        for number in range(600 if during else 1):
+            traces(FetchStarted(f"m-{number}", "r", "hf", files=1, size=1, held=0))
+            traces(FetchEnded(f"m-{number}", "hf", 1.0, 1, None))
+        if during:
+            assert collector.asked.wait(10)
+        began = time.monotonic()
+        traces.close()
+        assert time.monotonic() - began < 4.5
+        assert collector.asked.is_set()
+    assert [each["event"] for each in logs] == ["traces.not_sent"]
+
+
+def test_an_agent_ends_in_time_beside_a_collector_that_hangs(
+    tmp_path: Path, hub: HubServer
+) -> None:
+    hub.add_repo("org/a", {"w": b"1"})
+    catalog = write_catalog(tmp_path / "catalog.yaml", {"name": "a", "uri": "hf://org/a"})
+    with HangingCollector(drips=True) as collector:
+        flags = ("--otlp-endpoint", collector.url)
+        env = {"HF_ENDPOINT": hub.url}
+        with AgentProcess(tmp_path / "root", catalog, *flags, env=env) as running:
+            running.wait_ready("a")
+            began = time.monotonic()
+            assert running.terminate() == 0
+            assert time.monotonic() - began < 15
+            assert "traces.not_sent" in [event["event"] for event in running.events]
 
 
 def test_a_collector_that_is_away_holds_nothing_up(tmp_path: Path, hub: HubServer) -> None:

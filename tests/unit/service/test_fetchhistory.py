@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,44 @@ def test_a_fetch_that_ended_well_fails_on_no_note(
     assert told.regrets == ["LowerPriority"]
 
 
+def test_two_fetches_that_end_at_once_forget_nothing_of_each_other(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, manifests = Told(store), store.manifests
+    a, ends = put(store, "a", FILES), list[threading.Thread]()
+    for name in ("a", "b"):
+        told.history(FetchStarted(name, COMMIT, "hf", files=1, size=7, held=0))
+
+    def b_ends() -> None:
+        put(store, "b", FILES)
+        told.history(FetchEnded("b", "hf", 20.0, 7, None))
+
+    def listed_before_b_was_there() -> list[Manifest]:
+        found = manifests()
+        monkeypatch.setattr(store, "manifests", manifests)
+        ends.append(threading.Thread(target=b_ends))
+        ends[0].start()
+        ends[0].join(0.5)  # it ends meanwhile, if it can
+        return found
+
+    monkeypatch.setattr(store, "manifests", listed_before_b_was_there)
+    told.history(FetchEnded("a", "hf", 10.0, 7, None))
+    ends[0].join(10)
+    (b,) = (each for each in manifests() if each.model == "b")
+    assert (told.history.seconds(a), told.history.seconds(b)) == (10.0, 20.0)
+
+
+def test_tries_of_what_is_gone_count_no_more(store: Store) -> None:
+    told = Told(store)
+    told.fetch(100.0, Reason.ORIGIN_UNAVAILABLE)
+    told.history.forget({"other"})
+    told.fetch(10.0, Reason.ORIGIN_UNAVAILABLE)
+    told.history.forget({"m"})
+    manifest = told.fetch(30.0)
+    assert manifest is not None
+    assert told.history.seconds(manifest) == 30.0
+
+
 def test_what_nobody_fetched_took_nothing(store: Store) -> None:
     told = Told(store)
     told.history(FetchEnded("m", "hf", 5.0, 7, None))  # one whose beginning was not told
@@ -137,7 +176,10 @@ POD, LEASE = User("pod", "s/p", "m"), User("lease", "l", "m")
 class Seen:
     def __init__(self, store: Store) -> None:
         self.used: list[str] = []
-        self.beginnings = Beginnings(lambda manifest: self.used.append(manifest.model))
+        self.now = 0.0
+        self.beginnings = Beginnings(
+            lambda manifest: self.used.append(manifest.model), lambda: self.now
+        )
         self.shown = {"m": put(store, "m", FILES)}
 
     def look(self, *users: User, unknown: str | None = None, ready: bool = True) -> int:
@@ -169,6 +211,20 @@ def test_who_is_out_of_sight_did_not_end(store: Store) -> None:
     assert [seen.look(POD), seen.look(unknown="away"), seen.look(POD)] == [1, 1, 1]
     assert seen.look(LEASE, unknown="away") == 2
     assert seen.look(POD, LEASE) == 2
+
+
+def test_who_is_out_of_sight_for_an_hour_has_ended(store: Store) -> None:
+    seen = Seen(store)
+    seen.look()
+    assert [seen.look(POD), seen.look(unknown="away")] == [1, 1]
+    seen.now += 3599
+    assert seen.look(POD, unknown="away") == 1
+    seen.now += 3599
+    seen.look(unknown="away")
+    assert seen.look(POD, unknown="away") == 1
+    seen.now += 3601
+    seen.look(unknown="away")
+    assert seen.look(POD, unknown="away") == 2
 
 
 def test_who_waited_for_the_model_was_not_spared_its_fetch(store: Store) -> None:

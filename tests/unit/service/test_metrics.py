@@ -211,9 +211,30 @@ def test_uses_and_what_they_spared() -> None:
     metrics.used(manifest("a", size=5), 60.0)
     metrics.used(manifest("a", size=5), 0.0)
     metrics.used(manifest("gone", size=5), 1.0)
-    assert samples(metrics, "modelcache_model_uses_total") == {("a",): 2, ("b",): 0}
-    assert samples(metrics, "modelcache_served_bytes_total") == {("a",): 10, ("b",): 0}
-    assert samples(metrics, "modelcache_saved_seconds_total") == {("a",): 60, ("b",): 0}
+    gone = ("gone",)
+    assert samples(metrics, "modelcache_model_uses_total") == {("a",): 2, ("b",): 0, gone: 1}
+    assert samples(metrics, "modelcache_served_bytes_total") == {("a",): 10, ("b",): 0, gone: 5}
+    assert samples(metrics, "modelcache_saved_seconds_total") == {("a",): 60, ("b",): 0, gone: 1}
+
+
+def test_the_counters_of_a_model_that_is_gone_stay_for_an_hour() -> None:
+    now, there = 0.0, NODE
+    metrics = Metrics(lambda: there, lambda: now)
+    metrics.used(manifest("a", size=5), 60.0)
+    assert NODE.status is not None
+    status = NODE.status.model_copy(update={"models": MODELS[1:]})
+    samples(metrics, "modelcache_model_uses_total")
+    now, there = 1000.0, NODE.model_copy(update={"status": status})
+    uses = "modelcache_model_uses_total"
+    assert samples(metrics, uses) == {("a",): 1, ("b",): 0}
+    now = 3599.0
+    assert samples(metrics, uses) == {("a",): 1, ("b",): 0}, "whoever asks, it is not there anew"
+    now = 3600.0
+    assert samples(metrics, uses) == {("b",): 0}
+    now = 10_000.0
+    assert samples(metrics, uses) == {("b",): 0}, "what is there stays for ever"
+    there = NODE
+    assert samples(metrics, uses) == {("a",): 0, ("b",): 0}, "it begins anew"
 
 
 def test_pauses_have_their_status() -> None:
@@ -235,6 +256,16 @@ def test_verification_and_the_last_success_are_of_fetches_that_ended_well() -> N
     (last,) = samples(metrics, "modelcache_fetch_last_success_timestamp_seconds").items()
     assert last[0] == ("hf",)
     assert time.time() - last[1] < 5
+
+
+def test_the_last_success_is_the_same_after_a_restart() -> None:
+    metrics = Metrics(lambda: None)
+    metrics(FetchEnded("a", "hf", 2.5, 11, None, at=1000.0))
+    found = samples(metrics, "modelcache_fetch_last_success_timestamp_seconds")
+    again = Metrics(lambda: None)
+    again.remember(MODELS[:1])
+    assert samples(again, "modelcache_fetch_last_success_timestamp_seconds") == found
+    assert found == {("hf",): 1000}
 
 
 def test_the_last_success_is_known_after_a_restart() -> None:

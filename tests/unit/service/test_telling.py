@@ -130,18 +130,33 @@ class Turned:
     def __init__(self, **remembered: ModelReport) -> None:
         self.now = 1_800_000_000.0
         self.ready: list[tuple[str, float]] = []
+        self.gone: list[str] = []
         self.told = Telling(
             ProgressBook(),
             lambda name: Paths(f"/{name}", f"/hub/{name}"),
             remembered,
             on_ready=lambda report, seconds: self.ready.append((report.name, seconds)),
+            on_gone=lambda names: self.gone.extend(names),
             clock=lambda: self.now,
         )
 
-    def look(self, model: CachedModel | None, *, there: bool, after: float = 10.0) -> ModelReport:
+    def look(
+        self,
+        model: CachedModel | None,
+        *,
+        there: bool,
+        after: float = 10.0,
+        leaving: str | None = None,
+    ) -> ModelReport:
         self.now += after
         self.told.catalog_read(of_models(*filter(None, [model])))
-        self.told.update({"m": model} if model else {}, THERE if there else {}, {}, {})
+        self.told.update(
+            {"m": model} if model else {},
+            THERE if there else {},
+            {},
+            {},
+            leaving={"m": leaving} if leaving else {},
+        )
         return only(self.told)
 
     def at(self, seconds: float) -> datetime:
@@ -168,6 +183,31 @@ def test_what_was_lost_is_missing_from_then_on() -> None:
     assert (report.wanted_since, report.missing_since) == (book.at(10), book.at(5010))
     book.look(M, there=True, after=30.0)
     assert book.ready == [("m", 30.0)], "what was there at first took no time"
+
+
+def test_what_was_about_to_leave_and_stayed_took_no_time() -> None:
+    book = Turned()
+    book.look(M, there=True)
+    assert book.look(M, there=True, leaving="for m2").state is ModelState.EVICTED
+    assert book.look(M, there=True).state is ModelState.READY
+    assert book.ready == []
+    # The one that went and came again was missing since it was about to leave.
+    book.look(M, there=True, leaving="for m2")
+    book.look(M, there=False)
+    book.look(M, there=True)
+    assert book.ready == [("m", 20.0)]
+
+
+def test_what_is_gone_is_told_of_once_nothing_runs_for_it() -> None:
+    book = Turned()
+    book.look(M, there=False)
+    book.told.update({}, {}, {}, {"m": Running(Fetch, source_of(M))})
+    assert (book.told.reports(), book.gone) == ((), [])
+    book.told.update({}, {}, {}, {})
+    book.told.update({}, {}, {}, {})
+    assert book.gone == ["m"], "once"
+    book.look(None, there=True)
+    assert book.gone == ["m"], "it is here, wanted or not"
 
 
 def test_another_source_is_wanted_from_then_on() -> None:

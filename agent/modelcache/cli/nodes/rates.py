@@ -1,4 +1,9 @@
-"""How fast each fetch goes, and how long it still takes: from successive reports."""
+"""How fast each fetch goes, and how long it still takes: from successive reports.
+
+A report may be old when it is seen, and the next a while away: so only what has grown says
+something, and silence is told from slowness by time. An agent knows better of its own fetches
+(`service.fetchrates`).
+"""
 
 from __future__ import annotations
 

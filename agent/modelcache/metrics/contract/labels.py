@@ -95,35 +95,22 @@ DROP: Final = Label(
     "cause", "no longer asked for, or to leave memory to others", ("unwanted", "memory")
 )
 
-RESOURCE: Final = Label(
-    "resource",
-    "the plural of the objects",
-    tuple(
-        sorted(
-            each.plural for each in vars(resources).values() if isinstance(each, resources.Resource)
-        )
-    ),
-)
+_WATCHED: Final = {
+    each.plural for each in vars(resources).values() if isinstance(each, resources.Resource)
+}
+_ONLY_REQUESTED: Final = {
+    "daemonsets",
+    "deployments",
+    "mutatingwebhookconfigurations",
+    "secrets",
+    "tokenreviews",
+    "version",
+}
+RESOURCE: Final = Label("resource", "the plural of the objects", tuple(sorted(_WATCHED)))
 REQUESTED: Final = Label(
     "resource",
     "the plural of the objects; `version` of the server",
-    (
-        "cachedmodels",
-        "compilecaches",
-        "daemonsets",
-        "deployments",
-        "events",
-        "leases",
-        "mutatingwebhookconfigurations",
-        "namespaces",
-        "nodecaches",
-        "nodes",
-        "pods",
-        "secrets",
-        "tokenreviews",
-        "version",
-        "other",
-    ),
+    (*sorted(_WATCHED | _ONLY_REQUESTED), "other"),
 )
 VERB: Final = Label("verb", "as RBAC has it", get_args(Verb))
 CODE: Final = Label(

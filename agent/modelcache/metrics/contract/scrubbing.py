@@ -19,7 +19,8 @@ HEALED: Final = CounterFamily(
 )
 OLDEST_TIMESTAMP: Final = GaugeFamily(
     "modelcache_scrub_oldest_timestamp_seconds",
-    "When the file that waits for the longest was last known to be whole, in Unix time.",
+    "When the file that waits for the longest was last known to be whole, in Unix time. Absent"
+    " before the first look, and where scrubbing is switched off.",
 )
 QUARANTINED_FILES: Final = GaugeFamily(
     "modelcache_quarantined_files", "Damaged files that are kept aside."

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from modelcache.planning.describing import Progress
-from modelcache.service.rates import Rates
+from modelcache.service.fetchrates import FetchRates
 
 
 class Clock:
@@ -17,7 +17,7 @@ def moved(size: int) -> dict[str, Progress]:
 
 def test_a_rate_is_of_the_last_half_minute() -> None:
     clock = Clock()
-    rates = Rates(clock)
+    rates = FetchRates(clock)
     assert rates.look(moved(0)) == {}
     clock.now += 1
     assert rates.look(moved(10)) == {}  # too soon to tell
@@ -31,7 +31,7 @@ def test_a_rate_is_of_the_last_half_minute() -> None:
 
 def test_it_is_told_however_seldom_one_looks() -> None:
     clock = Clock()
-    rates = Rates(clock)
+    rates = FetchRates(clock)
     rates.look(moved(0))
     clock.now += 300
     assert rates.look(moved(600)) == {"m": 2.0}
@@ -39,7 +39,7 @@ def test_it_is_told_however_seldom_one_looks() -> None:
 
 def test_one_that_begins_anew_or_ends_is_forgotten() -> None:
     clock = Clock()
-    rates = Rates(clock)
+    rates = FetchRates(clock)
     rates.look(moved(100))
     clock.now += 5
     assert rates.look(moved(0)) == {}

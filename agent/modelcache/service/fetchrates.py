@@ -1,4 +1,8 @@
-"""How fast fetches are going: bytes a second of the last half minute."""
+"""How fast this process' own fetches go: bytes a second of the last half minute.
+
+Every byte is told of when it comes, so one that stands still slows down at once. What is only seen
+in reports, now and then and perhaps late, is `cli.nodes.rates`' matter.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ _LEAST_SECONDS: Final = 2.0
 _STEP_SECONDS: Final = 0.5
 
 
-class Rates:
+class FetchRates:
     """Rates by model, from what was seen of their progress. Safe for threads."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
