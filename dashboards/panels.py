@@ -64,7 +64,7 @@ def graph(
     form: Literal["lines", "bars", "points"] = "lines",
     colors: Mapping[str, str] | None = None,
 ) -> models.Panel:
-    """Values over time.
+    """Values over time. What happened between two points is `per_step`'s.
 
     Args:
         title, description, queries, unit: what is shown.
@@ -109,6 +109,21 @@ def graph(
     for ref, query in zip(_REFS, queries, strict=False):
         panel.with_target(_target(ref, query.expr, query.legend).range())
     return panel.build()
+
+
+def per_step(
+    title: str,
+    description: str,
+    *queries: Query,
+    unit: str = COUNT,
+    stacked: bool = True,
+    colors: Mapping[str, str] | None = None,
+) -> models.Panel:
+    """What happened between each two points of a graph, as bars: parts of a whole, or beside each
+    other."""
+    return graph(
+        title, description, *queries, unit=unit, stacked=stacked, form="bars", colors=colors
+    )
 
 
 def bars(

@@ -7,7 +7,10 @@ once: `each` takes the greatest of what they say, before anything is summed or j
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
+
+from modelcache.planning.wording import ON_THE_WAY, Stage
 
 NODE: Final = ('cluster=~"$cluster"', 'node=~"$node"')
 """What the variables select, of the metrics of nodes."""
@@ -100,11 +103,23 @@ WAITED_FOR: Final = f"({WANTED} == 1) and on ({COPY}) ({READY} == 0)"
 """Copies that are wanted and not there."""
 
 FAILING: Final = f"{copies('modelcache_model_failing')} == 1"
+"""Copies of which something went wrong that is not right yet, also beside a ready revision."""
 
-_MOVING: Final = copies("modelcache_model_state", 'state=~"Resolving|Downloading|Verifying"')
+_MOVING: Final = copies("modelcache_model_state", f'state=~"{"|".join(sorted(ON_THE_WAY))}"')
 
 MOVING: Final = f"{_MOVING} == 1"
-"""Copies that are being fetched."""
+"""Copies that are looked up, fetched or read back, whether or not something goes wrong with it."""
+
+STAGES: Final[Mapping[Stage, str]] = {
+    Stage.FAILING: f"{WAITED_FOR} and on ({COPY}) ({FAILING})",
+    Stage.UPDATE_FAILING: (
+        f"({WANTED} == 1) and on ({COPY}) ({READY} == 1) and on ({COPY}) ({FAILING})"
+    ),
+    Stage.ON_THE_WAY: f"{WAITED_FOR} and on ({COPY}) ({MOVING}) unless on ({COPY}) ({FAILING})",
+    Stage.WAITING: f"{WAITED_FOR} unless on ({COPY}) ({MOVING}) unless on ({COPY}) ({FAILING})",
+}
+"""The wanted copies in each stage, as `modelcache status` and the page have it; those that are
+ready have `READY`."""
 
 _DONE: Final = "modelcache_model_done_bytes"
 SPEED: Final = f"({each(COPY, f'deriv({of(_DONE, *MODEL)}[{RATE}])')} > 0) and on ({COPY}) {MOVING}"

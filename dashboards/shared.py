@@ -6,9 +6,9 @@ from typing import Final
 
 from grafana_foundation_sdk.models.dashboard import Panel
 
-from dashboards.panels import graph
-from dashboards.queries import MODEL, NODE, RATE, each, grown, of, quantile, rate, ratio
-from dashboards.style import BYTES, COUNT, REQUESTS, SECONDS, SHARE, SPEED, Query
+from dashboards.panels import graph, per_step, spread, table
+from dashboards.queries import CLUSTER, MODEL, NODE, RATE, each, grown, of, quantile, rate, ratio
+from dashboards.style import BYTES, COUNT, REQUESTS, SECONDS, SHARE, SPEED, Column, Key, Query
 
 STARTS: Final = "modelcache_compile_starts_total"
 
@@ -67,28 +67,22 @@ def mirrors_and_waste() -> Panel:
 def retries_by_reason() -> Panel:
     """What goes wrong on the way."""
     by = "origin, reason"
-    return graph(
+    return per_step(
         "Tried again, by reason",
         "Failures in transfers that were tried again, and failures of mirrors, in each step of the"
         " graph.",
         Query(_step("modelcache_transfer_retries_total", by), "{{origin}} {{reason}}"),
         Query(_step("modelcache_mirror_failures_total", by), "mirror of {{origin}} {{reason}}"),
-        unit=COUNT,
-        form="bars",
-        stacked=True,
     )
 
 
 def pauses_by_status() -> Panel:
     """Who asks for less."""
-    return graph(
+    return per_step(
         "Origins that ask for less",
         "Times that a host answered 429 or 503 and was left alone for a while, in each step of the"
         " graph.",
         Query(_step("modelcache_origin_pauses_total", "origin, status"), "{{origin}} {{status}}"),
-        unit=COUNT,
-        form="bars",
-        stacked=True,
     )
 
 
@@ -96,54 +90,43 @@ def fetches_by_result() -> Panel:
     """How fetches ended."""
     ended = "modelcache_fetches_total"
     good, bad = of(ended, *NODE, 'reason=""'), of(ended, *NODE, 'reason!=""')
-    return graph(
+    return per_step(
         "Fetches that ended",
         "How fetches ended in each step of the graph: whole, or why not.",
         Query(grown(good, "origin", RATE), "{{origin}} whole"),
         Query(grown(bad, "origin, reason", RATE), "{{origin}} {{reason}}"),
-        unit=COUNT,
-        form="bars",
-        stacked=True,
     )
 
 
 def evictions_by_rule() -> Panel:
     """What went."""
-    return graph(
+    return per_step(
         "Evictions, by rule",
         "What was evicted in each step of the graph, and by which rule: nothing wants it"
         " (Unwanted), there is a newer revision (OldRevision), or something more important needs"
-        " the room (LowerPriority). What is no model goes first: rests of fetches that nothing"
-        " wants (Leftover), and damaged files that were kept aside (Quarantine).",
+        " the room (LowerPriority). What is no model goes first: what is left of fetches that"
+        " nothing wants (Leftover), and damaged files that were kept aside (Quarantine).",
         Query(_step("modelcache_evictions_total", "rule"), "{{rule}}"),
-        unit=COUNT,
-        form="bars",
-        stacked=True,
     )
 
 
 def evicted_bytes_by_rule() -> Panel:
     """What that freed."""
-    return graph(
+    return per_step(
         "Room that evictions made",
         "Bytes that evictions freed in each step of the graph, by the rule.",
         Query(_step("modelcache_evicted_bytes_total", "rule"), "{{rule}}"),
         unit=BYTES,
-        form="bars",
-        stacked=True,
     )
 
 
 def regretted_by_rule() -> Panel:
     """Whom it hurt."""
-    return graph(
+    return per_step(
         "Evicted, and fetched again",
         "What was fetched again within a day after it had been evicted, by the rule that had"
         " evicted it. Many of them: the disks are too small for what is wanted.",
         Query(_step("modelcache_evictions_regretted_total", "rule"), "{{rule}}"),
-        unit=COUNT,
-        form="bars",
-        stacked=True,
     )
 
 
@@ -161,14 +144,11 @@ def fetched_and_served() -> Panel:
 
 def starts_by_result(*matchers: str) -> Panel:
     """Whether compile caches help."""
-    return graph(
+    return per_step(
         "Starts of engines",
         "Starts in each step of the graph, by how the compile cache helped: Hit compiled nothing,"
         " Partial some, Miss all; Unknown: the engine's log didn't say.",
         Query(grown(of(STARTS, *(matchers or NODE)), "result", RATE), "{{result}}"),
-        unit=COUNT,
-        form="bars",
-        stacked=True,
         colors=RESULTS,
     )
 
@@ -176,13 +156,10 @@ def starts_by_result(*matchers: str) -> Panel:
 def misses_by_reason(*matchers: str) -> Panel:
     """Why they didn't."""
     missed = of(STARTS, *(matchers or NODE), 'result=~"Miss|Partial"')
-    return graph(
+    return per_step(
         "Why starts compiled",
         "Starts that compiled in each step of the graph, by the likely reason.",
         Query(grown(missed, "compile_cache, reason", RATE), "{{compile_cache}} {{reason}}"),
-        unit=COUNT,
-        form="bars",
-        stacked=True,
     )
 
 
@@ -210,7 +187,7 @@ def reconcile_seconds() -> Panel:
         "How long the agents' rounds take: looking at what is wanted and what is there, deciding,"
         " and reporting. Half of the rounds, and all but one in a hundred, take at most this.",
         Query(quantile(0.5, rounds, *NODE, over=RATE), "half"),
-        Query(quantile(0.99, rounds, *NODE, over=RATE), "99 %"),
+        Query(quantile(0.99, rounds, *NODE, over=RATE), "99%"),
         unit=SECONDS,
     )
 
@@ -218,15 +195,12 @@ def reconcile_seconds() -> Panel:
 def task_failures() -> Panel:
     """What of a program fails or hangs."""
     hung = of("modelcache_task_hung", *NODE)
-    return graph(
+    return per_step(
         "Tasks that fail or hang",
         "Failures of the programs' tasks in each step of the graph, and tasks that have hung for"
         " too long now.",
         Query(_step("modelcache_task_failures_total", "job, task"), "{{job}} {{task}} failed"),
         Query(f"sum by (job, task) ({hung})", "{{job}} {{task}} hangs"),
-        unit=COUNT,
-        form="bars",
-        stacked=True,
     )
 
 
@@ -240,6 +214,54 @@ def api_by_code() -> Panel:
         Query(rate(asked, "job, code"), "{{job}} {{code}}"),
         unit=REQUESTS,
         stacked=True,
+    )
+
+
+def read_ahead_set() -> Panel:
+    """Who sets it."""
+    return per_step(
+        "Read-ahead that was set",
+        "Values that were set in each step of the graph: because a rule wants them (rule), or"
+        " because somebody else had changed them (reset).",
+        Query(_step("modelcache_read_ahead_changes_total", "reason"), "{{reason}}"),
+        stacked=False,
+    )
+
+
+def time_to_ready() -> Panel:
+    """How long models take."""
+    return spread(
+        "Time to ready",
+        "How many copies became ready in each step of the graph, and how long after they were"
+        " wanted.",
+        _step("modelcache_time_to_ready_seconds_bucket", "le"),
+        SECONDS,
+    )
+
+
+def pods_seen() -> Panel:
+    """What the webhook did."""
+    reviews = of("modelcache_webhook_reviews_total", *CLUSTER)
+    warnings = of("modelcache_webhook_warnings_total", *CLUSTER)
+    return per_step(
+        "Pods that the webhook saw",
+        "What became of pods in each step of the graph: injected (given their models and compile"
+        " caches), unchanged, or failed (created as they were); and the warnings that were given to"
+        " who created one.",
+        Query(grown(reviews, "outcome", RATE), "{{outcome}}"),
+        Query(grown(warnings, over=RATE), "warnings"),
+        stacked=False,
+    )
+
+
+def versions() -> Panel:
+    """Which programs run."""
+    build = of("modelcache_build_info", *NODE)
+    return table(
+        "Versions",
+        "How many of each program run in which version.",
+        (Key("job", "Program"), Key("version", "Version")),
+        [Column(f"count by (job, version) ({build})", "Running")],
     )
 
 

@@ -15,7 +15,7 @@ from dashboards.coldstart.asked import (
     before,
     per,
 )
-from dashboards.panels import graph, table
+from dashboards.panels import graph, per_step, table
 from dashboards.queries import CLUSTER, RATE, each, grown, of
 from dashboards.style import BYTES, COUNT, ODD_IF_ANY, SECONDS, STATES, YES_NO, Column, Query
 
@@ -99,15 +99,13 @@ def spared() -> Row:
                 ),
                 (
                     10,
-                    graph(
+                    per_step(
                         "Spared, as it happens",
                         "Seconds that starts were spared in each step of the graph: fetching"
                         " weights, and compiling.",
                         Query(grown(SAVED, over=RATE), "fetching"),
                         Query(grown(SPARED, over=RATE), "compiling"),
                         unit=SECONDS,
-                        form="bars",
-                        stacked=True,
                     ),
                 ),
             )

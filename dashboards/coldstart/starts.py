@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from dashboards import shared
+from dashboards import glance, shared
 from dashboards.boards import Row, band, evenly
 from dashboards.coldstart.asked import (
     CACHE,
     COMPILED,
     MODEL_KEY,
     SAVED,
-    SPARED,
     STARTS,
     USES,
     WAITED,
     before,
     per,
 )
-from dashboards.panels import bars, graph, number, spread, table
+from dashboards.panels import bars, graph, number, per_step, table
 from dashboards.queries import (
-    CLUSTER,
     COPY,
     MODEL,
     NODE,
@@ -29,9 +27,8 @@ from dashboards.queries import (
     mean,
     of,
     quantile,
-    ratio,
 )
-from dashboards.style import BYTES, COUNT, SECONDS, SHARE, Column, Query
+from dashboards.style import BYTES, SECONDS, SHARE, Column, Query
 
 
 def answers() -> Row:
@@ -51,44 +48,27 @@ def answers() -> Row:
                 ),
                 number(
                     "Compiling, without the cache",
-                    "What starts compiled and what they were spared, in the mean of the starts in"
-                    " the time that is shown.",
+                    "How long a start would have compiled: what starts compiled and what they were"
+                    " spared, in the mean of those in the time that is shown.",
                     before(),
                     unit=SECONDS,
                     none="no starts",
                 ),
                 number(
                     "Compiling, with the cache",
-                    "What starts compiled, in the mean of those in the time that is shown.",
+                    "How long a start compiled, in the mean of those in the time that is shown.",
                     per(COMPILED, STARTS),
                     unit=SECONDS,
                     none="no starts",
                 ),
-                number(
-                    "Starts that compiled nothing",
-                    "Of the starts whose log could be read, in the time that is shown.",
-                    ratio(
-                        grown(of(shared.STARTS, *CACHE, 'result="Hit"')),
-                        grown(of(shared.STARTS, *CACHE, 'result!="Unknown"')),
-                    ),
-                    unit=SHARE,
-                    none="no starts",
-                ),
-                number(
-                    "Time not waited",
-                    "All that starts were spared in the time that is shown: fetching and"
-                    " compiling.",
-                    Query(grown(SAVED), "fetching"),
-                    Query(grown(SPARED), "compiling"),
-                    unit=SECONDS,
-                    none="none",
-                ),
+                glance.starts_that_hit("Starts that compiled nothing", *CACHE),
+                glance.time_not_waited(*CACHE),
                 number(
                     "From wanted to ready",
                     "How long it took until a model was ready on a node that had to fetch it: half"
                     " of them at most, and all but one in ten.",
                     Query(quantile(0.5, WAITED, *NODE), "half"),
-                    Query(quantile(0.9, WAITED, *NODE), "90 %"),
+                    Query(quantile(0.9, WAITED, *NODE), "90%"),
                     unit=SECONDS,
                     none="none became ready",
                 ),
@@ -176,27 +156,16 @@ def phases() -> Row:
                     unit=SHARE,
                     most=1,
                 ),
-                graph(
+                per_step(
                     "3. Compiling",
                     "Seconds that engines compiled at their starts, in each step of the graph.",
                     Query(grown(COMPILED, "compile_cache", RATE), "{{compile_cache}}"),
                     unit=SECONDS,
-                    form="bars",
-                    stacked=True,
                 ),
             ),
             band(
                 8,
-                (
-                    14,
-                    spread(
-                        "Time to ready",
-                        "How many copies became ready in each step of the graph, and how long after"
-                        " they were wanted.",
-                        grown(of(f"{WAITED}_bucket", *NODE), "le", RATE),
-                        SECONDS,
-                    ),
-                ),
+                (14, shared.time_to_ready()),
                 (
                     10,
                     bars(
@@ -240,23 +209,7 @@ def weights() -> Row:
                         order=("Spared in all", True),
                     ),
                 ),
-                (
-                    10,
-                    graph(
-                        "Pods that were given the cache",
-                        "What became of pods that the webhook saw, in each step of the graph:"
-                        " injected, unchanged, or failed (created as they were).",
-                        Query(
-                            grown(
-                                of("modelcache_webhook_reviews_total", *CLUSTER), "outcome", RATE
-                            ),
-                            "{{outcome}}",
-                        ),
-                        unit=COUNT,
-                        form="bars",
-                        stacked=True,
-                    ),
-                ),
+                (10, shared.pods_seen()),
             )
         ],
     )

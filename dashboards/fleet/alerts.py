@@ -14,10 +14,10 @@ _FIRING: Final = of("ALERTS", *MODEL, 'alertname=~"ModelCache.+"', 'alertstate="
 
 
 def alerts() -> Row:
-    """Which, of what."""
+    """Those of our rules."""
     what = each("alertname, severity, cluster, node, model", _FIRING)
     return Row(
-        "What is somebody called for?",
+        "Which alerts fire?",
         [
             band(
                 7,

@@ -4,39 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from dashboards import glance
 from dashboards.boards import Row, evenly
 from dashboards.panels import number
-from dashboards.queries import (
-    BEHIND,
-    CLUSTER,
-    COPY,
-    DRIFTED,
-    FAILING,
-    MODEL,
-    NODE,
-    READY,
-    STILL,
-    WAITED_FOR,
-    WANTED,
-    counted,
-    counted_since,
-    grown,
-    of,
-    places,
-    rate,
-    ratio,
-)
-from dashboards.style import (
-    BAD_IF_ANY,
-    BYTES,
-    GOOD_IF_ALL,
-    ODD_IF_ANY,
-    REQUESTS,
-    SECONDS,
-    SHARE,
-    SPEED,
-    Query,
-)
+from dashboards.queries import BEHIND, CLUSTER, NODE, counted, grown, of, places, rate
+from dashboards.style import BAD_IF_ANY, ODD_IF_ANY, REQUESTS, Query
+from modelcache.planning.wording import Stage
 
 _AGENTS: Final = of("up", *NODE, 'job="modelcache-agent"')
 _SICK: Final = places("modelcache_disk_state", 'state!="ok"')
@@ -49,60 +22,36 @@ def answers() -> Row:
         [
             evenly(
                 3,
-                number(
-                    "Wanted copies that are ready",
-                    "Of all copies of models that nodes are to hold, the share that is whole,"
-                    " verified and visible to pods.",
-                    ratio(f"sum({READY} * on ({COPY}) {WANTED})", f"sum({WANTED})"),
-                    unit=SHARE,
-                    steps=GOOD_IF_ALL,
-                    none="nothing is wanted",
+                glance.ready(
+                    "Wanted copies that are ready", "all copies of models that nodes are to hold"
                 ),
-                number(
-                    "Copies that are waited for",
-                    "Wanted on a node and not ready there. The table below says why.",
-                    counted(WAITED_FOR),
+                glance.in_stages(
+                    "Copies still to come",
+                    "Wanted on a node and not ready there, and nothing is wrong with them: they"
+                    " come, or wait for their turn.",
+                    *(Stage.ON_THE_WAY, Stage.WAITING),
                     steps=ODD_IF_ANY,
                 ),
-                number(
+                glance.in_stages(
                     "Copies that fail",
-                    "Their last try failed. They are tried again by themselves; the table below has"
-                    " the reason.",
-                    counted(FAILING),
+                    "Not ready, because the last try failed; and ready ones whose update fails. All"
+                    " are tried again by themselves; a table below has the reasons.",
+                    *(Stage.FAILING, Stage.UPDATE_FAILING),
                     steps=BAD_IF_ANY,
                 ),
-                number(
-                    "Fetching now",
-                    "What comes from origins and mirrors at all nodes together.",
-                    rate(of("modelcache_received_bytes_total", *NODE)),
-                    unit=SPEED,
-                    none="nothing comes",
-                ),
-                number(
-                    "Until the last one is there",
-                    "Of the models that are being fetched, the longest time still to go at the"
-                    " present speed.",
-                    f"max({STILL})",
-                    unit=SECONDS,
-                    none="nothing comes",
-                ),
+                glance.fetching_now(),
+                glance.until_the_last(),
                 number(
                     "Agents that answer",
                     "Agents that Prometheus reaches, and all that it knows of.",
                     Query(f"sum({_AGENTS})", "answer"),
-                    Query(f"count({_AGENTS})", "there are"),
+                    Query(f"count({_AGENTS})", "in all"),
                     none="none known",
                 ),
             ),
             evenly(
                 3,
-                number(
-                    "Disk space that is missing",
-                    "Bytes that wanted models lack on their nodes, whatever goes that may.",
-                    f"sum({places('modelcache_disk_short_bytes')})",
-                    unit=BYTES,
-                    steps=BAD_IF_ANY,
-                ),
+                glance.room_missing(),
                 number(
                     "Evictions that hurt",
                     "What was fetched again within a day after it had been evicted, in the time"
@@ -110,48 +59,14 @@ def answers() -> Row:
                     grown(of("modelcache_evictions_regretted_total", *NODE)),
                     steps=ODD_IF_ANY,
                 ),
-                number(
-                    "Damaged files found",
-                    "Files that were read back and were not what they had been, in the time that is"
-                    " shown. They are withdrawn and fetched again.",
-                    counted_since(of("modelcache_scrub_damaged_files_total", *NODE)),
-                    steps=BAD_IF_ANY,
-                ),
-                number(
-                    "Bytes not fetched again",
-                    "The size of each model each time that somebody began to use it from the disk,"
-                    " in the time that is shown.",
-                    grown(of("modelcache_served_bytes_total", *MODEL)),
-                    unit=BYTES,
-                ),
-                number(
-                    "Time not waited",
-                    "What the fetches of these models had taken, each time that one was used, and"
-                    " the compiling that starts were spared; in the time that is shown.",
-                    Query(grown(of("modelcache_saved_seconds_total", *MODEL)), "fetching"),
-                    Query(grown(of("modelcache_compile_seconds_saved_total", *NODE)), "compiling"),
-                    unit=SECONDS,
-                ),
-                number(
-                    "Compile caches that hit",
-                    "Of the starts of engines whose log could be read, those that compiled nothing,"
-                    " in the time that is shown.",
-                    ratio(
-                        grown(of("modelcache_compile_starts_total", *NODE, 'result="Hit"')),
-                        grown(of("modelcache_compile_starts_total", *NODE, 'result!="Unknown"')),
-                    ),
-                    unit=SHARE,
-                    none="no starts",
-                ),
+                glance.damaged_files(),
+                glance.not_fetched_again(),
+                glance.time_not_waited(),
+                glance.starts_that_hit("Compile caches that hit"),
             ),
             evenly(
                 3,
-                number(
-                    "Devices with other read-ahead",
-                    "Devices whose read-ahead is not what a rule wants.",
-                    counted(DRIFTED),
-                    steps=ODD_IF_ANY,
-                ),
+                glance.other_read_ahead(),
                 number(
                     "Sick disks",
                     "Nodes whose cache can't be read or written as it should.",
@@ -160,7 +75,7 @@ def answers() -> Row:
                 ),
                 number(
                     "Agents that are behind",
-                    "Agents whose last whole round was more than five minutes ago.",
+                    "Agents that have not gone through all that they have to do for five minutes.",
                     counted(f"{BEHIND} > 300"),
                     steps=BAD_IF_ANY,
                 ),
@@ -182,6 +97,7 @@ def answers() -> Row:
                     "Controllers that lead",
                     "One for each cluster: it counts nodes, and takes startup taints off.",
                     f"sum({of('modelcache_controller_leading', *CLUSTER)})",
+                    steps=((None, "red"), (1, "green")),
                     none="none known",
                 ),
             ),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dashboards import shared
 from dashboards.boards import Row, evenly
-from dashboards.panels import graph, number
+from dashboards.panels import graph, number, per_step
 from dashboards.queries import CLUSTER, RATE, each, grown, of, quantile
 from dashboards.style import COUNT, SECONDS, Query
 
@@ -11,8 +12,6 @@ from dashboards.style import COUNT, SECONDS, Query
 def control_plane() -> Row:
     """Whether they are well."""
     ends = of("modelcache_webhook_certificate_expiry_timestamp_seconds", *CLUSTER)
-    reviews = of("modelcache_webhook_reviews_total", *CLUSTER)
-    warnings = of("modelcache_webhook_warnings_total", *CLUSTER)
     answer = "modelcache_webhook_review_seconds"
     writes = of("modelcache_controller_writes_total", *CLUSTER)
     taints = of("modelcache_controller_startup_taints_removed_total", *CLUSTER)
@@ -24,66 +23,38 @@ def control_plane() -> Row:
                 graph(
                     "Watches that fail",
                     "Resources that the controller or the webhook can't list or watch now.",
-                    Query(
-                        each("resource", of("modelcache_controller_watch_failing", *CLUSTER)),
-                        "controller: {{resource}}",
-                    ),
-                    Query(
-                        each("resource", of("modelcache_webhook_watch_failing", *CLUSTER)),
-                        "webhook: {{resource}}",
-                    ),
+                    *_of_both("watch_failing"),
                     unit=COUNT,
                 ),
                 graph(
                     "Objects that are watched",
                     "How many objects of each resource the controller and the webhook know.",
-                    Query(
-                        each("resource", of("modelcache_controller_objects", *CLUSTER)),
-                        "controller: {{resource}}",
-                    ),
-                    Query(
-                        each("resource", of("modelcache_webhook_objects", *CLUSTER)),
-                        "webhook: {{resource}}",
-                    ),
+                    *_of_both("objects"),
                     unit=COUNT,
                 ),
-                graph(
+                per_step(
                     "Writes of the controller",
                     "Writes to the API server in each step of the graph by their result: ok,"
                     " conflict (tried again) or error.",
                     Query(grown(writes, "resource, result", RATE), "{{resource}} {{result}}"),
-                    unit=COUNT,
-                    form="bars",
-                    stacked=True,
                 ),
-                graph(
+                per_step(
                     "Startup taints taken off",
                     "Nodes that were opened to pods in each step of the graph: because their models"
                     " were ready, or because the deadline had passed.",
                     Query(grown(taints, "cause", RATE), "{{cause}}"),
-                    unit=COUNT,
-                    form="bars",
-                    stacked=True,
                 ),
             ),
             evenly(
                 8,
-                graph(
-                    "Pods that the webhook saw",
-                    "What became of pods in each step of the graph: injected, unchanged, or failed"
-                    " (created as they were); and the warnings that were given to who created one.",
-                    Query(grown(reviews, "outcome", RATE), "{{outcome}}"),
-                    Query(grown(warnings, over=RATE), "warnings"),
-                    unit=COUNT,
-                    form="bars",
-                ),
+                shared.pods_seen(),
                 graph(
                     "Answers of the webhook",
                     "How long answers took: half of them, and all but one in a hundred, at most"
                     " this. The API server waits for two seconds, and then creates the pod as it"
                     " is.",
                     Query(quantile(0.5, answer, *CLUSTER, over=RATE), "half"),
-                    Query(quantile(0.99, answer, *CLUSTER, over=RATE), "99 %"),
+                    Query(quantile(0.99, answer, *CLUSTER, over=RATE), "99%"),
                     unit=SECONDS,
                 ),
                 number(
@@ -97,3 +68,14 @@ def control_plane() -> Row:
             ),
         ],
     )
+
+
+def _of_both(metric: str) -> list[Query]:
+    """What the controller and the webhook say of each resource."""
+    return [
+        Query(
+            each("resource", of(f"modelcache_{program}_{metric}", *CLUSTER)),
+            f"{program}: {{{{resource}}}}",
+        )
+        for program in ("controller", "webhook")
+    ]

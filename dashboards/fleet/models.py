@@ -7,18 +7,16 @@ from grafana_foundation_sdk.models.dashboard import Panel
 from dashboards import shared
 from dashboards.boards import Row, band, evenly
 from dashboards.fleet.keys import CLUSTER_KEY, COPY_KEYS, MODEL_KEY, NODE_KEY
-from dashboards.panels import graph, matrix, spread, table
+from dashboards.panels import graph, matrix, table
 from dashboards.queries import (
     CLUSTER,
     COPY,
-    FAILING,
     LEFT,
     MODEL,
-    MOVING,
     NODE,
     PROGRESS,
-    RATE,
     READY,
+    STAGES,
     STILL,
     WAITED_FOR,
     WANTED,
@@ -45,6 +43,7 @@ from dashboards.style import (
     Key,
     Query,
 )
+from modelcache.planning.wording import Stage
 
 
 def copies_by_node() -> Row:
@@ -75,7 +74,7 @@ def copies_by_node() -> Row:
                     10,
                     graph(
                         "Copies by state",
-                        "How many copies of models are in each state.",
+                        "How many copies of models, wanted or not, are in each state.",
                         Query(f"sum by (state) ({in_states})", "{{state}}"),
                         unit=COUNT,
                         stacked=True,
@@ -91,10 +90,14 @@ def _coverage() -> Panel:
     here = ("cluster", "model")
     by = ", ".join(here)
     selected = of("modelcache_model_nodes", *CLUSTER, 'model=~"$model"', 'state="desired"')
+
+    def in_stage(stage: Stage) -> str:
+        return f"sum by ({by}) (({STAGES[stage]}) * 0 + 1 or 0 * {WANTED})"
+
     return table(
         "Models",
-        "How far the fleet is with each model. Selected are the nodes that the controller counts;"
-        " the other numbers are what the agents of the chosen nodes say.",
+        "How far the fleet is with each model. Selected is how many nodes its object selects, as"
+        " the controller counts; the other numbers are what the agents of the chosen nodes say.",
         (CLUSTER_KEY, MODEL_KEY),
         [
             Column(f"sum by ({by}) ({WANTED})", "Wanted"),
@@ -106,7 +109,8 @@ def _coverage() -> Panel:
                 GOOD_IF_ALL,
                 cell="gauge",
             ),
-            Column(f"count by ({by}) ({FAILING})", "Failing", steps=BAD_IF_ANY),
+            Column(in_stage(Stage.FAILING), "Failing", steps=BAD_IF_ANY),
+            Column(in_stage(Stage.UPDATE_FAILING), "Update failing", steps=BAD_IF_ANY),
             Column(each(by, selected), "Selected"),
             Column(each(by, copies("modelcache_model_size_bytes")), "Size", BYTES),
             Column(f"sum by ({by}) ({copies('modelcache_model_users')})", "In use by"),
@@ -130,9 +134,9 @@ def fetching() -> Row:
                 (
                     14,
                     table(
-                        "Under way",
-                        "Copies that are being fetched: how far they are, how fast they grow, and"
-                        " when they are there at this speed. One that stands still has no time.",
+                        "On the way",
+                        "Copies that are on the way: how far they are, how fast they grow, and"
+                        " how long still at this speed. One that stands still has no time.",
                         COPY_KEYS,
                         [
                             Column(PROGRESS, "Progress", SHARE, cell="gauge"),
@@ -150,11 +154,12 @@ def fetching() -> Row:
                 shared.connections_by_activity(),
                 shared.mirrors_and_waste(),
                 graph(
-                    "Copies under way",
-                    "How many copies are being fetched, and how many wanted ones wait.",
-                    Query(counted(MOVING), "being fetched"),
-                    Query(counted(WAITED_FOR), "not ready"),
+                    "Failing, on the way, waiting",
+                    "Of the wanted copies, how many fail, come and wait, in the words of"
+                    " `modelcache status`. All others are ready.",
+                    *(Query(counted(STAGES[each]), each.word) for each in STAGES),
                     unit=COUNT,
+                    stacked=True,
                 ),
             ),
         ],
@@ -176,9 +181,9 @@ def not_ready() -> Row:
                     15,
                     table(
                         "Wanted, and not ready",
-                        "Each copy that is waited for: its state, why its last try failed, how many"
-                        " tries in a row did, and for how long it has been missing. On the node"
-                        " `modelcache explain NAME` says it in words.",
+                        "Each wanted copy that is not ready: its state, why its last try failed,"
+                        " how many tries in a row did, and for how long it has been missing. On the"
+                        " node `modelcache explain NAME` says it in words.",
                         (
                             *COPY_KEYS,
                             Key("state", "State"),
@@ -206,7 +211,7 @@ def not_ready() -> Row:
                     9,
                     graph(
                         "Failing copies, by reason",
-                        "Copies whose last try failed, by why.",
+                        "Copies whose last try failed, by why; also ready ones whose update fails.",
                         Query(f"sum by (reason) ({failing})", "{{reason}}"),
                         unit=COUNT,
                         stacked=True,
@@ -242,7 +247,7 @@ def time_to_ready() -> Row:
                         [
                             Column(grown(of(f"{waited}_count", *NODE), "origin"), "Copies"),
                             Column(quantile(0.5, waited, *NODE, by="origin"), "Half", SECONDS),
-                            Column(quantile(0.9, waited, *NODE, by="origin"), "90 %", SECONDS),
+                            Column(quantile(0.9, waited, *NODE, by="origin"), "90%", SECONDS),
                             Column(
                                 mean("modelcache_fetch_seconds", *NODE, by="origin"),
                                 "Fetch (mean)",
@@ -254,19 +259,10 @@ def time_to_ready() -> Row:
                                 SECONDS,
                             ),
                         ],
-                        order=("90 %", True),
+                        order=("90%", True),
                     ),
                 ),
-                (
-                    14,
-                    spread(
-                        "Time to ready",
-                        "How many copies became ready in each step of the graph, and how long after"
-                        " they were wanted.",
-                        grown(of(f"{waited}_bucket", *NODE), "le", RATE),
-                        SECONDS,
-                    ),
-                ),
+                (14, shared.time_to_ready()),
             )
         ],
     )

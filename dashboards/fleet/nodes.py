@@ -12,7 +12,6 @@ from dashboards.queries import (
     DRIFTED,
     NODE,
     PLACE,
-    RATE,
     each,
     grown,
     of,
@@ -43,7 +42,6 @@ def disks() -> Row:
     states = each(f"{PLACE}, state", of("modelcache_disk_state", *NODE))
     taken, budget = places("modelcache_disk_taken_bytes"), places("modelcache_disk_budget_bytes")
     inodes = f"{places('modelcache_disk_inodes_free')} / ({places('modelcache_disk_inodes')} > 0)"
-    full: Steps = ((None, "green"), (0.85, "yellow"), (0.95, "red"))
     return Row(
         "Are disks full, what was evicted, and did that hurt?",
         [
@@ -53,22 +51,24 @@ def disks() -> Row:
                     24,
                     table(
                         "Disks",
-                        "What each node's cache may take of its disk and what it takes, what is"
-                        " promised to fetches under way, and what wanted models lack.",
+                        "What each node's cache may take of its disk (budget), and what it takes:"
+                        " content, and what fetches have left. What is promised to fetches, what"
+                        " is available for more, and what wanted models lack. Nothing is wrong"
+                        " with a full cache.",
                         (CLUSTER_KEY, NODE_KEY, Key("state", "State")),
                         [
                             Column(f"{states} == 1"),
                             column("capacity", "Capacity"),
                             column("budget", "Budget"),
                             column("taken", "Taken"),
-                            Column(f"{taken} / ({budget} > 0)", "Full", SHARE, full, cell="gauge"),
+                            Column(f"{taken} / ({budget} > 0)", "Share taken", SHARE, cell="gauge"),
                             column("used", "Content"),
                             column("reserved", "Promised"),
                             column("available", "Available"),
                             column("short", "Missing", BAD_IF_ANY),
                             Column(inodes, "Inodes free", SHARE),
                         ],
-                        order=("Full", True),
+                        order=("Missing", True),
                     ),
                 ),
             ),
@@ -128,7 +128,6 @@ def read_ahead() -> Row:
     device = "cluster, node, device"
     wanted = each(device, of("modelcache_read_ahead_wanted_bytes", *NODE))
     failing = each(device, of("modelcache_read_ahead_failing", *NODE))
-    changes = of("modelcache_read_ahead_changes_total", *NODE)
     return Row(
         "Is read-ahead as wanted?",
         [
@@ -164,17 +163,7 @@ def read_ahead() -> Row:
                         order=("Differs", True),
                     ),
                 ),
-                (
-                    10,
-                    graph(
-                        "Read-ahead that was set",
-                        "Values that were set in each step of the graph: because a rule wants them"
-                        " (rule), or because somebody else had changed them (reset).",
-                        Query(grown(changes, "reason", RATE), "{{reason}}"),
-                        unit=COUNT,
-                        form="bars",
-                    ),
-                ),
+                (10, shared.read_ahead_set()),
             )
         ],
     )
@@ -182,7 +171,6 @@ def read_ahead() -> Row:
 
 def programs() -> Row:
     """Whether they are well."""
-    build = of("modelcache_build_info", *NODE)
     return Row(
         "Are the agents well?",
         [
@@ -190,8 +178,8 @@ def programs() -> Row:
                 8,
                 graph(
                     "Agents that are late",
-                    "How late the present round of the latest agent is, and how long ago the last"
-                    " whole round of the one that is furthest behind was.",
+                    "Of the agents the worst: by how much its present round is late, and how long"
+                    " ago its last whole one was.",
                     Query(f"max({of('modelcache_reconcile_lag_seconds', *NODE)})", "late by"),
                     Query(f"max({BEHIND})", "last whole round"),
                     unit=SECONDS,
@@ -210,12 +198,7 @@ def programs() -> Row:
                     Query(f"sum({places('modelcache_catalog_unreadable')})", "can't read it"),
                     unit=COUNT,
                 ),
-                table(
-                    "Versions",
-                    "How many of each program run in which version.",
-                    (Key("job", "Program"), Key("version", "Version")),
-                    [Column(f"count by (job, version) ({build})", "Running")],
-                ),
+                shared.versions(),
             ),
         ],
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dashboards import shared
 from dashboards.boards import Row, band, evenly
-from dashboards.panels import graph, table
+from dashboards.panels import graph, per_step, table
 from dashboards.queries import BEHIND, NODE, RATE, each, grown, of, places, rate
 from dashboards.style import BAD_IF_ANY, BYTES, COUNT, REQUESTS, SECONDS, YES_NO, Column, Key, Query
 
@@ -46,26 +46,24 @@ def compile_caches() -> Row:
                 ),
                 shared.starts_by_result(),
                 shared.misses_by_reason(),
-                graph(
+                per_step(
                     "What pods bring",
-                    "Bytes of bundles that pods of this node brought, and requests of pods that"
-                    " were refused, by why.",
+                    "Bytes of bundles that pods of this node brought, in each step of the graph.",
                     Query(grown(received, "compile_cache", RATE), "{{compile_cache}}"),
+                    stacked=False,
                     unit=BYTES,
-                    form="bars",
                 ),
             ),
             band(
                 6,
                 (
                     24,
-                    graph(
+                    per_step(
                         "Pods that were refused",
                         "Requests of pods about compile caches that were refused in each step of"
                         " the graph, by why.",
                         Query(grown(refused, "reason", RATE), "{{reason}}"),
-                        unit=COUNT,
-                        form="bars",
+                        stacked=False,
                     ),
                 ),
             ),
@@ -75,7 +73,6 @@ def compile_caches() -> Row:
 
 def agent() -> Row:
     """Whether it is well."""
-    build = of("modelcache_build_info", *NODE)
     asked = of("modelcache_api_requests_total", *NODE)
     return Row(
         "Is the agent well?",
@@ -83,9 +80,9 @@ def agent() -> Row:
             evenly(
                 8,
                 graph(
-                    "Late",
-                    "How late the agent's present round is, and how long ago its last whole one"
-                    " was.",
+                    "How late the agent is",
+                    "By how much the agent's present round is late, and how long ago its last whole"
+                    " one was.",
                     Query(places("modelcache_reconcile_lag_seconds"), "late by"),
                     Query(BEHIND, "last whole round"),
                     unit=SECONDS,
@@ -112,12 +109,7 @@ def agent() -> Row:
                     Query(places("modelcache_catalog_unreadable"), "can't be read"),
                     unit=COUNT,
                 ),
-                table(
-                    "Versions",
-                    "The programs of this node.",
-                    (Key("job", "Program"), Key("version", "Version")),
-                    [Column(f"count by (job, version) ({build})", "Running")],
-                ),
+                shared.versions(),
             ),
         ],
     )

@@ -2,38 +2,12 @@
 
 from __future__ import annotations
 
+from dashboards import glance
 from dashboards.boards import Row, evenly
 from dashboards.panels import number
-from dashboards.queries import (
-    BEHIND,
-    COPY,
-    DRIFTED,
-    FAILING,
-    MODEL,
-    NODE,
-    READY,
-    STILL,
-    WAITED_FOR,
-    WANTED,
-    copies,
-    counted,
-    counted_since,
-    grown,
-    of,
-    places,
-    rate,
-    ratio,
-)
-from dashboards.style import (
-    BAD_IF_ANY,
-    BYTES,
-    GOOD_IF_ALL,
-    ODD_IF_ANY,
-    SECONDS,
-    SHARE,
-    SPEED,
-    Query,
-)
+from dashboards.queries import BEHIND, COPY, NODE, READY, copies, grown, of, places, ratio
+from dashboards.style import BAD_IF_ANY, SECONDS, SHARE, Query
+from modelcache.planning.wording import Stage
 
 
 def answers() -> Row:
@@ -45,50 +19,27 @@ def answers() -> Row:
         [
             evenly(
                 3,
-                number(
-                    "Wanted models that are ready",
-                    "Of the models that this node is to hold, the share that is whole, verified and"
-                    " visible to pods.",
-                    ratio(f"sum({READY} * on ({COPY}) {WANTED})", f"sum({WANTED})"),
-                    unit=SHARE,
-                    steps=GOOD_IF_ALL,
-                    none="nothing is wanted",
+                glance.ready(
+                    "Wanted models that are ready", "the models that this node is to hold"
                 ),
-                number(
-                    "Not ready",
-                    "Wanted models that are not there, and models whose last try failed.",
-                    Query(counted(WAITED_FOR), "waited for"),
-                    Query(counted(FAILING), "failing"),
-                    steps=ODD_IF_ANY,
-                ),
-                number(
-                    "Fetching now",
-                    "What comes from origins and mirrors.",
-                    rate(of("modelcache_received_bytes_total", *NODE)),
-                    unit=SPEED,
-                    none="nothing comes",
-                ),
-                number(
-                    "Until the last one is there",
-                    "The longest time still to go at the present speed.",
-                    f"max({STILL})",
-                    unit=SECONDS,
-                    none="nothing comes",
-                ),
-                number(
-                    "Room that is taken",
-                    "Of what the cache may take of the disk, the share that it takes.",
-                    f"{taken} / ({budget} > 0)",
-                    unit=SHARE,
-                    steps=((None, "green"), (0.85, "yellow"), (0.95, "red")),
-                ),
-                number(
-                    "Room that is missing",
-                    "What wanted models lack, whatever goes that may.",
-                    places("modelcache_disk_short_bytes"),
-                    unit=BYTES,
+                glance.in_stages(
+                    "Models that fail",
+                    "Not ready, because the last try failed; and ready ones whose update fails. A"
+                    " table below has the reasons.",
+                    *(Stage.FAILING, Stage.UPDATE_FAILING),
                     steps=BAD_IF_ANY,
                 ),
+                glance.fetching_now(),
+                glance.until_the_last(),
+                # No colour: a cache is there to be full. What is missing has one.
+                number(
+                    "Room that is taken",
+                    "Of what the cache may take of the disk, the share that it takes. Nothing is"
+                    " wrong with a full cache: what nothing needs goes by itself.",
+                    f"{taken} / ({budget} > 0)",
+                    unit=SHARE,
+                ),
+                glance.room_missing(),
             ),
             evenly(
                 3,
@@ -102,25 +53,15 @@ def answers() -> Row:
                     unit=SHARE,
                     none="not known",
                 ),
-                number(
-                    "Devices with other read-ahead",
-                    "Devices whose read-ahead is not what a rule wants.",
-                    counted(DRIFTED),
-                    steps=ODD_IF_ANY,
-                ),
+                glance.other_read_ahead(),
                 number(
                     "Evicted, and regretted",
-                    "What was evicted in the time that is shown, and what of such was fetched again"
-                    " within a day.",
+                    "What was evicted in the time that is shown, and what was fetched again within"
+                    " a day after it had been.",
                     Query(grown(of("modelcache_evictions_total", *NODE)), "evicted"),
                     Query(grown(of("modelcache_evictions_regretted_total", *NODE)), "regretted"),
                 ),
-                number(
-                    "Damaged files found",
-                    "In the time that is shown. They are withdrawn and fetched again.",
-                    counted_since(of("modelcache_scrub_damaged_files_total", *NODE)),
-                    steps=BAD_IF_ANY,
-                ),
+                glance.damaged_files(),
                 number(
                     "Last whole round",
                     "How long ago the agent last went through all that it has to do.",
@@ -129,12 +70,7 @@ def answers() -> Row:
                     steps=((None, "green"), (120, "yellow"), (300, "red")),
                     none="not known",
                 ),
-                number(
-                    "Saved here",
-                    "Bytes that were not fetched again, in the time that is shown.",
-                    grown(of("modelcache_served_bytes_total", *MODEL)),
-                    unit=BYTES,
-                ),
+                glance.not_fetched_again(),
             ),
         ],
     )

@@ -6,7 +6,7 @@ from typing import Final
 
 from dashboards import shared
 from dashboards.boards import Row, band, evenly, link_to_model
-from dashboards.panels import graph, number, states, table
+from dashboards.panels import graph, number, per_step, states, table
 from dashboards.queries import MODEL, NODE, RATE, copies, each, grown, of, places, rate
 from dashboards.style import (
     BAD_IF_ANY,
@@ -39,8 +39,9 @@ def disk() -> Row:
                 9,
                 graph(
                     "Disk",
-                    "The size of the file system and what is free of it; what the cache may take,"
-                    " takes, and has promised to fetches under way.",
+                    "The size of the file system and what is free of it; what the cache may take"
+                    " (budget), what it takes, what of that is content, and what it has promised to"
+                    " fetches.",
                     Query(part("capacity"), "size"),
                     Query(part("free"), "free"),
                     Query(part("budget"), "budget"),
@@ -51,8 +52,8 @@ def disk() -> Row:
                 ),
                 graph(
                     "Room for fetches",
-                    "What is available for fetches without what is kept free, and what wanted"
-                    " models lack.",
+                    "What fetches may still take, and what wanted models lack, even if all went"
+                    " that may.",
                     Query(part("available"), "available"),
                     Query(part("short"), "missing"),
                     unit=BYTES,
@@ -132,8 +133,8 @@ def page_cache() -> Row:
                     16,
                     table(
                         "Models that are to be in memory",
-                        "What the warmer is to keep in the page cache: the size, what is there, and"
-                        " what its budget lacks.",
+                        "What the warmer is to keep in the page cache: the size, what of it is"
+                        " there, and by how much the memory for models is too small for it.",
                         (MODEL_KEY,),
                         [
                             Column(
@@ -181,7 +182,6 @@ def read_ahead() -> Row:
     """Whether it is as wanted."""
     device = "device, bdi"
     failing = each(device, of("modelcache_read_ahead_failing", *NODE))
-    changes = of("modelcache_read_ahead_changes_total", *NODE)
     return Row(
         "Is read-ahead as wanted?",
         [
@@ -201,19 +201,12 @@ def read_ahead() -> Row:
                     unit=BYTES,
                 ),
                 graph(
-                    "Devices that can't be set",
+                    "Devices whose read-ahead can't be set",
                     "1 for a device whose read-ahead can't be set.",
                     Query(failing, "{{device}} ({{bdi}})"),
                     unit=COUNT,
                 ),
-                graph(
-                    "Read-ahead that was set",
-                    "Values that were set in each step of the graph: because a rule wants them"
-                    " (rule), or because somebody else had changed them (reset).",
-                    Query(grown(changes, "reason", RATE), "{{reason}}"),
-                    unit=COUNT,
-                    form="bars",
-                ),
+                shared.read_ahead_set(),
             )
         ],
     )
@@ -230,9 +223,9 @@ def scrubbing() -> Row:
             evenly(
                 8,
                 number(
-                    "Waits for the longest",
-                    "How long ago the file that has waited for the longest was last known to be"
-                    " whole.",
+                    "Longest not read back",
+                    "How long ago the file that waits for the longest to be read back was last"
+                    " known to be whole.",
                     f"time() - ({oldest} > 0)",
                     unit=SECONDS,
                     steps=((None, "green"), (14 * 86400, "yellow")),
@@ -244,7 +237,7 @@ def scrubbing() -> Row:
                     Query(rate(of("modelcache_scrubbed_bytes_total", *NODE)), "read back"),
                     unit=SPEED,
                 ),
-                graph(
+                per_step(
                     "Damaged and healed",
                     "Files that were found damaged in each step of the graph, and damaged ones that"
                     " are whole again.",
@@ -253,8 +246,7 @@ def scrubbing() -> Row:
                         "damaged",
                     ),
                     Query(grown(healed, over=RATE), "healed"),
-                    unit=COUNT,
-                    form="bars",
+                    stacked=False,
                 ),
             ),
             evenly(

@@ -95,7 +95,8 @@ def models() -> Row:
                     8,
                     table(
                         "Why models fail",
-                        "Why the last try of a model failed, and for how long it has been missing.",
+                        "Why the last try of a model failed, and for how long it has been missing:"
+                        " without a time it is ready, and its update fails.",
                         (MODEL_KEY, Key("reason", "Reason")),
                         [
                             Column(f"{each(f'{COPY}, reason', _FAILING)} == 1"),
@@ -128,7 +129,7 @@ def transfers() -> Row:
                 shared.received_by_origin(),
                 graph(
                     "Progress",
-                    "How far each model is that is being fetched.",
+                    "How far each model is that is on the way.",
                     Query(PROGRESS, "{{model}}"),
                     unit=SHARE,
                     most=1,

@@ -66,6 +66,14 @@ def cases(alert: str) -> Iterator[Case]:
             yield Case(asked["alertname"], test["name"], series, bool(asked["exp_alerts"]))
 
 
+def asked_in_texts(rule: Rule) -> Sequence[tuple[str, str]]:
+    """The queries in a rule's texts, with any values for what stands in them, and which label of
+    their answers is told."""
+    asked = r"printf `([^`]+)`[^}]*\| query.*?label \"(\w+)\""
+    found = re.findall(asked, " ".join(rule["annotations"].values()))
+    return [(query.replace("%q", '"x"'), label) for query, label in found]
+
+
 def labels_told(rule: Rule) -> set[str]:
     """The labels that a rule's texts name."""
     return {*re.findall(r"\$labels\.(\w+)", str(rule["annotations"]))}

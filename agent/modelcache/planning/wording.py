@@ -19,6 +19,7 @@ from enum import IntEnum
 from typing import Final
 
 from modelcache.api import ModelReport, ModelState
+from modelcache.api.nodecache import CompileReport
 
 
 class Stage(IntEnum):
@@ -86,7 +87,7 @@ def counted(stages: Mapping[Stage, int]) -> list[str]:
     return found
 
 
-def next_try(report: ModelReport, now: datetime) -> str:
+def next_try(report: ModelReport | CompileReport, now: datetime) -> str:
     """`next in 5s`; empty where none is planned."""
     if report.retry_at is None:
         return ""
@@ -94,7 +95,7 @@ def next_try(report: ModelReport, now: datetime) -> str:
     return f"next in {duration(wait)}" if wait > 0 else "tried again now"
 
 
-def tries(report: ModelReport) -> str:
+def tries(report: ModelReport | CompileReport) -> str:
     """`3 tries failed`; empty where none did."""
     if not report.attempts:
         return ""

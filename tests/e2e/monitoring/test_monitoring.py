@@ -131,12 +131,14 @@ def test_no_sentence_of_an_alert_has_a_gap(story: Story) -> None:
 ANSWERS = {
     # Nine are wanted where an agent is still asked; one of them nobody may fetch.
     ("fleet", "Wanted copies that are ready", "A"): 8 / 9,
-    ("fleet", "Copies that are waited for", "A"): 1,
+    ("fleet", "Copies still to come", "A"): 0,
+    ("fleet", "Copies still to come", "B"): 0,
     ("fleet", "Copies that fail", "A"): 1,
+    ("fleet", "Copies that fail", "B"): 0,
     ("fleet", "Fetching now", "A"): 0,
     ("fleet", "Agents that answer", "A"): 1,
     ("fleet", "Agents that answer", "B"): 2,
-    ("fleet", "Disk space that is missing", "A"): 0,
+    ("fleet", "Room that is missing", "A"): 0,
     ("fleet", "Evictions that hurt", "A"): len(LOW),
     ("fleet", "Damaged files found", "A"): 1,
     ("fleet", "Bytes not fetched again", "A"): SIZES["llama"] * MIB,

@@ -5,10 +5,15 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 import yaml
 
+from dashboards.queries import STAGES
+from modelcache.api import ModelReport, ModelState
+from modelcache.errors import Reason
+from modelcache.planning.wording import Stage, stage
 from tests.support.dashboards import queries
 from tests.support.promql import as_grafana_asks
 
@@ -108,8 +113,10 @@ def complaints(folder: Path, expected: Sequence[Expected], given: Mapping[str, s
 # dashboard, panel, which of its queries, and the answer
 ANSWERS: list[tuple[str, str, str, dict[str, float]]] = [
     ("fleet", "Wanted copies that are ready", "A", {"{}": 1 / 4}),
-    ("fleet", "Copies that are waited for", "A", {"{}": 3}),
+    ("fleet", "Copies still to come", "A", {"{}": 1}),
+    ("fleet", "Copies still to come", "B", {"{}": 1}),
     ("fleet", "Copies that fail", "A", {"{}": 1}),
+    ("fleet", "Copies that fail", "B", {"{}": 0}),
     # 2400 bytes, two a second.
     ("fleet", "Until the last one is there", "A", {"{}": 1200}),
     ("fleet", "Devices with other read-ahead", "A", {"{}": 1}),
@@ -136,10 +143,10 @@ ANSWERS: list[tuple[str, str, str, dict[str, float]]] = [
         *("fleet", "Models", "C"),
         {'{model="here"}': 0.5, '{model="coming"}': 0, '{model="refused"}': 0},
     ),
-    ("fleet", "Under way", "A", {'{node="one",model="coming"}': 1 / 3}),
-    ("fleet", "Under way", "B", {'{node="one",model="coming"}': 2400}),
-    ("fleet", "Under way", "C", {'{node="one",model="coming"}': 2}),
-    ("fleet", "Under way", "D", {'{node="one",model="coming"}': 1200}),
+    ("fleet", "On the way", "A", {'{node="one",model="coming"}': 1 / 3}),
+    ("fleet", "On the way", "B", {'{node="one",model="coming"}': 2400}),
+    ("fleet", "On the way", "C", {'{node="one",model="coming"}': 2}),
+    ("fleet", "On the way", "D", {'{node="one",model="coming"}': 1200}),
     (
         *("fleet", "Wanted, and not ready", "A"),
         {
@@ -176,6 +183,29 @@ def test_a_wrong_answer_is_noticed(tmp_path: Path) -> None:
     assert "exp:" in complaints(tmp_path, [(query, {"{}": 2})], series())
 
 
+def test_copies_fail_come_and_wait_as_commands_and_the_page_say(tmp_path: Path) -> None:
+    told: dict[Stage, int] = dict.fromkeys((*STAGES, Stage.READY), 0)
+    given = {}
+    for state, reason in product(ModelState, (None, Reason.NOT_FOUND)):
+        if state is ModelState.FAILED and reason is None:
+            continue  # nothing fails for no reason
+        report = ModelReport(name=f"{state}-{reason}".lower(), state=state, reason=reason)
+        labels = f'node="one",model="{report.name}"'
+        given[f"modelcache_model_wanted{{{labels}}}"] = "1x10"
+        for each in ModelState:
+            given[f'modelcache_model_state{{{labels},state="{each}"}}'] = f"{each == state:d}x10"
+        if reason:
+            given[f'modelcache_model_failing{{{labels},reason="{reason}"}}'] = "1x10"
+        told[stage(report)] += 1
+    assert all(told.values())
+    refs = dict(zip(STAGES, "ABCD", strict=True))
+    expected: list[Expected] = [
+        (ask("fleet", "Failing, on the way, waiting", refs[each]), {"{}": told[each]})
+        for each in STAGES
+    ]
+    assert complaints(tmp_path, expected, given) == ""
+
+
 def test_one_node_answers_for_itself(tmp_path: Path) -> None:
     # Failed and Ready, as they are numbered.
     states = {'{model="here"}': 5.0, '{model="refused"}': 5.0, '{model="left"}': 4.0}
@@ -199,8 +229,10 @@ def test_a_fleet_that_wants_nothing_divides_by_nothing(tmp_path: Path) -> None:
     }
     expected: list[Expected] = [
         (ask("fleet", "Wanted copies that are ready"), {}),
-        (ask("fleet", "Copies that are waited for"), {"{}": 0}),
-        (ask("fleet", "Copies that fail"), {"{}": 0}),
+        (ask("fleet", "Copies still to come", "A"), {"{}": 0}),
+        (ask("fleet", "Copies still to come", "B"), {"{}": 0}),
+        (ask("fleet", "Copies that fail", "A"), {"{}": 0}),
+        (ask("fleet", "Copies that fail", "B"), {"{}": 0}),
         (ask("fleet", "Devices with other read-ahead"), {"{}": 0}),
         (ask("fleet", "Compile caches that hit"), {}),
         (ask("cold-start", "Compiling, without the cache"), {}),

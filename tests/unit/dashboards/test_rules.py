@@ -16,6 +16,7 @@ from tests.support.rules import (
     RUNBOOKS,
     Rule,
     alerting,
+    asked_in_texts,
     cases,
     labels_told,
     recorded,
@@ -87,6 +88,13 @@ def test_an_alert_that_asks_for_what_there_is_not_is_noticed() -> None:
     for wrong in ("modelcache_model_wnated == 1", "sum by (nod) (modelcache_model_wanted)"):
         with pytest.raises(ValueError, match=r"no program exposes|are no labels"):
             labels_of(wrong, recorded())
+
+
+def test_the_text_of_an_alert_asks_for_what_there_is() -> None:
+    asked = [pair for rule in alerting() for pair in asked_in_texts(rule)]
+    assert len(asked) == sum("| query" in str(rule["annotations"]) for rule in alerting())
+    for query, label in asked:
+        assert label in labels_of(query, recorded()), query
 
 
 # What they say

@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
 
-from modelcache.api import Condition, ModelReport, ModelState, NodeCache, NodeCacheStatus
+from modelcache.api import Condition, ModelReport, NodeCache, NodeCacheStatus
+from modelcache.api.nodecache import CompileReport
+from modelcache.planning.wording import duration, next_try, tries
 from modelcache.service.happenings import Happening
 from modelcache.service.page.markup import Html, element, joined
-
-_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
-_UNITS: Final = ((_DAY, "d"), (_HOUR, "h"), (_MINUTE, "min"), (1, "s"))
-
-MOVING: Final = (ModelState.DOWNLOADING, ModelState.VERIFYING, ModelState.RESOLVING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,22 +64,6 @@ class Facts:
         return next((each for each in conditions if each.type == kind), None)
 
 
-def is_failing(model: ModelReport) -> bool:
-    """Whether something went wrong that is not right yet, also beside a revision that is ready."""
-    return model.state is ModelState.FAILED or bool(model.attempts) or model.reason is not None
-
-
-def duration(seconds: float) -> str:
-    """`5 s`, `3 min`, `2 h 10 min`, `4 d 1 h`."""
-    left = max(0, int(seconds))
-    for (size, unit), (smaller, its_unit) in zip(_UNITS, (*_UNITS[1:], (1, "")), strict=True):
-        if left < size:
-            continue
-        more = left % size // smaller if smaller < size and size > _MINUTE else 0
-        return f"{left // size} {unit}" + (f" {more} {its_unit}" if more else "")
-    return "0 s"
-
-
 def moment(at: datetime, text: str | None = None) -> Html:
     """A moment, in UTC; `text` is how it is put, by default the time of day."""
     stamp = f"{at:%Y-%m-%dT%H:%M:%SZ}"
@@ -96,10 +76,13 @@ def ago(at: datetime, now: datetime) -> Html:
     return moment(at, "just now" if seconds < 1 else f"{duration(seconds)} ago")
 
 
-def ahead(at: datetime, now: datetime) -> Html:
-    """How far ahead a moment is."""
-    seconds = (at - now).total_seconds()
-    return moment(at, "now" if seconds < 1 else f"in {duration(seconds)}")
+def tried(report: ModelReport | CompileReport, now: datetime) -> Html | None:
+    """How many tries failed, and when the next one is; None: none did."""
+    if not report.attempts:
+        return None
+    at = report.retry_at
+    planned = joined(", ", moment(at, next_try(report, now))) if at else None
+    return element("span", tries(report), planned, class_="sub")
 
 
 def counted(number: int, one: str, several: str | None = None) -> str:
@@ -110,11 +93,6 @@ def counted(number: int, one: str, several: str | None = None) -> str:
 def text(words: str | None) -> Html:
     """A text of others, which keeps its direction of writing to itself."""
     return element("bdi", words) if words else Html("")
-
-
-def share(part: float, whole: float) -> str:
-    """`87 %`. Not rounded up: 100 % is all of it."""
-    return f"{min(100, int(part * 100 // whole))} %" if whole > 0 else "0 %"
 
 
 def short(revision: str) -> str:

@@ -5,20 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from modelcache.api import ModelReport, ModelState, PageCache
-from modelcache.service.page.facts import (
-    MOVING,
-    Facts,
-    ago,
-    ahead,
-    code,
-    counted,
-    duration,
-    is_failing,
-    moment,
-    share,
-    short,
-    text,
-)
+from modelcache.planning.wording import Stage, duration, share, stage, state
+from modelcache.service.page.facts import Facts, ago, code, counted, moment, short, text, tried
 from modelcache.service.page.markup import Html, element, joined
 from modelcache.service.page.tables import Column, badge, lines, table, tags
 from modelcache.store import human_size
@@ -27,11 +15,10 @@ MOST_ROWS: Final = 500
 """So many models are shown; who has more looks at the JSON."""
 
 _TONES: Final = {
-    ModelState.READY: "good",
-    ModelState.FAILED: "bad",
-    ModelState.DOWNLOADING: "busy",
-    ModelState.VERIFYING: "busy",
-    ModelState.RESOLVING: "busy",
+    Stage.FAILING: "bad",
+    Stage.UPDATE_FAILING: "bad",
+    Stage.ON_THE_WAY: "busy",
+    Stage.READY: "good",
 }
 
 
@@ -60,16 +47,7 @@ def models(facts: Facts) -> Html:
 
 
 def _rank(model: ModelReport) -> tuple[int, int, str]:
-    ready = model.state is ModelState.READY
-    if not model.wanted:
-        group = 5
-    elif is_failing(model):
-        group = 1 if ready else 0
-    elif model.state in MOVING:
-        group = 2
-    else:
-        group = 4 if ready else 3
-    return group, -model.priority, model.name
+    return stage(model), -model.priority, model.name
 
 
 def _name(model: ModelReport, facts: Facts) -> Html:
@@ -99,29 +77,20 @@ def _origin(model: ModelReport) -> Html | None:
 
 
 def _state(model: ModelReport, facts: Facts) -> Html:
-    failing = is_failing(model)
-    tone = _TONES.get(model.state, "calm")
+    now = stage(model)
     why = None
     if model.message or model.reason:
         reason = element("b", model.reason.value) if model.reason else None
         between = ": " if model.reason and model.message else None
-        kind = "why bad" if failing else "why"
+        kind = "why bad" if now.is_failing else "why"
         why = element("span", reason, between, text(model.message), class_=kind)
     return lines(
-        badge(model.state.value, tone),
+        badge(state(model), _TONES.get(now, "calm")),
         why,
-        _tries(model, facts),
+        tried(model, facts.now),
         _next(model),
         _missing(model, facts),
     )
-
-
-def _tries(model: ModelReport, facts: Facts) -> Html | None:
-    if not model.attempts:
-        return None
-    tried = "tried once" if model.attempts == 1 else f"tried {model.attempts} times"
-    again = joined("; again ", ahead(model.retry_at, facts.now)) if model.retry_at else None
-    return element("span", tried, again, class_="sub")
 
 
 def _missing(model: ModelReport, facts: Facts) -> Html | None:

@@ -81,7 +81,7 @@
 
   function plan() {
     clearTimeout(timer);
-    pace.textContent = paused ? "paused" : `updates every ${EVERY / 1000} s`;
+    pace.textContent = paused ? "paused" : `updates every ${EVERY / 1000}s`;
     if (!paused && !document.hidden) timer = setTimeout(ask, EVERY);
   }
 

@@ -3,19 +3,9 @@
 from __future__ import annotations
 
 from modelcache.api.nodecache import CompileReport, CompileState
+from modelcache.planning.wording import duration, share
 from modelcache.service.happenings import Happening
-from modelcache.service.page.facts import (
-    Facts,
-    ago,
-    ahead,
-    code,
-    counted,
-    duration,
-    moment,
-    share,
-    short,
-    text,
-)
+from modelcache.service.page.facts import Facts, ago, code, counted, moment, short, text, tried
 from modelcache.service.page.markup import Child, Html, element, joined
 from modelcache.service.page.tables import Column, badge, lines, table, tags
 from modelcache.service.page.verdict import Trouble
@@ -38,17 +28,8 @@ def disk(facts: Facts) -> Html:
     taken = report.taken or report.used
     told = f" · {human_size(taken)} of {human_size(most)} that the cache may take"
     line = element("p", element("b", share(taken, most)), told)
-    high, low = facts.watermarks or (1.0, 1.0)
-    bar = element(
-        "meter",
-        min=0,
-        max=max(1, most),
-        low=0,
-        high=str(high * most),
-        optimum=0,
-        value=min(taken, most),
-        aria_label="Disk",
-    )
+    # No colour of its own where it is full: a cache is there to be full.
+    bar = element("meter", min=0, max=max(1, most), value=min(taken, most), aria_label="Disk")
     free = f", {human_size(report.free)} free" if report.free else ""
     rows: list[tuple[str, Child]] = [
         ("Models and bundles", human_size(report.used)),
@@ -60,6 +41,7 @@ def disk(facts: Facts) -> Html:
     if report.inodes and report.inodes_free is not None:
         rows.insert(4, ("Free of its inodes", share(report.inodes_free, report.inodes)))
     if facts.watermarks is not None:
+        high, low = facts.watermarks
         told = f"above {share(high, 1)}, down to {share(low, 1)}"
         rows.insert(3, ("Room is made", told))
     if facts.read_ahead is not None:
@@ -107,12 +89,7 @@ def _compile_state(report: CompileReport, facts: Facts) -> Html:
         between = ": " if report.reason and report.message else None
         kind = "why" if _calm(report) else "why bad"
         why = element("span", reason, between, text(report.message), class_=kind)
-    tries = None
-    if report.attempts:
-        tried = "tried once" if report.attempts == 1 else f"tried {report.attempts} times"
-        again = joined("; again ", ahead(report.retry_at, facts.now)) if report.retry_at else None
-        tries = element("span", tried, again, class_="sub")
-    return lines(badge(report.state.value, tone), why, tries)
+    return lines(badge(report.state.value, tone), why, tried(report, facts.now))
 
 
 def _bundle(report: CompileReport, facts: Facts) -> Html:

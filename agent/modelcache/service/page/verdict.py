@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from modelcache.api import ModelState
-from modelcache.service.page.facts import (
-    MOVING,
-    Facts,
-    counted,
-    duration,
-    is_failing,
-)
+from modelcache.planning import wording
+from modelcache.planning.wording import duration, stage
+from modelcache.service.page.facts import Facts, counted
 from modelcache.service.reporting import DISK_CONDITION
 
 STALE_SECONDS: Final = 30.0
@@ -51,21 +47,14 @@ def verdict(facts: Facts) -> Verdict:
         rest = "The cache was not looked at yet. On a large or slow disk that takes a while."
         return Verdict(Level.BUSY, "Starting", rest)
     wanted = facts.wanted
-    ready = sum(model.state is ModelState.READY for model in wanted)
-    missing = [model for model in wanted if model.state is not ModelState.READY]
-    failing = sum(is_failing(model) for model in missing)
-    updates = sum(is_failing(model) for model in wanted) - failing
-    moving = sum(model.state in MOVING and not is_failing(model) for model in missing)
-    waiting = sum(model.state not in MOVING and not is_failing(model) for model in missing)
+    stages = Counter(map(stage, wanted))
+    ready = sum(number for each, number in stages.items() if each.is_ready)
+    missing = len(wanted) - ready
     wrong = len(troubles(facts))
-    parts = [
-        *([f"{failing} failing"] if failing else []),
-        *([f"{counted(updates, 'update')} failing"] if updates else []),
-        *([f"{moving} on the way"] if moving else []),
-        *([f"{waiting} waiting"] if waiting else []),
-        *([f"{counted(wrong, 'problem')} of the node itself"] if wrong else []),
-    ]
-    bad = bool(failing or updates or wrong)
+    parts = wording.counted(stages)
+    if wrong:
+        parts.append(f"{counted(wrong, 'problem')} of the node itself")
+    bad = wrong or any(each.is_failing for each in stages)
     level = Level.BAD if bad else Level.BUSY if missing else Level.GOOD
     if not wanted:
         here = counted(len(facts.status.models), "model")

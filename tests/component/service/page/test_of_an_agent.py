@@ -50,7 +50,7 @@ def test_one_sees_a_model_come_and_another_fail(
             assert "Downloading" in page.evaluate(row)
             refused = page.evaluate("document.querySelector('#model-gated').innerText")
             assert "AuthFailed" in refused
-            assert "again in" in refused
+            assert "next in" in refused
             hub.set_rate(None)
             await_in(page, f"/Ready/.test({row})")
             headline = page.evaluate("document.querySelector('#verdict').innerText")

@@ -73,7 +73,7 @@ def test_what_is_new_comes_by_itself_and_the_rest_stays(served: Served, chromium
 def test_it_looks_every_five_seconds(served: Served, chromium: Chromium) -> None:
     served.facts = pages.STARTING
     with chromium.open(served.url, WIDE) as page:
-        assert page.evaluate("document.querySelector('#pace').textContent") == "updates every 5 s"
+        assert page.evaluate("document.querySelector('#pace').textContent") == "updates every 5s"
         assert page.evaluate(_VERDICT) == "Starting"
         served.facts = pages.busy()
         # It has parts now that it had not: that comes as a whole.
