@@ -88,9 +88,16 @@ def daemon(start: Start) -> Daemon:
 
 def repo(hub: HubServer, name: str, size: int, fill: str = "") -> str:
     """A repository of so many mebibytes, of which nothing is like another's."""
-    byte = (fill or name).encode()
-    content = (byte * (size * MIB // len(byte) + 1))[: size * MIB]
-    return hub.add_repo(f"org/{name}", {"config.json": byte, "weights.safetensors": content})
+    files = {
+        "config.json": (fill or name).encode(),
+        "weights.safetensors": weights(fill or name, size),
+    }
+    return hub.add_repo(f"org/{name}", files)
+
+
+def weights(fill: str, size: int) -> bytes:
+    """So many mebibytes."""
+    return (fill.encode() * (size * MIB // len(fill) + 1))[: size * MIB]
 
 
 def wish(name: str, priority: int = 0, **more: object) -> CachedModel:
@@ -422,8 +429,11 @@ POLL = {"policy": "Poll", "interval": "1m"}
 
 
 def leave(daemon: Daemon, hub: HubServer, name: str, size: int, *others: CachedModel) -> None:
-    """The fetch of a model of so many mebibytes begins, and nothing wants it any more."""
-    repo(hub, name, size)
+    """The fetch of a model of so many mebibytes begins, and nothing wants it any more.
+
+    It has one file: of two the other may be whole by then, or not, and be a leftover of its own.
+    """
+    hub.add_repo(f"org/{name}", {"weights.safetensors": weights(name, size)})
     hub.fault(f"org/{name}/weights*", Stall(after=MIB, times=None))
     daemon.want(wish(name), *others)
     while not any(each.kind is Kind.PARTIAL for each in daemon.store.remnants.all()):
