@@ -104,8 +104,9 @@ def evictions_by_rule() -> Panel:
         "Evictions, by rule",
         "What was evicted in each step of the graph, and by which rule: nothing wants it"
         " (Unwanted), there is a newer revision (OldRevision), or something more important needs"
-        " the room (LowerPriority). What is no model goes first: what is left of fetches that"
-        " nothing wants (Leftover), and damaged files that were kept aside (Quarantine).",
+        " the room, of a model (LowerPriority) or of what a fetch has so far (LowerPriorityFetch)."
+        " What is no model goes first: what is left of fetches that nothing wants (Leftover), and"
+        " damaged files that were kept aside (Quarantine).",
         Query(_step("modelcache_evictions_total", "rule"), "{{rule}}"),
     )
 
