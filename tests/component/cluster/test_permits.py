@@ -15,6 +15,7 @@ from modelcache.cluster.permits import PERMIT_LABEL, Permits, permit_label
 from modelcache.errors import ClusterError
 from tests.support.apifaults import ApiFaults, Close, Fault, Refuse, Swallow
 from tests.support.cluster.plane import ControlPlane
+from tests.support.cluster.waiting import eventually
 
 SPACE = "modelcache-system"
 KEY = "hf://org/repo/0123456789abcdef"
@@ -93,6 +94,17 @@ def slots_of(admin: Client, key: str = KEY) -> dict[str, str]:
     return {lease["metadata"]["name"]: lease["spec"]["holderIdentity"] for lease in found.items}
 
 
+def await_cache(admin: Client) -> None:
+    """Until who lists from the API server's cache sees what is there: it is behind for moments."""
+    there = slots_of(admin)
+
+    def cached() -> bool:
+        found = admin.list(LEASES, SPACE, labels=PERMIT_LABEL, not_older_than="0")
+        return {lease["metadata"]["name"] for lease in found.items} >= there.keys()
+
+    eventually(cached, what="the API server's cache", pause=0.01)
+
+
 def pass_time(clock: Clock, nodes: list[Node], seconds: float, step: float = 1.0) -> None:
     end = clock.now + seconds
     while clock.now < end:
@@ -106,6 +118,7 @@ def test_so_many_have_one_and_the_next_when_one_is_given_back(admin: Client, clo
     for node in nodes:
         node.want(KEY)
         node.run()
+        await_cache(admin)
     first = [node for node in nodes if node.has()]
     assert first == nodes[:2]
     assert first[0].changes == 1
