@@ -105,8 +105,9 @@ class GcsServer:
         self._server.server_close()
 
     def reset(self) -> None:
-        """Public, without faults, and nobody asked yet; the buckets stay."""
+        """As new: public, empty, without faults, and nobody asked yet."""
         self.private, self.payer = False, None
+        self.storage = Storage(use_memory_fs=True)
         self.requests.clear()
         self.uploads.clear()
         self.tokens.clear()

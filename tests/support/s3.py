@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,8 +26,8 @@ REGION = "us-east-1"
 class S3Server:
     """moto's server on a port that the kernel chooses.
 
-    moto's state is one per process and outlives the server: use a bucket of another name in each
-    test. It believes every signature, and its only errors are for what is not there.
+    moto's state is one per process and outlives the server. It believes every signature, and its
+    only errors are for what is not there.
     """
 
     def __init__(self) -> None:
@@ -48,6 +49,12 @@ class S3Server:
         traceback: TracebackType | None,
     ) -> None:
         self._server.stop()
+
+    def reset(self) -> None:
+        """Forget all buckets, of all servers in this process."""
+        request = urllib.request.Request(f"{self.endpoint}/moto-api/reset", method="POST")
+        with urllib.request.urlopen(request, timeout=20):
+            pass
 
     def client(self) -> S3Client:
         """A client that may do anything and depends on nothing in the environment."""

@@ -52,7 +52,8 @@ class ReportChanges:
                 self._recorder.record(regarding, "Normal", "ModelRemoved", "Remove", note, related)
             return
         if new.state is ModelState.READY and new.wanted and new.revision != was:
-            note = f"{name}: revision {(new.revision or '')[:12]} is ready, {new.files} files"
+            files = f"{new.files} file{'' if new.files == 1 else 's'}"
+            note = f"{name}: revision {(new.revision or '')[:12]} is ready, {files}"
             self._recorder.record(regarding, "Normal", "ModelReady", "Fetch", note, related)
         if new.attempts and new.reason and (old is None or old.reason != new.reason):
             note = f"{name}: {new.message}"

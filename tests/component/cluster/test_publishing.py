@@ -399,7 +399,8 @@ def test_events_tell_of_changes_alone(make: Callable[..., Node]) -> None:
     node.models = [ready("a"), failed("b", Reason.AUTH_FAILED, attempts=2)]
     node.publish()
     node.publish()
-    node.models = [ready("a", "b" * 40), failed("b", Reason.NOT_FOUND, attempts=3)]
+    one = ready("a", "b" * 40).model_copy(update={"files": 1})
+    node.models = [one, failed("b", Reason.NOT_FOUND, attempts=3)]
     node.publish()
     node.models = [ready("a", "b" * 40)]
     node.publish()
@@ -409,6 +410,11 @@ def test_events_tell_of_changes_alone(make: Callable[..., Node]) -> None:
         ("Normal", "ModelReady"),
         ("Warning", "ModelNotFound"),
         ("Normal", "ModelRemoved"),
+    ]
+    notes = [note for _, reason, note in node.events.told if reason == "ModelReady"]
+    assert notes == [
+        f"a: revision {'a' * 12} is ready, 3 files",
+        f"a: revision {'b' * 12} is ready, 1 file",
     ]
     restarted = make(before=before(node))
     restarted.models = list(node.models)

@@ -85,6 +85,7 @@ def _loader(_search_path: str | None) -> Loader:
 
 @pytest.fixture
 def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    s3_server.reset()
     # Each session reads AWS's descriptions of its services anew otherwise: 0.2 s.
     monkeypatch.setattr("botocore.session.create_loader", _loader)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_server.endpoint)
