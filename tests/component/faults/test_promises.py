@@ -30,6 +30,7 @@ from hypothesis.stateful import (
 )
 
 from modelcache.api import Manifest, ModelState
+from modelcache.planning.planner import Fetch
 from modelcache.planning.using import User, Uses
 from modelcache.service.surroundings import Node
 from modelcache.service.unwanted import Keeping
@@ -144,6 +145,18 @@ class Promises(RuleBasedStateMachine):
         store = self.daemon.store
         store.leases = Leases(store.layout, Durable(store.layout.scratch), clock=self.clock)
         self.around.store = store
+        self.stopped: set[str] = set()
+        stop = self.daemon.crew.stop
+
+        def note_stop(name: str) -> None:
+            running = self.daemon.crew.running()
+            if name in self.catalog and name in running and name not in self.stopped:
+                # For something more important. What the server has sent and nobody read is lost.
+                self.excuses[name] += running[name].kind is Fetch
+                self.stopped.add(name)
+            stop(name)
+
+        self.daemon.crew.stop = note_stop  # type: ignore[method-assign]
 
     def want(self, catalog: Mapping[str, tuple[int, bool]]) -> None:
         """What the catalog says from now on."""
@@ -160,6 +173,7 @@ class Promises(RuleBasedStateMachine):
     def cycle(self) -> None:
         """One round of the agent."""
         self.daemon.now = self.clock()
+        self.stopped &= self.daemon.crew.running().keys()
         for manifest in filter(self.is_damaged, self.daemon.store.manifests()):
             self.daemon.inventory.look_again(manifest)  # as it does every few seconds
         self.daemon.cycle()
