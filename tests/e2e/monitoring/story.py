@@ -161,16 +161,18 @@ class Story:
         world.mirror.fault("org/limited/*.safetensors", Status(500, times=None))
         for each in (hub, world.mirror):
             each.set_rate(SLOWLY)
-        both = [self._model(name) for name in ("llama", "limited", "flipped")]
-        both[0]["spec"]["pageCache"] = both[1]["spec"]["pageCache"] = "Warm"
+        llama, limited, flipped = map(self._model, ("llama", "limited", "flipped"))
+        llama["spec"]["pageCache"] = limited["spec"]["pageCache"] = "Warm"
         compiled_for = world.bench.cached_model()
         compiled_for["spec"]["priority"] = 9
-        world.plane.apply(*both, self._model("gated", **ON_FIRST), compiled_for)
+        world.plane.apply(llama, self._model("gated", **ON_FIRST), compiled_for)
         coming = f"cluster_node_model:modelcache_model_remaining_seconds:deriv15m{{{LLAMA}}}"
         seen = f"count_over_time({coming}[1m]) >= 4"
         eventually(lambda: world.prometheus.query(seen), what="a model that comes, seen for long")
         for each in (hub, world.mirror):
             each.set_rate(None)
+        # Not before: beside what is slow, who is asked for less waits for as long as an alert does.
+        world.plane.apply(limited, flipped)
         for agent in (self.first, self.second):
             agent.wait_ready("llama", "limited", "flipped", "m")
         self.first.wait_failed("gated")
