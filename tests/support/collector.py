@@ -39,7 +39,33 @@ class Received:
     resource: dict[str, Any]
 
 
-class Collector:
+class _Listening:
+    """A server on loopback for as long as the block."""
+
+    def __init__(self, server: socketserver.TCPServer) -> None:
+        self._server = server
+        self._thread = threading.Thread(target=server.serve_forever, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    @property
+    def url(self) -> str:
+        """Its base URL."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+
+class Collector(_Listening):
     """Collects spans: `spans`. A context manager."""
 
     def __init__(self) -> None:
@@ -65,26 +91,7 @@ class Collector:
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    @property
-    def url(self) -> str:
-        """Its base URL."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        super().__init__(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
 
     @property
     def spans(self) -> list[Received]:
@@ -119,7 +126,7 @@ class Collector:
                         )
 
 
-class HangingCollector:
+class HangingCollector(_Listening):
     """Takes what is sent, and never says how that went: not a word, or one byte now and then of an
     answer without an end. A context manager."""
 
@@ -142,12 +149,7 @@ class HangingCollector:
             daemon_threads = True
             block_on_close = False
 
-        self._server = Server(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
+        super().__init__(Server(("127.0.0.1", 0), Handler))
 
     def __exit__(
         self,
@@ -156,10 +158,4 @@ class HangingCollector:
         at: TracebackType | None,
     ) -> None:
         self._end.set()
-        self._server.shutdown()
-        self._server.server_close()
-
-    @property
-    def url(self) -> str:
-        """Its base URL."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        super().__exit__(kind, error, at)
